@@ -1,0 +1,1 @@
+//! The lab: hosts, guests and wires in private network namespaces.

@@ -1,0 +1,3 @@
+//! The lab: hosts, guests and wires in private network namespaces.
+
+pub mod lab;

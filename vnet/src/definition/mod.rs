@@ -1,0 +1,1 @@
+//! Definitions: libvirt network XML to a model, with diagnostics.

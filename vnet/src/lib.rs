@@ -1,0 +1,3 @@
+//! The library behind the `vnet` binary.
+
+pub mod definition;

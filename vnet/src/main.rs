@@ -1,0 +1,3 @@
+//! The `vnet` command.
+
+fn main() {}

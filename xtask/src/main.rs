@@ -1,0 +1,3 @@
+//! `cargo xtask`: everything that a developer of vnet or its CI runs.
+
+fn main() {}
