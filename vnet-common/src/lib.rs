@@ -1,2 +1,19 @@
-//! Types that cross the border between vnet's BPF programs and its userspace.
+//! Types that cross the border between vnet's BPF programs and its userspace, and the pure logic
+//! that both sides and the tests share.
+//!
+//! Every map key and value is `#[repr(C)]`, [`bytemuck::Pod`] and free of implicit padding, so that
+//! both sides agree on each byte. Values in wire (network) byte order have types that say so:
+//! [`address::PortBe`], [`address::Ipv4Be`], [`address::Address`].
 #![no_std]
+
+pub mod address;
+pub mod checksum;
+pub mod flow;
+pub mod limits;
+pub mod names;
+pub mod network;
+pub mod policy;
+pub mod port;
+pub mod reason;
+pub mod tcp;
+pub mod timeout;

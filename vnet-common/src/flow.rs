@@ -1,0 +1,397 @@
+//! The flow table: keys as packets carry them, and the session that both directions share.
+//!
+//! A [`FlowKey`] is found by one hash look-up and names a slot of the session array. A flow has two
+//! keys, one per direction; its [`Session`] holds everything that a packet of either direction
+//! needs. Slots instead of map values make the state of both directions one thing, let the sweep
+//! run over slices of the table, and let userspace read a million flows from mapped memory.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::address::{Address, Ipv4Be, PortBe};
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// ICMP
+    pub const ICMP: u8 = 1;
+    /// TCP
+    pub const TCP: u8 = 6;
+    /// UDP
+    pub const UDP: u8 = 17;
+}
+
+/// Which way a packet goes through the translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From a guest to outside; seen at the bridge or at the uplink's egress.
+    Outbound = 0,
+    /// From outside to a guest; seen at the uplink's ingress.
+    Inbound = 1,
+}
+
+/// An IPv4 packet's flow, every address and port as the packet carries them before translation.
+///
+/// ICMP queries carry their identifier as the port of the inside (outbound: source, inbound:
+/// destination); the other port is [`PortBe::NONE`]. Protocols without ports carry none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The packet's source.
+    pub source: Ipv4Be,
+    /// The packet's destination.
+    pub destination: Ipv4Be,
+    /// The packet's source port.
+    pub source_port: PortBe,
+    /// The packet's destination port.
+    pub destination_port: PortBe,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Zero; room for a routing domain.
+    pub zone: u16,
+}
+
+impl FlowKey {
+    /// The key of the packets that answer this one, seen at the same place untranslated.
+    #[inline]
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..self
+        }
+    }
+}
+
+/// What a [`FlowKey`] leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FlowSlot {
+    /// Index into the session array.
+    pub index: u32,
+    /// The session's generation when the key was inserted; another one means that the slot has a
+    /// new tenant.
+    pub generation: u32,
+}
+
+/// What a session slot is used for. The order is the order of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// Nobody's.
+    Free = 0,
+    /// Being filled by the one who took it.
+    Filling = 1,
+    /// A flow that packets may use.
+    Live = 2,
+    /// Ended: keys are gone, packets that found them earlier may still read the slot.
+    Draining = 3,
+    /// Ended, and keeps its external port from other guests for the hold-down time.
+    HoldDown = 4,
+}
+
+impl Phase {
+    /// Takes the word of a session; an unknown one is [`Phase::Free`].
+    #[inline]
+    #[must_use]
+    pub const fn from_word(word: u32) -> Self {
+        match word {
+            1 => Self::Filling,
+            2 => Self::Live,
+            3 => Self::Draining,
+            4 => Self::HoldDown,
+            _ => Self::Free,
+        }
+    }
+}
+
+/// [`Session::flags`]: the inside is the host itself (an own address on the bridge as source), so
+/// replies go up its stack.
+pub const FLAG_INSIDE_IS_HOST: u8 = 1;
+
+/// Packets and bytes of one direction.
+///
+/// As the kernel counts for its devices: a segmentation-offload packet is one packet, bytes are
+/// those of the socket buffer with its link-layer header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Traffic {
+    /// Socket buffers.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A flow: the translation of both directions, the way of both directions, and its account.
+///
+/// 192 bytes, three cache lines; the first holds what every packet reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Session {
+    /// A [`Phase`]; changed only by compare-and-swap.
+    pub phase: u32,
+    /// Counts the tenants of this slot.
+    pub generation: u32,
+    /// The epoch in which the outbound direction was last judged and routed.
+    pub epoch_outbound: u32,
+    /// The epoch in which the inbound direction was last judged.
+    pub epoch_inbound: u32,
+    /// The bridge where the inside lives; 0 when the inside is the host.
+    pub bridge_ifindex: u32,
+    /// The interface towards the remote.
+    pub uplink_ifindex: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`crate::tcp::State`].
+    pub state: u8,
+    /// `FLAG_*`
+    pub flags: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The slot of the inside's network in the network table.
+    pub network: u16,
+    /// Largest IP packet in bytes that the way to the remote takes.
+    pub mtu_outbound: u16,
+    /// The inside's port, or ICMP query identifier.
+    pub inside_port: PortBe,
+    /// The external port, or ICMP query identifier.
+    pub external_port: PortBe,
+    /// The remote's port.
+    pub remote_port: PortBe,
+    /// Largest IP packet in bytes that the bridge takes.
+    pub mtu_inbound: u16,
+    /// The next hop to the remote, of either family (RFC 5549).
+    pub next_hop: Address,
+    /// The guest's address.
+    pub inside: Address,
+    /// The address that the outside sees.
+    pub external: Address,
+    /// The remote's address.
+    pub remote: Address,
+    /// Last outbound packet, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub last_outbound: u64,
+    /// Last inbound packet, likewise; 0 if none.
+    pub last_inbound: u64,
+    /// When the flow began, or ended if it has ended, likewise.
+    pub since: u64,
+    /// Traffic from the inside.
+    pub outbound: Traffic,
+    /// Traffic to the inside.
+    pub inbound: Traffic,
+    /// Zero; room for resolved link-layer addresses.
+    pub reserved_tail: [u64; 4],
+}
+
+impl Session {
+    /// The key under which the inside's packets find this session.
+    #[inline]
+    #[must_use]
+    pub const fn outbound_key(&self) -> FlowKey {
+        FlowKey {
+            source: self.inside.ipv4_part(),
+            destination: self.remote.ipv4_part(),
+            source_port: self.inside_port,
+            destination_port: self.remote_port,
+            protocol: self.protocol,
+            direction: Direction::Outbound as u8,
+            zone: 0,
+        }
+    }
+
+    /// The key under which the remote's packets find this session.
+    #[inline]
+    #[must_use]
+    pub const fn inbound_key(&self) -> FlowKey {
+        FlowKey {
+            source: self.remote.ipv4_part(),
+            destination: self.external.ipv4_part(),
+            source_port: self.remote_port,
+            destination_port: self.external_port,
+            protocol: self.protocol,
+            direction: Direction::Inbound as u8,
+            zone: 0,
+        }
+    }
+
+    /// The time of the last packet that keeps the flow alive: for TCP either direction's, for the
+    /// others the inside's alone (RFC 4787 REQ-6: outbound refresh).
+    #[inline]
+    #[must_use]
+    pub const fn last_refresh(&self) -> u64 {
+        if self.protocol == protocol::TCP && self.last_inbound > self.last_outbound {
+            self.last_inbound
+        } else {
+            self.last_outbound
+        }
+    }
+}
+
+/// An inside endpoint on one external address: the key of its mapping.
+///
+/// Endpoint-independent (RFC 4787 REQ-1): the remote is not part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct MappingKey {
+    /// The guest's address.
+    pub inside: Address,
+    /// The address that the outside sees.
+    pub external: Address,
+    /// The guest's port.
+    pub inside_port: PortBe,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// [`Mapping::references`] of a mapping that is being deleted.
+pub const MAPPING_DEAD: u32 = 1 << 31;
+
+/// The external port of an inside endpoint, shared by all its flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Mapping {
+    /// Flows that use the mapping, or at least [`MAPPING_DEAD`].
+    pub references: u32,
+    /// The external port.
+    pub external_port: PortBe,
+    /// Guards against a recycled map element: the low port bits of the key it was made for.
+    pub inside_port: PortBe,
+}
+
+/// An external endpoint: who holds a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct ExternalPort {
+    /// The address that the outside sees.
+    pub external: Address,
+    /// The external port.
+    pub port: PortBe,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// The inside endpoint that holds an external port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct PortHolder {
+    /// The guest's address.
+    pub inside: Address,
+    /// The guest's port.
+    pub inside_port: PortBe,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// What a guest uses of the tables that it shares with others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct GuestUsage {
+    /// Live flows.
+    pub flows: u32,
+    /// Zero; room for ports and rates.
+    pub reserved: u32,
+}
+
+/// The fragments of one datagram (RFC 791, section 2.3), as the packets carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// The packet's source.
+    pub source: Ipv4Be,
+    /// The packet's destination.
+    pub destination: Ipv4Be,
+    /// The identification field in network byte order.
+    pub identification: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+}
+
+/// What the first fragment left for those that follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FragmentSlot {
+    /// The datagram's flow.
+    pub flow: FlowSlot,
+    /// When the first fragment passed, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub since: u64,
+}
+
+/// Where the next slot comes from, and where the sweep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SessionCursor {
+    /// Slots from here on have never been used.
+    pub fresh: u32,
+    /// The next slot that the sweep looks at.
+    pub sweep: u32,
+    /// Flows that the sweep has ended since load.
+    pub ended: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
+        assert_eq!((size_of::<FlowKey>(), align_of::<FlowKey>()), (16, 4));
+        assert_eq!((size_of::<FlowSlot>(), align_of::<FlowSlot>()), (8, 4));
+        assert_eq!((size_of::<Session>(), align_of::<Session>()), (192, 8));
+        assert_eq!((size_of::<MappingKey>(), align_of::<MappingKey>()), (36, 4));
+        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (8, 4));
+        assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
+        assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (20, 4));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 4));
+        assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (12, 4));
+        assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
+        assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (16, 8));
+    }
+
+    #[test]
+    fn the_first_cache_line_holds_what_every_packet_reads() {
+        assert!(offset_of!(Session, next_hop) + size_of::<Address>() <= 64);
+        assert_eq!(size_of::<Session>() % 64, 0);
+    }
+
+    #[test]
+    fn keys_of_a_session_mirror_each_other_outside() {
+        let address = |text: &str| Address::from_addr(text.parse().unwrap());
+        let mut session = Session::zeroed();
+        session.inside = address("192.168.122.10");
+        session.external = address("198.51.100.1");
+        session.remote = address("203.0.113.9");
+        session.inside_port = PortBe::from_host(40000);
+        session.external_port = PortBe::from_host(50000);
+        session.remote_port = PortBe::from_host(80);
+        session.protocol = protocol::TCP;
+        let out = session.outbound_key();
+        assert_eq!(out.source, session.inside.ipv4_part());
+        assert_eq!(out.source_port.to_host(), 40000);
+        let back = session.inbound_key();
+        assert_eq!(back.source, session.remote.ipv4_part());
+        assert_eq!(back.destination, session.external.ipv4_part());
+        assert_eq!((back.source_port.to_host(), back.destination_port.to_host()), (80, 50000));
+        assert_eq!(back.reversed().source, session.external.ipv4_part());
+    }
+
+    #[test]
+    fn inbound_traffic_refreshes_tcp_only() {
+        let mut session = Session::zeroed();
+        (session.last_outbound, session.last_inbound) = (5, 9);
+        session.protocol = protocol::UDP;
+        assert_eq!(session.last_refresh(), 5);
+        session.protocol = protocol::TCP;
+        assert_eq!(session.last_refresh(), 9);
+    }
+}

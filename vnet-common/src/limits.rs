@@ -1,0 +1,32 @@
+//! Sizes of tables and bounds of loops.
+
+/// Networks of one instance; slot 0 is "no network".
+pub const NETWORKS: u32 = 1024;
+/// Subnets of all networks.
+pub const SUBNETS: u32 = 8192;
+/// Interfaces towards outside.
+pub const UPLINKS: u32 = 256;
+/// Addresses of one uplink that the masquerade may choose from.
+pub const ADDRESSES_PER_UPLINK: usize = 8;
+/// Live flows of all guests, unless set.
+pub const DEFAULT_SESSIONS: u32 = 1 << 18;
+/// Live flows of one guest, unless set.
+pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 16;
+/// Guests that may have flows at the same time.
+pub const GUESTS: u32 = 1 << 16;
+/// Fragmented datagrams whose first fragment is remembered.
+pub const FRAGMENTS: u32 = 1 << 12;
+/// How long a first fragment is remembered, in nanoseconds (RFC 791 recommends 15 s).
+pub const FRAGMENT_LIFETIME_NS: u64 = 15_000_000_000;
+/// External ports tried for one new mapping.
+pub const PORT_ATTEMPTS: u32 = 32;
+/// Session slots that one run of the sweep looks at.
+pub const SWEEP_SLICE: u32 = 32;
+/// Session slots that a new flow looks at when the table is full.
+pub const SWEEP_ON_DEMAND: u32 = 4;
+/// How long an ended slot rests, so that no packet still reads it, in nanoseconds.
+pub const DRAIN_NS: u64 = 100_000_000;
+/// ICMP errors that one CPU sends per second.
+pub const ICMP_ERRORS_PER_SECOND: u64 = 1000;
+/// ICMP errors that one CPU sends at once after a pause.
+pub const ICMP_ERROR_BURST: u64 = 64;

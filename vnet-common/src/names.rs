@@ -1,0 +1,93 @@
+//! Names of programs, maps and marks.
+
+/// The mark on packets that vnet has judged and forwarded itself, between its hook on the way in
+/// and its hook on the way out, which takes it off. Spells "vnet".
+pub const FORWARDED_MARK: u32 = 0x766e_6574;
+
+/// Programs by their name in the object.
+pub mod program {
+    /// TC ingress of a network's bridge.
+    pub const BRIDGE_INGRESS: &str = "bridge_ingress";
+    /// TC egress of a network's bridge.
+    pub const BRIDGE_EGRESS: &str = "bridge_egress";
+    /// TC ingress of an uplink with Ethernet headers.
+    pub const UPLINK_INGRESS: &str = "uplink_ingress";
+    /// TC egress of an uplink with Ethernet headers.
+    pub const UPLINK_EGRESS: &str = "uplink_egress";
+    /// TC ingress of an uplink without link-layer headers.
+    pub const UPLINK_INGRESS_RAW: &str = "uplink_ingress_raw";
+    /// TC egress of an uplink without link-layer headers.
+    pub const UPLINK_EGRESS_RAW: &str = "uplink_egress_raw";
+    /// The expiry of flows, run by userspace.
+    pub const SWEEP: &str = "sweep";
+
+    /// Every program of the object.
+    pub const ALL: [&str; 7] = [
+        BRIDGE_INGRESS,
+        BRIDGE_EGRESS,
+        UPLINK_INGRESS,
+        UPLINK_EGRESS,
+        UPLINK_INGRESS_RAW,
+        UPLINK_EGRESS_RAW,
+        SWEEP,
+    ];
+}
+
+/// Maps by their name in the object and under bpffs.
+pub mod map {
+    /// One [`crate::network::Config`].
+    pub const CONFIG: &str = "CONFIG";
+    /// Slot to [`crate::network::Network`].
+    pub const NETWORKS: &str = "NETWORKS";
+    /// Bridge interface index to network slot (`u32`).
+    pub const BRIDGES: &str = "BRIDGES";
+    /// Prefix to [`crate::network::Subnet`].
+    pub const SUBNETS: &str = "SUBNETS";
+    /// Interface index to [`crate::network::Uplink`].
+    pub const UPLINKS: &str = "UPLINKS";
+    /// [`crate::flow::FlowKey`] to [`crate::flow::FlowSlot`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Slot to [`crate::flow::Session`].
+    pub const SESSIONS: &str = "SESSIONS";
+    /// Slots that were used and are free again.
+    pub const FREE_SESSIONS: &str = "FREE_SESSIONS";
+    /// One [`crate::flow::SessionCursor`].
+    pub const SESSION_CURSOR: &str = "SESSION_CURSOR";
+    /// [`crate::flow::MappingKey`] to [`crate::flow::Mapping`].
+    pub const MAPPINGS: &str = "MAPPINGS";
+    /// [`crate::flow::ExternalPort`] to [`crate::flow::PortHolder`].
+    pub const EXTERNAL_PORTS: &str = "EXTERNAL_PORTS";
+    /// [`crate::address::Address`] to [`crate::flow::GuestUsage`].
+    pub const GUESTS: &str = "GUESTS";
+    /// [`crate::flow::FragmentKey`] to [`crate::flow::FragmentSlot`].
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Network slot to [`crate::network::NetworkTraffic`], per CPU.
+    pub const TRAFFIC: &str = "TRAFFIC";
+    /// Network slot and [`crate::reason::DropReason`] to packets, per CPU.
+    pub const DROPS: &str = "DROPS";
+    /// Network slot and [`crate::reason::Handover`] to packets, per CPU.
+    pub const HANDOVERS: &str = "HANDOVERS";
+    /// One [`crate::network::TokenBucket`] for ICMP errors, per CPU.
+    pub const ICMP_ERRORS: &str = "ICMP_ERRORS";
+
+    /// Every map that userspace opens by name.
+    pub const ALL: [&str; 17] = [
+        CONFIG,
+        NETWORKS,
+        BRIDGES,
+        SUBNETS,
+        UPLINKS,
+        FLOWS,
+        SESSIONS,
+        FREE_SESSIONS,
+        SESSION_CURSOR,
+        MAPPINGS,
+        EXTERNAL_PORTS,
+        GUESTS,
+        FRAGMENTS,
+        TRAFFIC,
+        DROPS,
+        HANDOVERS,
+        ICMP_ERRORS,
+    ];
+}

@@ -1,0 +1,124 @@
+//! What userspace tells the programs of networks, uplinks and itself.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::{address::Ipv4Be, limits, port::PortRange, timeout::Timeouts};
+
+/// Settings that every program reads; one element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// Counts changes of definitions, routes, addresses and links. A session judged in another
+    /// epoch is judged again before it is used; never 0, which no epoch is.
+    pub epoch: u32,
+    /// Slots of the session array that may be used.
+    pub session_limit: u32,
+    /// The host's own ephemeral ports (`net.ipv4.ip_local_port_range`), never masqueraded to.
+    pub host_ports: PortRange,
+    /// Idle times.
+    pub timeouts: Timeouts,
+}
+
+/// A network of a definition, by its slot; slot 0 stands for "no network".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Network {
+    /// Interface index of its bridge.
+    pub bridge_ifindex: u32,
+    /// The uplink that `<forward dev=…>` binds it to; 0 for any.
+    pub forward_ifindex: u32,
+    /// A [`crate::policy::Mode`].
+    pub mode: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// The bridge's MTU in bytes.
+    pub mtu: u16,
+    /// External ports to masquerade to.
+    pub ports: PortRange,
+    /// Live flows that one guest may have.
+    pub flows_per_guest: u32,
+}
+
+/// The key of the subnet trie: the prefix length in bits, then the IPv4-mapped address.
+pub const SUBNET_KEY_BYTES: usize = 16;
+
+/// The network that a subnet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Subnet {
+    /// Slot of the network.
+    pub network: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// An address of an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct UplinkAddress {
+    /// The address.
+    pub address: Ipv4Be,
+    /// Length of its subnet's prefix in bits.
+    pub prefix_length: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
+}
+
+/// An interface towards outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Uplink {
+    /// How many of `addresses` are filled.
+    pub address_count: u32,
+    /// Addresses to masquerade to, in the order in which the kernel prefers them.
+    pub addresses: [UplinkAddress; limits::ADDRESSES_PER_UPLINK],
+}
+
+/// Packets and bytes of a network, per CPU; counted as [`crate::flow::Traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct NetworkTraffic {
+    /// From guests to outside.
+    pub outbound: crate::flow::Traffic,
+    /// From outside to guests.
+    pub inbound: crate::flow::Traffic,
+}
+
+/// A token bucket, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct TokenBucket {
+    /// When tokens were last added, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub filled: u64,
+    /// Tokens left.
+    pub tokens: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            epoch: 1,
+            session_limit: limits::DEFAULT_SESSIONS,
+            host_ports: PortRange::EMPTY,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
+        assert_eq!((size_of::<Config>(), align_of::<Config>()), (36, 4));
+        assert_eq!((size_of::<Network>(), align_of::<Network>()), (20, 4));
+        assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
+        assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));
+        assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (68, 4));
+        assert_eq!((size_of::<NetworkTraffic>(), align_of::<NetworkTraffic>()), (32, 8));
+        assert_eq!((size_of::<TokenBucket>(), align_of::<TokenBucket>()), (16, 8));
+    }
+}

@@ -1,0 +1,158 @@
+//! The TCP connection state that a NAT keeps (RFC 5382, RFC 7857 section 2).
+
+/// TCP header flags, byte 13 of the header (RFC 9293, 3.1).
+pub mod flags {
+    /// FIN
+    pub const FIN: u8 = 0x01;
+    /// SYN
+    pub const SYN: u8 = 0x02;
+    /// RST
+    pub const RST: u8 = 0x04;
+    /// ACK
+    pub const ACK: u8 = 0x10;
+}
+
+/// What was seen of a flow; for TCP the connection's state, for others whether it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "user", derive(Hash))]
+#[repr(u8)]
+pub enum State {
+    /// Only the inside has sent.
+    Opening = 0,
+    /// Both sides have sent; TCP: the handshake is over.
+    Established = 1,
+    /// TCP: the inside has sent FIN.
+    FinInside = 2,
+    /// TCP: the outside has sent FIN.
+    FinOutside = 3,
+    /// TCP: both sides have sent FIN, or one RST.
+    Closing = 4,
+}
+
+impl State {
+    /// Takes the byte of a session; an unknown one is [`State::Closing`], which lives shortest.
+    #[inline]
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Self {
+        match byte {
+            0 => Self::Opening,
+            1 => Self::Established,
+            2 => Self::FinInside,
+            3 => Self::FinOutside,
+            _ => Self::Closing,
+        }
+    }
+
+    /// The word for it in tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::FinInside => "fin-inside",
+            Self::FinOutside => "fin-outside",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+/// Whether a segment without a flow may open one: anything but RST and FIN.
+///
+/// Segments in mid-connection open one as conntrack's `nf_conntrack_tcp_loose` does, so that
+/// connections survive a NAT that lost its state.
+#[inline]
+#[must_use]
+pub const fn may_open(tcp_flags: u8) -> bool {
+    tcp_flags & (flags::RST | flags::FIN) == 0
+}
+
+/// The state of a new flow whose first segment carries these flags.
+#[inline]
+#[must_use]
+pub const fn initial(tcp_flags: u8) -> State {
+    if tcp_flags & flags::SYN != 0 { State::Opening } else { State::Established }
+}
+
+/// The state after a segment; `from_inside` tells who sent it.
+#[inline]
+#[must_use]
+pub const fn advance(state: State, tcp_flags: u8, from_inside: bool) -> State {
+    if tcp_flags & flags::RST != 0 {
+        return State::Closing;
+    }
+    if tcp_flags & flags::SYN != 0 {
+        // A SYN from the inside on a closing connection opens the next one on the same ports.
+        return match (state, from_inside) {
+            (State::Closing, true) => State::Opening,
+            (other, _) => other,
+        };
+    }
+    if tcp_flags & flags::FIN != 0 {
+        return match (state, from_inside) {
+            (State::FinOutside, true) | (State::FinInside, false) | (State::Closing, _) => {
+                State::Closing
+            }
+            (_, true) => State::FinInside,
+            (_, false) => State::FinOutside,
+        };
+    }
+    match (state, from_inside) {
+        // The inside's ACK of the outside's SYN-ACK, or data from the outside, ends the handshake.
+        (State::Opening, _) => State::Established,
+        (other, _) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{State::*, flags::*, *};
+
+    fn walk(start: State, segments: &[(u8, bool)]) -> State {
+        segments.iter().fold(start, |state, &(flags, inside)| advance(state, flags, inside))
+    }
+
+    #[test]
+    fn handshake_establishes_with_its_third_segment() {
+        assert_eq!(initial(SYN), Opening);
+        assert_eq!(walk(Opening, &[(SYN | ACK, false)]), Opening);
+        assert_eq!(walk(Opening, &[(SYN | ACK, false), (ACK, true)]), Established);
+    }
+
+    #[test]
+    fn both_fins_close() {
+        assert_eq!(walk(Established, &[(FIN | ACK, true)]), FinInside);
+        assert_eq!(walk(Established, &[(FIN | ACK, true), (FIN | ACK, true)]), FinInside);
+        assert_eq!(walk(Established, &[(FIN | ACK, true), (FIN | ACK, false)]), Closing);
+        assert_eq!(walk(Established, &[(FIN | ACK, false), (FIN | ACK, true)]), Closing);
+    }
+
+    #[test]
+    fn reset_closes_from_every_state() {
+        for state in [Opening, Established, FinInside, FinOutside, Closing] {
+            assert_eq!(advance(state, RST, false), Closing);
+            assert_eq!(advance(state, RST | ACK, true), Closing);
+        }
+    }
+
+    #[test]
+    fn inside_syn_recycles_a_closing_flow_and_outside_syn_does_not() {
+        assert_eq!(advance(Closing, SYN, true), Opening);
+        assert_eq!(advance(Closing, SYN, false), Closing);
+        assert_eq!(advance(Established, SYN, true), Established);
+    }
+
+    #[test]
+    fn mid_connection_segments_open_established_and_ends_open_nothing() {
+        assert_eq!(initial(ACK), Established);
+        assert!(may_open(SYN) && may_open(ACK));
+        assert!(!may_open(RST) && !may_open(FIN | ACK) && !may_open(RST | ACK));
+    }
+
+    #[test]
+    fn byte_round_trips() {
+        for state in [Opening, Established, FinInside, FinOutside, Closing] {
+            assert_eq!(State::from_byte(state as u8), state);
+        }
+        assert_eq!(State::from_byte(200), Closing);
+    }
+}
