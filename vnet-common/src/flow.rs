@@ -53,16 +53,41 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of the packets that answer this one, seen at the same place untranslated.
+    /// The key of a packet from an inside endpoint.
     #[inline]
     #[must_use]
-    pub const fn reversed(self) -> Self {
+    pub const fn outbound(
+        protocol: u8,
+        (inside, inside_port): (Ipv4Be, PortBe),
+        (remote, remote_port): (Ipv4Be, PortBe),
+    ) -> Self {
         Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            ..self
+            source: inside,
+            destination: remote,
+            source_port: inside_port,
+            destination_port: remote_port,
+            protocol,
+            direction: Direction::Outbound as u8,
+            zone: 0,
+        }
+    }
+
+    /// The key of a packet from a remote endpoint.
+    #[inline]
+    #[must_use]
+    pub const fn inbound(
+        protocol: u8,
+        (remote, remote_port): (Ipv4Be, PortBe),
+        (external, external_port): (Ipv4Be, PortBe),
+    ) -> Self {
+        Self {
+            source: remote,
+            destination: external,
+            source_port: remote_port,
+            destination_port: external_port,
+            protocol,
+            direction: Direction::Inbound as u8,
+            zone: 0,
         }
     }
 }
@@ -132,7 +157,7 @@ pub struct Traffic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Session {
-    /// A [`Phase`]; changed only by compare-and-swap.
+    /// A [`Phase`]; changes by compare-and-swap together with the generation, as one word.
     pub phase: u32,
     /// Counts the tenants of this slot.
     pub generation: u32,
@@ -191,42 +216,34 @@ impl Session {
     #[inline]
     #[must_use]
     pub const fn outbound_key(&self) -> FlowKey {
-        FlowKey {
-            source: self.inside.ipv4_part(),
-            destination: self.remote.ipv4_part(),
-            source_port: self.inside_port,
-            destination_port: self.remote_port,
-            protocol: self.protocol,
-            direction: Direction::Outbound as u8,
-            zone: 0,
-        }
+        FlowKey::outbound(
+            self.protocol,
+            (self.inside.ipv4_part(), self.inside_port),
+            (self.remote.ipv4_part(), self.remote_port),
+        )
     }
 
     /// The key under which the remote's packets find this session.
     #[inline]
     #[must_use]
     pub const fn inbound_key(&self) -> FlowKey {
-        FlowKey {
-            source: self.remote.ipv4_part(),
-            destination: self.external.ipv4_part(),
-            source_port: self.remote_port,
-            destination_port: self.external_port,
-            protocol: self.protocol,
-            direction: Direction::Inbound as u8,
-            zone: 0,
-        }
+        FlowKey::inbound(
+            self.protocol,
+            (self.remote.ipv4_part(), self.remote_port),
+            (self.external.ipv4_part(), self.external_port),
+        )
     }
+}
 
-    /// The time of the last packet that keeps the flow alive: for TCP either direction's, for the
-    /// others the inside's alone (RFC 4787 REQ-6: outbound refresh).
-    #[inline]
-    #[must_use]
-    pub const fn last_refresh(&self) -> u64 {
-        if self.protocol == protocol::TCP && self.last_inbound > self.last_outbound {
-            self.last_inbound
-        } else {
-            self.last_outbound
-        }
+/// The time of the last packet that keeps a flow alive: for TCP either direction's, for the others
+/// the inside's alone (RFC 4787 REQ-6: outbound refresh).
+#[inline]
+#[must_use]
+pub const fn last_refresh(ip_protocol: u8, last_outbound: u64, last_inbound: u64) -> u64 {
+    if ip_protocol == protocol::TCP && last_inbound > last_outbound {
+        last_inbound
+    } else {
+        last_outbound
     }
 }
 
@@ -249,18 +266,22 @@ pub struct MappingKey {
 }
 
 /// [`Mapping::references`] of a mapping that is being deleted.
-pub const MAPPING_DEAD: u32 = 1 << 31;
+pub const MAPPING_DEAD: u64 = 1 << 63;
 
 /// The external port of an inside endpoint, shared by all its flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Mapping {
     /// Flows that use the mapping, or at least [`MAPPING_DEAD`].
-    pub references: u32,
+    pub references: u64,
+    /// When the last flow ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub idle_since: u64,
     /// The external port.
     pub external_port: PortBe,
-    /// Guards against a recycled map element: the low port bits of the key it was made for.
+    /// The key's port: tells a map element that was recycled under a reader's hands.
     pub inside_port: PortBe,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// An external endpoint: who holds a port.
@@ -294,9 +315,7 @@ pub struct PortHolder {
 #[repr(C)]
 pub struct GuestUsage {
     /// Live flows.
-    pub flows: u32,
-    /// Zero; room for ports and rates.
-    pub reserved: u32,
+    pub flows: u64,
 }
 
 /// The fragments of one datagram (RFC 791, section 2.3), as the packets carry them.
@@ -330,11 +349,13 @@ pub struct FragmentSlot {
 #[repr(C)]
 pub struct SessionCursor {
     /// Slots from here on have never been used.
-    pub fresh: u32,
+    pub fresh: u64,
+    /// Flows that expiry has ended since load.
+    pub ended: u64,
     /// The next slot that the sweep looks at.
     pub sweep: u32,
-    /// Flows that the sweep has ended since load.
-    pub ended: u64,
+    /// Zero.
+    pub reserved: u32,
 }
 
 #[cfg(test)]
@@ -349,17 +370,18 @@ mod tests {
         assert_eq!((size_of::<FlowSlot>(), align_of::<FlowSlot>()), (8, 4));
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (192, 8));
         assert_eq!((size_of::<MappingKey>(), align_of::<MappingKey>()), (36, 4));
-        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (8, 4));
+        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (24, 8));
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
         assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (20, 4));
-        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 4));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (12, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
-        assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (16, 8));
+        assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (24, 8));
     }
 
     #[test]
     fn the_first_cache_line_holds_what_every_packet_reads() {
+        assert_eq!((offset_of!(Session, phase), offset_of!(Session, generation)), (0, 4));
         assert!(offset_of!(Session, next_hop) + size_of::<Address>() <= 64);
         assert_eq!(size_of::<Session>() % 64, 0);
     }
@@ -382,16 +404,13 @@ mod tests {
         assert_eq!(back.source, session.remote.ipv4_part());
         assert_eq!(back.destination, session.external.ipv4_part());
         assert_eq!((back.source_port.to_host(), back.destination_port.to_host()), (80, 50000));
-        assert_eq!(back.reversed().source, session.external.ipv4_part());
     }
 
     #[test]
     fn inbound_traffic_refreshes_tcp_only() {
-        let mut session = Session::zeroed();
-        (session.last_outbound, session.last_inbound) = (5, 9);
-        session.protocol = protocol::UDP;
-        assert_eq!(session.last_refresh(), 5);
-        session.protocol = protocol::TCP;
-        assert_eq!(session.last_refresh(), 9);
+        assert_eq!(last_refresh(protocol::UDP, 5, 9), 5);
+        assert_eq!(last_refresh(protocol::ICMP, 5, 9), 5);
+        assert_eq!(last_refresh(protocol::TCP, 5, 9), 9);
+        assert_eq!(last_refresh(protocol::TCP, 9, 5), 9);
     }
 }

@@ -86,12 +86,11 @@ mod tests {
         fn a_picked_port_is_in_the_range_and_not_reserved(
             range in range(), reserved in range(), random: u32,
         ) {
-            match range.pick(reserved, random) {
-                Some(port) => {
-                    prop_assert!(range.contains(port));
-                    prop_assert!(!reserved.contains(port));
-                }
-                None => prop_assert_eq!(range.len(), range.overlap(reserved).len()),
+            if let Some(port) = range.pick(reserved, random) {
+                prop_assert!(range.contains(port));
+                prop_assert!(!reserved.contains(port));
+            } else {
+                prop_assert_eq!(range.len(), range.overlap(reserved).len());
             }
         }
     }

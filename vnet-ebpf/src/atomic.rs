@@ -1,0 +1,73 @@
+//! Atomic operations on words that CPUs share.
+//!
+//! The core library offers none for BPF, whose instructions (ISA v3, kernel 5.12) are these.
+
+use core::arch::asm;
+
+/// A word of map memory that several CPUs change.
+#[derive(Clone, Copy)]
+pub struct SharedWord {
+    raw: *mut u64,
+}
+
+impl SharedWord {
+    /// # Safety
+    ///
+    /// `raw` must point to an aligned word of map memory, which outlives the program.
+    #[inline(always)]
+    pub const unsafe fn new(raw: *mut u64) -> Self {
+        Self { raw }
+    }
+
+    #[inline(always)]
+    pub fn load(self) -> u64 {
+        // SAFETY: `new` vouches for the word.
+        unsafe { self.raw.read_volatile() }
+    }
+
+    /// Adds without asking for the old value.
+    #[inline(always)]
+    pub fn add(self, value: u64) {
+        // SAFETY: `new` vouches for the word.
+        unsafe {
+            asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) self.raw, value = in(reg) value);
+        }
+    }
+
+    /// Adds and returns the old value.
+    #[inline(always)]
+    pub fn fetch_add(self, value: u64) -> u64 {
+        let old: u64;
+        // SAFETY: `new` vouches for the word.
+        unsafe {
+            asm!(
+                "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+                word = in(reg) self.raw,
+                value = inout(reg) value => old,
+            );
+        }
+        old
+    }
+
+    /// Subtracts one and returns the old value.
+    #[inline(always)]
+    pub fn fetch_decrement(self) -> u64 {
+        self.fetch_add(u64::MAX)
+    }
+
+    /// Replaces `from` by `to`; `false` if the word was something else.
+    #[inline(always)]
+    pub fn replace(self, from: u64, to: u64) -> bool {
+        let old: u64;
+        // SAFETY: `new` vouches for the word.
+        unsafe {
+            asm!(
+                "r0 = cmpxchg_64({word} + 0, r0, {to})",
+                word = in(reg) self.raw,
+                to = in(reg) to,
+                inout("r0") from => old,
+            );
+        }
+        old == from
+    }
+}

@@ -1,0 +1,49 @@
+//! Sending a packet on its way.
+
+use aya_ebpf::helpers::bpf_redirect_neigh;
+use vnet_common::{address::Address, names::FORWARDED_MARK};
+
+use crate::{hook::Verdict, skb::Skb};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Sends the packet out of an interface to a neighbour; the kernel writes the link-layer header.
+#[inline(always)]
+pub fn to_neighbour(skb: Skb, ifindex: u32, next_hop: Address) -> Verdict {
+    skb.set_mark(FORWARDED_MARK);
+    let mut neighbour = if next_hop.is_ipv4() {
+        Neighbour { family: AF_INET, next_hop: [next_hop.ipv4_part().to_wire(), 0, 0, 0] }
+    } else {
+        Neighbour { family: AF_INET6, next_hop: next_hop.to_wire() }
+    };
+    let length = size_of::<Neighbour>() as i32;
+    // SAFETY: the parameters are laid out as the kernel's and as long as told.
+    let action = unsafe { bpf_redirect_neigh(ifindex, (&raw mut neighbour).cast(), length, 0) };
+    Verdict::Redirect(action as i32)
+}
+
+/// `struct bpf_redir_neigh` of the kernel's `include/uapi/linux/bpf.h`.
+#[repr(C)]
+struct Neighbour {
+    family: u32,
+    next_hop: [u32; 4],
+}
+
+/// Marks a translated packet that goes on through the host's stack, so that the hook at its way
+/// out knows that it has been judged.
+#[inline(always)]
+pub fn through_stack(skb: Skb) -> Verdict {
+    skb.set_mark(FORWARDED_MARK);
+    Verdict::Pass
+}
+
+/// Takes the mark off a packet that another hook of ours has judged; `false` if there is none.
+#[inline(always)]
+pub fn take_mark(skb: Skb) -> bool {
+    let judged = skb.mark() == FORWARDED_MARK;
+    if judged {
+        skb.set_mark(0);
+    }
+    judged
+}

@@ -1,0 +1,98 @@
+//! Expiry: ends flows that have been idle too long, in slices, inside the kernel.
+
+use vnet_common::{
+    flow::{self as flow_types, Phase},
+    limits,
+    network::Config,
+    tcp::State,
+};
+
+use crate::{
+    atomic::SharedWord,
+    flow, mapping,
+    maps::{self, SESSION_CURSOR},
+    session::SessionSlot,
+};
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Looks at the next slots of the table. Userspace repeats it until the cursor is round.
+#[inline(always)]
+pub fn slice() {
+    let Some(config) = maps::config() else { return };
+    let now = flow::now();
+    for _ in 0..limits::SWEEP_SLICE {
+        next_slot(config, now);
+    }
+}
+
+/// Looks at a few slots on behalf of a new flow: without a daemon the table still empties itself.
+#[inline(always)]
+pub fn on_demand(now: u64) {
+    let Some(config) = maps::config() else { return };
+    for _ in 0..limits::SWEEP_ON_DEMAND {
+        next_slot(config, now);
+    }
+}
+
+#[inline(always)]
+fn next_slot(config: &Config, now: u64) {
+    let Some(cursor) = SESSION_CURSOR.get_ptr_mut(0) else { return };
+    let fresh = flow::fresh_counter(cursor).load();
+    let used = fresh.min(u64::from(config.session_limit)) as u32;
+    // SAFETY: map memory outlives the program; a lost update only repeats a look at a slot.
+    let index = unsafe { (&raw const (*cursor).sweep).read_volatile() };
+    let index = if index < used { index } else { 0 };
+    // SAFETY: as above.
+    unsafe { (&raw mut (*cursor).sweep).write_volatile(index + 1) };
+    if vnet_visit_session(index, now) != 0 {
+        // SAFETY: map memory outlives the program.
+        unsafe { SharedWord::new(&raw mut (*cursor).ended) }.add(1);
+    }
+}
+
+/// Moves one slot along its life if its time has come; 1 if that ended a flow. A global function, as
+/// `vnet_open_session`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_visit_session(index: u32, now: u64) -> u32 {
+    let (Some(config), Some(session)) = (maps::config(), SessionSlot::at(index)) else { return 0 };
+    let timeouts = &config.timeouts;
+    match Phase::from_word(session.phase()) {
+        Phase::Live => {
+            let state = State::from_byte(session.state());
+            let timeout = u64::from(timeouts.of(session.protocol(), state)) * NANOSECONDS;
+            let last = flow_types::last_refresh(
+                session.protocol(),
+                session.last_outbound(),
+                session.last_inbound(),
+            );
+            if now > last && now - last >= timeout && flow::end(session, now) {
+                return 1;
+            }
+        }
+        Phase::HoldDown => {
+            let hold_down = u64::from(timeouts.port_hold_down) * NANOSECONDS;
+            if elapsed(session, now, hold_down.max(limits::DRAIN_NS))
+                && session.advance(Phase::HoldDown, Phase::Filling)
+            {
+                mapping::expire(&mapping::key_of(session), now, hold_down);
+                flow::give_back(session, index);
+            }
+        }
+        Phase::Draining => {
+            if elapsed(session, now, limits::DRAIN_NS)
+                && session.advance(Phase::Draining, Phase::Filling)
+            {
+                flow::give_back(session, index);
+            }
+        }
+        Phase::Free | Phase::Filling => {}
+    }
+    0
+}
+
+#[inline(always)]
+fn elapsed(session: SessionSlot, now: u64, nanoseconds: u64) -> bool {
+    now.saturating_sub(session.since()) >= nanoseconds
+}

@@ -1,0 +1,277 @@
+//! Finding, opening, touching and ending flows.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
+use bytemuck::{Pod, Zeroable};
+use vnet_common::{
+    address::{Address, Ipv4Be, PortBe},
+    flow::{Direction, FlowKey, FlowSlot, GuestUsage, MappingKey, Phase, SessionCursor, protocol},
+    reason::DropReason,
+    tcp::{self, State},
+};
+
+use crate::{
+    atomic::SharedWord,
+    expire, mapping,
+    maps::{self, FLOWS, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
+    outcome,
+    parse::Packet,
+    session::SessionSlot,
+    skb::Skb,
+};
+
+/// Nanoseconds of `CLOCK_MONOTONIC_COARSE`: a few milliseconds coarse, and cheap.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// The live session of a key.
+#[inline(always)]
+pub fn find(key: &FlowKey) -> Option<SessionSlot> {
+    SessionSlot::live(slot_of(key)?)
+}
+
+/// The slot that a key names, live or not.
+#[inline(always)]
+pub fn slot_of(key: &FlowKey) -> Option<FlowSlot> {
+    // SAFETY: a look-up that races with removal reads a stale slot, which its generation betrays.
+    unsafe { FLOWS.get(key) }.copied()
+}
+
+/// What a new flow is made of. Lives in a per-CPU map, because the stack is small.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub struct NewFlow {
+    /// The inside endpoint and the external address.
+    pub mapping: MappingKey,
+    pub next_hop: Address,
+    pub remote: Ipv4Be,
+    /// The bridge where the inside lives; 0 if the inside is the host.
+    pub bridge_ifindex: u32,
+    pub uplink_ifindex: u32,
+    /// The epoch in which it was routed.
+    pub epoch: u32,
+    /// Filled once the mapping is acquired.
+    pub external_port: PortBe,
+    pub remote_port: PortBe,
+    pub mtu: u16,
+    /// Slot of the network.
+    pub network: u16,
+    pub tcp_flags: u8,
+    pub flags: u8,
+    pub reserved: u16,
+}
+
+impl NewFlow {
+    #[inline(always)]
+    fn outbound_key(&self) -> FlowKey {
+        let inside = (self.mapping.inside.ipv4_part(), self.mapping.inside_port);
+        FlowKey::outbound(self.mapping.protocol, inside, (self.remote, self.remote_port))
+    }
+
+    #[inline(always)]
+    fn inbound_key(&self) -> FlowKey {
+        let external = (self.mapping.external.ipv4_part(), self.external_port);
+        FlowKey::inbound(self.mapping.protocol, (self.remote, self.remote_port), external)
+    }
+}
+
+/// Opens a flow: takes a mapping, a place on the guest's account, a slot and both keys, or nothing.
+#[inline(always)]
+pub fn open(skb: Skb, packet: &Packet, new: &mut NewFlow) -> Result<SessionSlot, DropReason> {
+    if packet.flow_key(Direction::Outbound).is_none() {
+        return Err(unsupported(packet));
+    }
+    if packet.protocol == protocol::TCP && !tcp::may_open(packet.tcp_flags) {
+        return Err(DropReason::NoFlow);
+    }
+    expire::on_demand(now());
+    new.external_port = mapping::acquire(skb, new)?;
+    let index = outcome::decode(vnet_open_session(new))?;
+    SessionSlot::at(index).ok_or(DropReason::FlowTableFull)
+}
+
+/// Enters a flow whose mapping is acquired into the table; releases the mapping if it cannot.
+///
+/// A global function: the verifier checks it once instead of at every call, and it has a stack
+/// frame of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
+    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
+    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let now = now();
+    let entered = enter_guest(new).and_then(|()| {
+        let entered = enter_session(new, now);
+        if entered.is_err() {
+            leave_guest(&new.mapping.inside);
+        }
+        entered
+    });
+    if entered.is_err() {
+        mapping::release(&new.mapping, now);
+    }
+    outcome::encode(entered)
+}
+
+#[inline(always)]
+fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
+    let (index, session) = take_slot().ok_or(DropReason::FlowTableFull)?;
+    let generation = session.generation().wrapping_add(1);
+    session.set_phase(Phase::Filling as u32);
+    session.set_generation(generation);
+    session.set_epoch_outbound(new.epoch);
+    session.set_epoch_inbound(new.epoch);
+    session.set_bridge_ifindex(new.bridge_ifindex);
+    session.set_uplink_ifindex(new.uplink_ifindex);
+    session.set_protocol(new.mapping.protocol);
+    session.set_state(initial_state(new) as u8);
+    session.set_flags(new.flags);
+    session.set_network(new.network);
+    session.set_mtu_outbound(new.mtu);
+    session.set_mtu_inbound(NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.mtu));
+    session.set_inside_port(new.mapping.inside_port);
+    session.set_external_port(new.external_port);
+    session.set_remote_port(new.remote_port);
+    session.set_next_hop(new.next_hop);
+    session.set_inside(new.mapping.inside);
+    session.set_external(new.mapping.external);
+    session.set_remote(Address::from_ipv4(new.remote));
+    session.set_last_outbound(now);
+    session.set_last_inbound(0);
+    session.set_since(now);
+    session.clear_traffic();
+    session.set_phase(Phase::Live as u32);
+
+    let slot = FlowSlot { index, generation };
+    let outbound = new.outbound_key();
+    if FLOWS.insert(outbound, slot, u64::from(BPF_NOEXIST)).is_ok() {
+        if FLOWS.insert(new.inbound_key(), slot, u64::from(BPF_NOEXIST)).is_ok() {
+            return Ok(index);
+        }
+        let _ = FLOWS.remove(outbound);
+    }
+    give_back(session, index);
+    Err(DropReason::FlowConflict)
+}
+
+/// Accounts a packet to its flow and takes the connection's state along.
+#[inline(always)]
+pub fn touch(session: SessionSlot, packet: &Packet, direction: Direction, bytes: u32) {
+    session.count(direction, bytes);
+    let now = now();
+    let outbound = matches!(direction, Direction::Outbound);
+    if outbound {
+        session.set_last_outbound(now);
+    } else {
+        session.set_last_inbound(now);
+    }
+    let state = State::from_byte(session.state());
+    let next = if packet.protocol == protocol::TCP {
+        tcp::advance(state, packet.tcp_flags, outbound)
+    } else if outbound {
+        state
+    } else {
+        State::Established
+    };
+    if next as u8 != state as u8 {
+        session.set_state(next as u8);
+    }
+}
+
+/// Ends a live session: both keys, the guest's account and the mapping's reference go; the slot
+/// rests until nobody can still read it. `false` if it was not live.
+#[inline(always)]
+pub fn end(session: SessionSlot, now: u64) -> bool {
+    if !session.advance(Phase::Live, Phase::Filling) {
+        return false;
+    }
+    let (outbound, inbound) = session.keys();
+    let _ = FLOWS.remove(outbound);
+    let _ = FLOWS.remove(inbound);
+    leave_guest(&session.inside());
+    let holds_port = mapping::release(&mapping::key_of(session), now);
+    session.set_since(now);
+    let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
+    session.set_phase(next as u32);
+    true
+}
+
+/// Returns an ended slot to the free ones.
+#[inline(always)]
+pub fn give_back(session: SessionSlot, index: u32) {
+    session.set_phase(Phase::Free as u32);
+    // The queue has a place for every slot.
+    let _ = FREE_SESSIONS.push(index, 0);
+}
+
+/// A slot nobody uses: a fresh one as long as there are, then the one that is free the longest.
+#[inline(always)]
+fn take_slot() -> Option<(u32, SessionSlot)> {
+    let limit = u64::from(maps::config()?.session_limit);
+    let fresh = fresh_counter(SESSION_CURSOR.get_ptr_mut(0)?);
+    let mut index = u64::MAX;
+    if fresh.load() < limit {
+        index = fresh.fetch_add(1);
+    }
+    let index = if index < limit { index as u32 } else { FREE_SESSIONS.pop().ok().flatten()? };
+    SessionSlot::at(index).map(|session| (index, session))
+}
+
+/// The count of slots that were ever used; may run past the limit by a CPU or two.
+#[inline(always)]
+pub fn fresh_counter(cursor: *mut SessionCursor) -> SharedWord {
+    // SAFETY: map memory outlives the program.
+    unsafe { SharedWord::new(&raw mut (*cursor).fresh) }
+}
+
+#[inline(always)]
+fn initial_state(new: &NewFlow) -> State {
+    if new.mapping.protocol == protocol::TCP { tcp::initial(new.tcp_flags) } else { State::Opening }
+}
+
+#[inline(always)]
+fn unsupported(packet: &Packet) -> DropReason {
+    use crate::parse::Fragment;
+    if packet.fragment == Fragment::Later {
+        DropReason::LostFragment
+    } else if packet.protocol == protocol::ICMP {
+        DropReason::UnsupportedIcmp
+    } else {
+        DropReason::UnsupportedProtocol
+    }
+}
+
+#[inline(always)]
+fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
+    let inside = &new.mapping.inside;
+    let limit = NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.flows_per_guest);
+    let usage = match GUESTS.get_ptr_mut(inside) {
+        Some(usage) => usage,
+        None => {
+            // Two CPUs may get here together; one insertion wins, both find the entry.
+            let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
+            GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
+        }
+    };
+    let flows = guest_flows(usage);
+    if flows.fetch_add(1) < u64::from(limit) {
+        return Ok(());
+    }
+    flows.fetch_decrement();
+    Err(DropReason::GuestFlowLimit)
+}
+
+#[inline(always)]
+fn leave_guest(inside: &Address) {
+    if let Some(usage) = GUESTS.get_ptr_mut(inside) {
+        guest_flows(usage).fetch_decrement();
+    }
+}
+
+#[inline(always)]
+fn guest_flows(usage: *mut GuestUsage) -> SharedWord {
+    // SAFETY: map memory outlives the program, and programs never remove a guest's entry.
+    unsafe { SharedWord::new(&raw mut (*usage).flows) }
+}

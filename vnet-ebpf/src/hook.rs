@@ -1,0 +1,97 @@
+//! What a program carries through its steps, and how it ends.
+
+use aya_ebpf::programs::TcContext;
+use vnet_common::reason::{DropReason, Handover};
+
+use crate::{count, log, skb::Skb};
+
+/// `TC_ACT_UNSPEC`, also `TCX_NEXT`: on to the next program, and to the stack after the last.
+const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`
+const SHOT: i32 = 2;
+
+/// What lies in front of a packet's IP header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header of 14 bytes; VLAN tags are out of band at TC.
+    Ethernet,
+    /// Nothing.
+    Raw,
+}
+
+impl Link {
+    #[inline(always)]
+    pub const fn header_len(self) -> usize {
+        match self {
+            Self::Ethernet => 14,
+            Self::Raw => 0,
+        }
+    }
+}
+
+/// What becomes of a packet.
+pub enum Verdict {
+    /// It goes on as it now is: judged and, if needed, translated.
+    Pass,
+    /// A redirect helper has set its way; this is the action that the helper returned.
+    Redirect(i32),
+}
+
+/// Why a packet leaves the steps early.
+pub enum Stop {
+    /// It ends here.
+    Drop(DropReason),
+    /// The host's stack takes it as it is.
+    Handover(Handover),
+}
+
+pub type Step<T> = Result<T, Stop>;
+
+impl From<DropReason> for Stop {
+    #[inline(always)]
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
+impl From<Handover> for Stop {
+    #[inline(always)]
+    fn from(handover: Handover) -> Self {
+        Self::Handover(handover)
+    }
+}
+
+/// A run of a program: the packet, and the network on whose account it goes.
+pub struct Hook {
+    pub ctx: TcContext,
+    pub skb: Skb,
+    /// Slot of the network; 0 while none is known.
+    pub network: u16,
+}
+
+impl Hook {
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        let skb = Skb::new(&ctx);
+        Self { ctx, skb, network: 0 }
+    }
+
+    /// Counts the outcome and returns the action for the kernel.
+    #[inline(always)]
+    pub fn finish(&self, outcome: Step<Verdict>) -> i32 {
+        match outcome {
+            Ok(Verdict::Pass) => NEXT,
+            Ok(Verdict::Redirect(action)) => action,
+            Err(Stop::Handover(handover)) => {
+                count::handover(self.network, handover);
+                log::handover(self, handover);
+                NEXT
+            }
+            Err(Stop::Drop(reason)) => {
+                count::drop(self.network, reason);
+                log::drop(self, reason);
+                SHOT
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Packets towards guests: from outside at the uplink, and from the host's stack at the bridge.
+
+use vnet_common::{
+    address::Address,
+    flow::{Direction, FLAG_INSIDE_IS_HOST},
+    network::Config,
+    policy::{Mode, Place, Verdict as PolicyVerdict},
+    reason::{DropReason, Handover},
+};
+
+use crate::{
+    count, emit, flow, fragment,
+    hook::{Hook, Link, Step, Verdict},
+    icmp, maps,
+    maps::UPLINKS,
+    nat::{self, Side, Ttl},
+    outbound,
+    parse::{Icmp, Packet},
+    policy, route,
+    session::SessionSlot,
+};
+
+/// TC ingress of an uplink.
+#[inline(always)]
+pub fn from_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
+    let skb = hook.skb;
+    if !skb.is_ipv4() {
+        return Ok(Verdict::Pass);
+    }
+    let packet = Packet::parse(skb, link)?;
+    let config = maps::config().ok_or(DropReason::NoNetwork)?;
+    if let Some(session) = fragment::find_flow(&packet, Direction::Inbound)
+        && is_current(session, config)
+    {
+        hook.network = session.network();
+        return deliver(hook, &packet, session);
+    }
+    if packet.icmp == Icmp::Error {
+        return icmp::from_outside(hook, &packet);
+    }
+    let Some(network) = policy::network_of_address(packet.destination) else {
+        return Err(Handover::NoFlow.into());
+    };
+    hook.network = network.slot;
+    let source = Place::Outside { ifindex: skb.ifindex() };
+    match policy::verdict(source, network.place()) {
+        PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
+        PolicyVerdict::Accept | PolicyVerdict::Masquerade => Ok(Verdict::Pass),
+    }
+}
+
+/// Whether a flow may still be used by replies; ends one that may not.
+#[inline(always)]
+fn is_current(session: SessionSlot, config: &Config) -> bool {
+    if session.epoch_inbound() == config.epoch {
+        return true;
+    }
+    if judge_again(session) {
+        session.set_epoch_inbound(config.epoch);
+        return true;
+    }
+    flow::end(session, flow::now());
+    false
+}
+
+/// Judges a flow of an earlier epoch: its network is as it was and its address is still there.
+#[inline(always)]
+fn judge_again(session: SessionSlot) -> bool {
+    let Some(network) = policy::network_of_address(session.inside().ipv4_part()) else {
+        return false;
+    };
+    let inside_is_host = session.flags() & FLAG_INSIDE_IS_HOST != 0;
+    let bridge = if inside_is_host { 0 } else { network.network.bridge_ifindex };
+    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
+    let Some(uplink) = (unsafe { UPLINKS.get(session.uplink_ifindex()) }) else { return false };
+    session.set_mtu_inbound(network.network.mtu);
+    network.slot == session.network()
+        && Mode::from_byte(network.network.mode) == Mode::Nat
+        && bridge == session.bridge_ifindex()
+        && route::has_address(uplink, session.external().ipv4_part())
+}
+
+/// Translates a packet back and brings it to the guest.
+#[inline(always)]
+fn deliver(hook: &Hook, packet: &Packet, session: SessionSlot) -> Step<Verdict> {
+    let skb = hook.skb;
+    let bytes = skb.len();
+    flow::touch(session, packet, Direction::Inbound, bytes);
+    count::traffic(session.network(), Direction::Inbound, bytes);
+    let (inside, port) = (session.inside(), session.inside_port());
+    if session.flags() & FLAG_INSIDE_IS_HOST != 0 {
+        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
+        return Ok(Verdict::Pass);
+    }
+    if let Err(handover) = outbound::check_exceptions(skb, packet, session.mtu_inbound()) {
+        count::handover(session.network(), handover);
+        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
+        return Ok(emit::through_stack(skb));
+    }
+    nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Decrement)?;
+    Ok(emit::to_neighbour(skb, session.bridge_ifindex(), Address::from_ipv4(inside.ipv4_part())))
+}
+
+/// TC egress of a bridge.
+#[inline(always)]
+pub fn to_bridge(hook: &mut Hook) -> Step<Verdict> {
+    let skb = hook.skb;
+    // What the host itself sends to its guests, and what another hook of ours has judged.
+    if emit::take_mark(skb) || skb.ingress_ifindex() == 0 || !skb.is_ipv4() {
+        return Ok(Verdict::Pass);
+    }
+    let network = policy::network_of_bridge(skb.ifindex()).ok_or(DropReason::NoNetwork)?;
+    hook.network = network.slot;
+    match policy::verdict(policy::place_of_interface(skb.ingress_ifindex()), network.place()) {
+        PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
+        PolicyVerdict::Accept | PolicyVerdict::Masquerade => Ok(Verdict::Pass),
+    }
+}

@@ -1,0 +1,107 @@
+//! Every map of the datapath. Userspace may raise the sizes before load.
+
+use crate::{flow::NewFlow, route::FibLookup};
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
+};
+use vnet_common::{
+    address::Address,
+    flow::{
+        ExternalPort, FlowKey, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
+        MappingKey, PortHolder, Session, SessionCursor,
+    },
+    limits,
+    network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    reason::{DropReason, Handover},
+};
+
+#[map]
+pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static NETWORKS: Array<Network> = Array::with_max_entries(limits::NETWORKS, 0);
+
+#[map]
+pub static BRIDGES: HashMap<u32, u32> = HashMap::with_max_entries(limits::NETWORKS, 0);
+
+#[map]
+pub static SUBNETS: LpmTrie<[u8; 16], Subnet> =
+    LpmTrie::with_max_entries(limits::SUBNETS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
+
+#[map]
+pub static FLOWS: HashMap<FlowKey, FlowSlot> =
+    HashMap::with_max_entries(2 * limits::DEFAULT_SESSIONS, 0);
+
+#[map]
+pub static SESSIONS: Array<Session> =
+    Array::with_max_entries(limits::DEFAULT_SESSIONS, BPF_F_MMAPABLE);
+
+#[map]
+pub static FREE_SESSIONS: Queue<u32> = Queue::with_max_entries(limits::DEFAULT_SESSIONS, 0);
+
+#[map]
+pub static SESSION_CURSOR: Array<SessionCursor> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static MAPPINGS: HashMap<MappingKey, Mapping> =
+    HashMap::with_max_entries(limits::DEFAULT_SESSIONS, 0);
+
+#[map]
+pub static EXTERNAL_PORTS: HashMap<ExternalPort, PortHolder> =
+    HashMap::with_max_entries(limits::DEFAULT_SESSIONS, 0);
+
+#[map]
+pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limits::GUESTS, 0);
+
+// Fragments of datagrams in flight, not NAT state: the oldest may go.
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
+    LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
+
+#[map]
+pub static TRAFFIC: PerCpuArray<NetworkTraffic> =
+    PerCpuArray::with_max_entries(limits::NETWORKS, 0);
+
+#[map]
+pub static DROPS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(limits::NETWORKS * DropReason::PER_NETWORK, 0);
+
+#[map]
+pub static HANDOVERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(limits::NETWORKS * Handover::PER_NETWORK, 0);
+
+/// Room for what the stack of 512 bytes has no room for.
+#[map]
+pub static NEW_FLOW: PerCpuArray<NewFlow> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static FIB_LOOKUP: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static ICMP_ERRORS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's place for a new flow; programs on one CPU do not interleave.
+#[inline(always)]
+pub fn new_flow() -> Option<&'static mut NewFlow> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    NEW_FLOW.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// This CPU's place for a routing look-up; as `new_flow`.
+#[inline(always)]
+pub fn fib_lookup() -> Option<&'static mut FibLookup> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    FIB_LOOKUP.get_ptr_mut(0).map(|fib| unsafe { &mut *fib })
+}
+
+/// The settings; `None` only if the verifier's formality fails.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}

@@ -1,0 +1,123 @@
+//! A slot of the session array as the programs use it: fields by name, shared with other CPUs.
+
+use core::ptr::NonNull;
+
+use vnet_common::{
+    address::{Address, PortBe},
+    flow::{Direction, FlowKey, FlowSlot, Phase, Session},
+};
+
+use crate::{atomic::SharedWord, maps::SESSIONS};
+
+/// A slot. All fields are plain integers that other CPUs may change at any time.
+#[derive(Clone, Copy)]
+pub struct SessionSlot {
+    /// Non-null, so that an absent slot is a null pointer and never an undefined register.
+    raw: NonNull<Session>,
+}
+
+macro_rules! fields {
+    ($($name:ident, $set:ident: $kind:ty;)+) => {
+        $(#[inline(always)]
+        pub fn $name(self) -> $kind {
+            // SAFETY: map memory outlives the program; the field is aligned plain data.
+            unsafe { (&raw const (*self.raw.as_ptr()).$name).read_volatile() }
+        }
+
+        #[allow(dead_code)]
+        #[inline(always)]
+        pub fn $set(self, value: $kind) {
+            // SAFETY: map memory outlives the program; the field is aligned plain data.
+            unsafe { (&raw mut (*self.raw.as_ptr()).$name).write_volatile(value) }
+        })+
+    };
+}
+
+impl SessionSlot {
+    /// The slot at an index, whatever it is used for.
+    #[inline(always)]
+    pub fn at(index: u32) -> Option<Self> {
+        SESSIONS.get_ptr_mut(index).and_then(NonNull::new).map(|raw| Self { raw })
+    }
+
+    /// The live session that a flow key led to.
+    #[inline(always)]
+    pub fn live(slot: FlowSlot) -> Option<Self> {
+        let session = Self::at(slot.index)?;
+        (session.generation() == slot.generation && session.phase() == Phase::Live as u32)
+            .then_some(session)
+    }
+
+    fields! {
+        phase, set_phase: u32;
+        generation, set_generation: u32;
+        epoch_outbound, set_epoch_outbound: u32;
+        epoch_inbound, set_epoch_inbound: u32;
+        bridge_ifindex, set_bridge_ifindex: u32;
+        uplink_ifindex, set_uplink_ifindex: u32;
+        protocol, set_protocol: u8;
+        state, set_state: u8;
+        flags, set_flags: u8;
+        network, set_network: u16;
+        mtu_outbound, set_mtu_outbound: u16;
+        mtu_inbound, set_mtu_inbound: u16;
+        inside_port, set_inside_port: PortBe;
+        external_port, set_external_port: PortBe;
+        remote_port, set_remote_port: PortBe;
+        next_hop, set_next_hop: Address;
+        inside, set_inside: Address;
+        external, set_external: Address;
+        remote, set_remote: Address;
+        last_outbound, set_last_outbound: u64;
+        last_inbound, set_last_inbound: u64;
+        since, set_since: u64;
+    }
+
+    /// Moves the slot from one phase to the next; `false` if somebody else was faster.
+    #[inline(always)]
+    pub fn advance(self, from: Phase, to: Phase) -> bool {
+        // BPF compares and swaps 64 bits: the phase and, in the upper half, the generation.
+        let tenant = u64::from(self.generation()) << 32;
+        // SAFETY: map memory outlives the program; the two fields are one aligned word.
+        let word = unsafe { SharedWord::new(self.raw.as_ptr().cast()) };
+        word.replace(tenant | from as u64, tenant | to as u64)
+    }
+
+    /// Adds one packet to the account of a direction.
+    #[inline(always)]
+    pub fn count(self, direction: Direction, bytes: u32) {
+        // SAFETY: map memory outlives the program.
+        let (packets, total) = unsafe {
+            let traffic = match direction {
+                Direction::Outbound => &raw mut (*self.raw.as_ptr()).outbound,
+                Direction::Inbound => &raw mut (*self.raw.as_ptr()).inbound,
+            };
+            (
+                SharedWord::new(&raw mut (*traffic).packets),
+                SharedWord::new(&raw mut (*traffic).bytes),
+            )
+        };
+        packets.add(1);
+        total.add(u64::from(bytes));
+    }
+
+    /// Sets both accounts to zero.
+    #[inline(always)]
+    pub fn clear_traffic(self) {
+        // SAFETY: map memory outlives the program; the slot is being filled by this program alone.
+        unsafe {
+            (&raw mut (*self.raw.as_ptr()).outbound).write_volatile(bytemuck::Zeroable::zeroed());
+            (&raw mut (*self.raw.as_ptr()).inbound).write_volatile(bytemuck::Zeroable::zeroed());
+        }
+    }
+
+    /// The two keys of the flow: outbound, inbound.
+    #[inline(always)]
+    pub fn keys(self) -> (FlowKey, FlowKey) {
+        let protocol = self.protocol();
+        let inside = (self.inside().ipv4_part(), self.inside_port());
+        let external = (self.external().ipv4_part(), self.external_port());
+        let remote = (self.remote().ipv4_part(), self.remote_port());
+        (FlowKey::outbound(protocol, inside, remote), FlowKey::inbound(protocol, remote, external))
+    }
+}

@@ -1,0 +1,178 @@
+//! The only place that touches the socket buffer: checked accessors over the TC context.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::{bpf_l4_csum_replace, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use bytemuck::Pod;
+use vnet_common::{address::Ipv4Be, reason::DropReason};
+
+/// `ETH_P_IP` in network byte order.
+const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
+
+/// A socket buffer of the running program.
+#[derive(Clone, Copy)]
+pub struct Skb {
+    raw: *mut __sk_buff,
+}
+
+macro_rules! context_fields {
+    ($($(#[$meta:meta])* $name:ident = $field:ident;)+) => {
+        $($(#[$meta])*
+        #[inline(always)]
+        pub fn $name(self) -> u32 {
+            // SAFETY: the context is valid while the program runs; the verifier allows this field.
+            unsafe { (*self.raw).$field }
+        })+
+    };
+}
+
+impl Skb {
+    #[inline(always)]
+    pub fn new(ctx: &TcContext) -> Self {
+        Self::from_raw(ctx.skb.skb)
+    }
+
+    #[inline(always)]
+    pub const fn from_raw(raw: *mut __sk_buff) -> Self {
+        Self { raw }
+    }
+
+    context_fields! {
+        /// Length in bytes with the link-layer header.
+        len = len;
+        /// The interface at which the program runs.
+        ifindex = ifindex;
+        /// The interface through which the packet came to this host; 0 if the host made it.
+        ingress_ifindex = ingress_ifindex;
+        mark = mark;
+        /// Payload bytes per segment; 0 without segmentation offload.
+        gso_size = gso_size;
+        protocol = protocol;
+        vlan_present = vlan_present;
+    }
+
+    #[inline(always)]
+    pub fn raw(self) -> *mut __sk_buff {
+        self.raw
+    }
+
+    #[inline(always)]
+    pub fn set_mark(self, mark: u32) {
+        // SAFETY: the context is valid while the program runs; the verifier allows writing the mark.
+        unsafe { (*self.raw).mark = mark }
+    }
+
+    /// Whether an untagged IPv4 header follows the link-layer header.
+    #[inline(always)]
+    pub fn is_ipv4(self) -> bool {
+        self.protocol() == ETHERTYPE_IPV4 && self.vlan_present() == 0
+    }
+
+    #[inline(always)]
+    fn data(self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(self) -> usize {
+        // SAFETY: the context is valid while the program runs.
+        unsafe { (*self.raw).data_end as usize }
+    }
+
+    /// Makes the first `bytes` readable in place, or all of a shorter packet.
+    #[inline(always)]
+    pub fn pull(self, bytes: u32) {
+        if self.data() + bytes as usize > self.data_end() {
+            let bytes = if self.len() < bytes { self.len() } else { bytes };
+            // SAFETY: the context is valid; pointers are derived anew after this call.
+            // A failure leaves the packet as it was: the checked reads that follow fail.
+            let _ = unsafe { bpf_skb_pull_data(self.raw, bytes) };
+        }
+    }
+
+    #[inline(always)]
+    fn pointer<T>(self, offset: usize) -> Option<*mut T> {
+        let start = self.data() + offset;
+        (start + size_of::<T>() <= self.data_end()).then_some(start as *mut T)
+    }
+
+    /// Reads a header in place.
+    ///
+    /// `T` must be valid for any bytes and have alignment 1, as the packet headers have.
+    #[inline(always)]
+    pub fn header<T>(self, offset: usize) -> Result<&'static T, DropReason> {
+        const { assert!(align_of::<T>() == 1) };
+        let pointer = self.pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: `pointer` was checked against the packet's end, alignment is 1, and callers do
+        // not keep the reference over a helper that moves the packet (the verifier refuses it).
+        Ok(unsafe { &*pointer })
+    }
+
+    /// Changes a header in place; as [`Skb::header`].
+    #[inline(always)]
+    pub fn header_mut<T>(self, offset: usize) -> Result<&'static mut T, DropReason> {
+        const { assert!(align_of::<T>() == 1) };
+        let pointer = self.pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: as in `header`; the packet is this program's alone while it runs.
+        Ok(unsafe { &mut *pointer })
+    }
+
+    /// Reads a value of plain bytes in place, unaligned.
+    #[inline(always)]
+    pub fn read<T: Pod>(self, offset: usize) -> Result<T, DropReason> {
+        let pointer = self.pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: `pointer` was checked against the packet's end and `T` is valid for any bytes.
+        Ok(unsafe { pointer.read_unaligned() })
+    }
+
+    /// Writes a value of plain bytes in place, unaligned.
+    #[inline(always)]
+    pub fn write<T: Pod>(self, offset: usize, value: T) -> Result<(), DropReason> {
+        let pointer = self.pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: `pointer` was checked against the packet's end.
+        unsafe { pointer.write_unaligned(value) }
+        Ok(())
+    }
+
+    /// Adjusts an L4 checksum for a changed address of its pseudo-header. The kernel knows whether
+    /// the field holds a full or a partial (`CHECKSUM_PARTIAL`) sum.
+    #[inline(always)]
+    pub fn replace_l4_address(
+        self,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: Ipv4Be,
+        to: Ipv4Be,
+    ) -> Result<(), DropReason> {
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_zero(zero_means_none) | 4;
+        self.replace_l4(checksum_offset, u64::from(from.to_wire()), u64::from(to.to_wire()), flags)
+    }
+
+    /// Adjusts an L4 checksum for a changed 16-bit word that it covers itself.
+    #[inline(always)]
+    pub fn replace_l4_word(
+        self,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: u16,
+        to: u16,
+    ) -> Result<(), DropReason> {
+        let flags = mangled_zero(zero_means_none) | 2;
+        self.replace_l4(checksum_offset, u64::from(from), u64::from(to), flags)
+    }
+
+    #[inline(always)]
+    fn replace_l4(self, offset: usize, from: u64, to: u64, flags: u64) -> Result<(), DropReason> {
+        // SAFETY: the context is valid; the helper checks the offset; pointers are derived anew.
+        let result = unsafe { bpf_l4_csum_replace(self.raw, offset as u32, from, to, flags) };
+        if result == 0 { Ok(()) } else { Err(DropReason::TranslationFailed) }
+    }
+}
+
+#[inline(always)]
+const fn mangled_zero(zero_means_none: bool) -> u64 {
+    if zero_means_none { BPF_F_MARK_MANGLED_0 as u64 } else { 0 }
+}
