@@ -27,7 +27,7 @@ mod tests {
         match object() {
             Ok(object) => {
                 assert_eq!(object[..4], *b"\x7fELF");
-                assert!(object.as_ptr().cast::<u64>().is_aligned());
+                assert_eq!(object.as_ptr().addr() % align_of::<u64>(), 0);
             }
             Err(error) => assert!(error.to_string().ends_with("`cargo xtask build`")),
         }
