@@ -1,3 +1,145 @@
 //! `cargo xtask`: everything that a developer of vnet or its CI runs.
 
-fn main() {}
+mod bpf;
+mod lint;
+mod process;
+mod run;
+mod setup;
+mod sudo;
+mod test;
+mod workspace;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    process::ChildFailed,
+    setup::{Needs, Preference, ToolSet},
+    workspace::Workspace,
+};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Arguments {
+    /// Say also what is already there
+    #[arg(short, long, global = true)]
+    verbose: bool,
+
+    /// Which rustc compiles the BPF programs
+    #[arg(long, global = true, value_enum, env = "VNET_BPF_TOOLCHAIN", default_value = "auto")]
+    toolchain: Preference,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install what the other verbs need
+    Setup,
+    /// Build the BPF object, then the host's programs
+    Build {
+        /// Build the host's programs with the release profile
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run every test: unit, `BPF_PROG_TEST_RUN`, namespaces
+    Test {
+        /// Run only the tests whose name contains this
+        filter: Option<String>,
+        /// Install nothing; fail when something is missing
+        #[arg(long)]
+        no_setup: bool,
+    },
+    /// Run the demonstration; or, with arguments, `vnet run` on this host
+    Run {
+        /// Arguments of `vnet run`
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Check formatting and lints
+    Lint,
+    /// Build the documentation; warnings are errors
+    Docs,
+    /// Execute a program through sudo (what `test` uses as cargo's runner)
+    #[command(hide = true)]
+    AsRoot {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match execute(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<ChildFailed>() {
+            // The child has already said what is wrong.
+            Some(child) if !child.needs_message() => ExitCode::from(child.code()),
+            Some(child) => {
+                eprintln!("xtask: {error:#}");
+                ExitCode::from(child.code())
+            }
+            None => {
+                eprintln!("xtask: error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+fn execute(arguments: &Arguments) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let needs = |tools, install| Needs {
+        preference: arguments.toolchain,
+        tools,
+        install,
+        verbose: arguments.verbose,
+    };
+    match &arguments.verb {
+        Verb::Setup => setup::ensure(&workspace, &needs(ToolSet::All, true)).map(drop),
+        Verb::Build { release } => {
+            let ready = setup::ensure(&workspace, &needs(ToolSet::None, true))?;
+            bpf::build(&workspace, &ready)?;
+            workspace.build_host(*release)
+        }
+        Verb::Test { filter, no_setup } => {
+            let ready = setup::ensure(&workspace, &needs(ToolSet::All, !no_setup))?;
+            bpf::build(&workspace, &ready)?;
+            workspace.build_host(false)?;
+            test::run(&workspace, filter.as_deref())
+        }
+        Verb::Run { arguments } => {
+            let tools = if arguments.is_empty() { ToolSet::Demo } else { ToolSet::None };
+            let ready = setup::ensure(&workspace, &needs(tools, true))?;
+            bpf::build(&workspace, &ready)?;
+            workspace.build_host(false)?;
+            run::run(&workspace, arguments)
+        }
+        Verb::Lint => lint::lint(&workspace),
+        Verb::Docs => lint::docs(&workspace),
+        Verb::AsRoot { command } => sudo::execute_as_root(command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn arguments_of_vnet_run_follow_two_dashes() {
+        let parsed =
+            Arguments::try_parse_from(["xtask", "run", "--", "--uplink", "eth0", "a.xml"]).unwrap();
+        let Verb::Run { arguments } = parsed.verb else { panic!("not `run`") };
+        assert_eq!(arguments, ["--uplink", "eth0", "a.xml"]);
+    }
+}

@@ -1,0 +1,60 @@
+//! Building the BPF object.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{process::CommandExt as _, setup::Ready, workspace::Workspace};
+
+/// ISA v3 has the atomics; the linker writes BTF when it is told to and there is debug info.
+const RUSTC_FLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v3"];
+
+/// Compiles vnet-ebpf and puts the object where the host's build finds it.
+pub fn build(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    let target = workspace.target.join("bpf");
+    ready
+        .toolchain
+        .cargo(workspace)
+        .args(["build", "--release", "--package", "vnet-ebpf", "--target", "bpfel-unknown-none"])
+        .args(ready.toolchain.cargo_flags())
+        .arg("--target-dir")
+        .arg(&target)
+        // Has precedence over RUSTFLAGS and configuration, which are the host's.
+        .env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(&ready.linker))
+        .check()?;
+    copy_if_different(&target.join("bpfel-unknown-none/release/vnet-ebpf"), &workspace.bpf_object())
+}
+
+fn encoded_flags(linker: &Path) -> OsString {
+    let mut setting = OsString::from("linker=");
+    setting.push(linker);
+    let flags: Vec<&OsStr> =
+        RUSTC_FLAGS.iter().map(OsStr::new).chain([OsStr::new("-C"), setting.as_os_str()]).collect();
+    flags.join(OsStr::new("\u{1f}"))
+}
+
+/// An object that did not change keeps its time stamp, so that the host's crates are not rebuilt.
+fn copy_if_different(from: &Path, to: &Path) -> Result<()> {
+    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if fs::read(to).is_ok_and(|old| old == new) {
+        return Ok(());
+    }
+    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linker_with_a_space_in_its_path_is_one_flag() {
+        let flags = encoded_flags(Path::new("/a b/bpf-linker"));
+        let flags: Vec<_> = flags.to_str().unwrap().split('\u{1f}').collect();
+        assert_eq!(flags.last().unwrap(), &"linker=/a b/bpf-linker");
+        assert_eq!(flags.len(), 8);
+    }
+}

@@ -1,0 +1,134 @@
+//! `test`: every test there is, and one line that counts them.
+
+use std::{
+    env,
+    io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    process::{self, CommandExt as _},
+    sudo::{self, Elevation},
+    workspace::Workspace,
+};
+
+pub fn run(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
+    let mut command = workspace.cargo();
+    match sudo::silent() {
+        Elevation::None => {}
+        Elevation::Sudo { .. } => {
+            command.arg("--config").arg(runner_setting()?);
+        }
+        Elevation::Impossible => {
+            bail!(
+                "the tests need root rights; let sudo know you, then repeat:\nsudo -v && cargo xtask test"
+            )
+        }
+    }
+    command
+        .args(["test", "--workspace", "--exclude", "vnet-ebpf", "--no-fail-fast"])
+        .args(filter)
+        // Tests that cannot run must fail, not skip: everything they need is here.
+        .env("VNET_REQUIRE_ROOT", "1");
+    if io::stdout().is_terminal() {
+        command.args(["--", "--color=always"]);
+    }
+
+    let started = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let mut counts = Counts::default();
+    let mut stdout = io::stdout().lock();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("cannot read the output of cargo test")?;
+        counts.add(&String::from_utf8_lossy(&line));
+        stdout.write_all(&line)?;
+        stdout.write_all(b"\n")?;
+    }
+    let status = child.wait().context("cannot wait for cargo test")?;
+
+    println!("xtask: {counts} in {} s", started.elapsed().as_secs());
+    process::child_result(&command, status)?;
+    if let Some(filter) = filter.filter(|_| counts.passed == 0) {
+        bail!("no test has a name that contains `{filter}`");
+    }
+    Ok(())
+}
+
+/// Cargo's configuration that executes each test program through [`sudo::execute_as_root`].
+fn runner_setting() -> Result<String> {
+    let version = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .arg("-vV")
+        .probe()
+        .context("cannot ask rustc for the host's name")?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc does not name the host")?;
+    let xtask = env::current_exe().context("cannot find our own program")?;
+    let xtask = xtask.to_str().context("our own program's path is not UTF-8")?;
+    Ok(format!("target.{host}.runner=[{xtask:?},\"as-root\"]"))
+}
+
+/// The sum of all `test result:` lines.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+impl Counts {
+    fn add(&mut self, line: &str) {
+        let Some((_, result)) = line.split_once("test result: ") else { return };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(Ok(number)), Some(what)) =
+                (words.next().map(str::parse::<u32>), words.next())
+            else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.ignored > 0 {
+            write!(formatter, ", {} ignored", self.ignored)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_the_sum_over_all_test_programs() {
+        let mut counts = Counts::default();
+        counts.add("running 3 tests");
+        counts.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s");
+        counts.add("test result: \u{1b}[31mFAILED\u{1b}[m. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 12.50s");
+        assert_eq!(counts, Counts { passed: 7, failed: 2, ignored: 1 });
+        assert_eq!(counts.to_string(), "7 passed, 2 failed, 1 ignored");
+    }
+
+    #[test]
+    fn a_test_that_prints_numbers_does_not_change_the_counts() {
+        let mut counts = Counts::default();
+        counts.add("5 passed; 9 failed");
+        assert_eq!(counts, Counts::default());
+    }
+}
