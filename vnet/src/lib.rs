@@ -1,3 +1,4 @@
 //! The library behind the `vnet` binary.
 
 pub mod definition;
+pub mod host;
