@@ -92,7 +92,7 @@ pub fn find() -> Result<Option<PathBuf>, BpfFsError> {
 impl BpfFs {
     /// Unmounts it if we mounted it and nothing is pinned in it. Returns whether it did.
     pub fn release(self) -> Result<bool, BpfFsError> {
-        if !self.mounted_here || !is_empty(&self.path) {
+        if !self.mounted_here || !is_unused(&self.path) {
             return Ok(false);
         }
         match umount2(&self.path, MntFlags::UMOUNT_NOFOLLOW) {
@@ -107,8 +107,14 @@ impl BpfFs {
 // Mounts belong to the thread, and /proc/self is the process's first one.
 const MOUNTINFO: &str = "/proc/thread-self/mountinfo";
 
-fn is_empty(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+/// The kernel itself pins iterators in every new BPF file system (`bpf_preload_list` in
+/// `kernel/bpf/inode.c`).
+const PRELOADED: [&str; 2] = ["maps.debug", "progs.debug"];
+
+fn is_unused(path: &Path) -> bool {
+    let is_preloaded =
+        |entry: fs::DirEntry| PRELOADED.iter().any(|name| entry.file_name() == *name);
+    fs::read_dir(path).is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_preloaded)))
 }
 
 /// Reads a mount table, see `proc_pid_mountinfo(5)`. A mount may hide an earlier one at the same

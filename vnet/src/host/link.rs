@@ -292,7 +292,7 @@ mod tests {
         info
     }
 
-    // Bonds and VLANs are read from messages made here: not every kernel that runs the tests has
+    // Bonds, VLANs and VLAN filtering are read from messages made here: not every kernel that runs the tests has
     // the drivers.
     #[test]
     fn bond_carries_mode_and_monitoring() {
@@ -305,6 +305,15 @@ mod tests {
             Some(Bond { mode: BondMode::Ieee8023Ad, miimon: 100, arp_interval: 0 })
         );
         assert!(bond.is_up() && bond.is_lower_up());
+    }
+
+    #[test]
+    fn bridge_tells_whether_it_filters_by_vlan() {
+        let filters = |value: u8| {
+            let data = info("bridge", &[(7, &[value])]);
+            link(1, 0, |body| push_nested(body, 18, &data)).vlan_filtering
+        };
+        assert_eq!((filters(1), filters(0)), (Some(true), Some(false)));
     }
 
     #[test]

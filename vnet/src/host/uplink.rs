@@ -1,6 +1,9 @@
 //! Which interfaces lead outside, and which addresses masquerading may use there.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -35,7 +38,7 @@ pub enum Reach {
     /// Nothing.
     Nothing,
     /// Some destinations.
-    Some,
+    Partial,
     /// A default route leads there.
     Default,
 }
@@ -63,14 +66,14 @@ pub struct MasqueradeAddress {
 /// a guest that talks to a container is masqueraded like one that talks to the world.
 #[must_use]
 pub fn uplinks(snapshot: &Snapshot, bridges: &[u32]) -> Vec<UplinkCandidate> {
+    let reaches = reaches(&snapshot.routes);
     let lead_outside = snapshot.links.iter().filter(|link| {
         link.kind != LinkKind::Loopback && !bridges.contains(&link.index) && !is_inside_master(link)
     });
     lead_outside
         .filter_map(|link| {
-            let ipv4 = reach(snapshot, link.index, true);
-            let ipv6 = reach(snapshot, link.index, false);
-            (ipv4.max(ipv6) > Reach::Nothing).then(|| UplinkCandidate {
+            let (ipv4, ipv6) = *reaches.get(&link.index)?;
+            Some(UplinkCandidate {
                 interface: link.index,
                 name: link.name.clone(),
                 layer: link.layer,
@@ -111,16 +114,18 @@ fn is_inside_master(link: &Link) -> bool {
     }
 }
 
-fn reach(snapshot: &Snapshot, interface: u32, ipv4: bool) -> Reach {
-    let routes = snapshot.routes.iter().filter(|route| {
-        matches!(route.destination, IpNet::V4(_)) == ipv4
-            && route.hops.iter().any(|hop| hop.interface == Some(interface))
-            && is_forwarding(route)
-    });
-    routes
-        .map(|route| if route.is_default() { Reach::Default } else { Reach::Some })
-        .max()
-        .unwrap_or(Reach::Nothing)
+/// How much of IPv4 and of IPv6 is routed to each interface that has any route.
+fn reaches(routes: &[Route]) -> HashMap<u32, (Reach, Reach)> {
+    let mut reaches = HashMap::new();
+    for route in routes.iter().filter(|route| is_forwarding(route)) {
+        let reach = if route.is_default() { Reach::Default } else { Reach::Partial };
+        for interface in route.hops.iter().filter_map(|hop| hop.interface) {
+            let (ipv4, ipv6) = reaches.entry(interface).or_insert((Reach::Nothing, Reach::Nothing));
+            let family = if route.destination.addr().is_ipv4() { ipv4 } else { ipv6 };
+            *family = reach.max(*family);
+        }
+    }
+    reaches
 }
 
 fn is_forwarding(route: &Route) -> bool {

@@ -148,18 +148,18 @@ impl Watch {
     /// Dropping the future loses nothing: the next call goes on where it was.
     pub async fn next(&mut self) -> Result<Change, NetlinkError> {
         loop {
-            let deadline = self.pending.as_ref().map(Burst::deadline);
             // A socket that always has something to read must not hold the report back.
-            let is_due = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if let Some(burst) = self.pending.take_if(|_| is_due) {
+            if let Some(burst) = self.pending.take_if(|burst| burst.is_overdue()) {
                 return Ok(burst.change);
             }
-            let change = match before(deadline, receive(&self.socket, &mut self.buffer)).await {
-                Some(change) => change?,
-                None => continue,
-            };
-            if !change.is_empty() {
-                self.note(change);
+            let deadline = self.pending.as_ref().map(Burst::deadline);
+            match before(deadline, receive(&self.socket, &mut self.buffer)).await {
+                Some(change) => self.note(change?),
+                None => {
+                    if let Some(burst) = self.pending.take() {
+                        return Ok(burst.change);
+                    }
+                }
             }
         }
     }
@@ -175,6 +175,9 @@ impl Watch {
     }
 
     fn note(&mut self, change: Change) {
+        if change.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let burst =
             self.pending.get_or_insert(Burst { change: Change::default(), first: now, last: now });
@@ -188,12 +191,16 @@ impl Watch {
 }
 
 impl Burst {
+    fn is_overdue(&self) -> bool {
+        self.first + MAX_DELAY <= Instant::now()
+    }
+
     fn deadline(&self) -> Instant {
         (self.last + QUIET).min(self.first + MAX_DELAY)
     }
 }
 
-/// Awaits `future` up to the deadline; `None` when that passed first.
+/// Awaits `future` up to the deadline; `None` when it was not ready even then.
 async fn before<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => timeout_at(deadline, future).await.ok(),

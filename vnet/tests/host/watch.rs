@@ -115,9 +115,12 @@ fn abandoned_wait_loses_nothing() {
         let mut watch = watch(WatchOptions::default()).unwrap();
         settle(&mut watch).await;
         ip("link set v0 mtu 1400");
-        // Reads the notification but gives up before the burst is over.
-        assert!(timeout(Duration::from_millis(5), watch.next()).await.is_err());
-        assert_eq!(next(&mut watch).await, Change { links: true, ..NOTHING });
+        // Reads the notification but gives up before the burst is over, on any but a busy machine.
+        let change = match timeout(Duration::from_millis(5), watch.next()).await {
+            Ok(change) => change.unwrap(),
+            Err(_) => next(&mut watch).await,
+        };
+        assert_eq!(change, Change { links: true, ..NOTHING });
     });
 }
 

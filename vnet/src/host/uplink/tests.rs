@@ -139,7 +139,7 @@ fn both_of_two_uplinks_are_found_with_their_reach() {
         found.iter().map(|uplink| (uplink.name.as_str(), uplink.ipv4, uplink.ipv6)).collect();
     assert_eq!(
         reach,
-        [("eth0", Reach::Default, Reach::Nothing), ("eth1", Reach::Default, Reach::Some)]
+        [("eth0", Reach::Default, Reach::Nothing), ("eth1", Reach::Default, Reach::Partial)]
     );
     assert_eq!(
         found[0].masquerade,
