@@ -78,7 +78,7 @@ pub fn write(name: &str, value: &str) -> Result<(), SysctlError> {
 }
 
 /// Sets a parameter unless it has the value already, and returns the former value if it was
-/// another: what to [`write`] to leave the host as it was found.
+/// another: what to [`write()`] to leave the host as it was found.
 pub fn replace(name: &str, value: &str) -> Result<Option<String>, SysctlError> {
     let former = read(name)?;
     if former == value {
