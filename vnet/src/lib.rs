@@ -1,4 +1,5 @@
 //! The library behind the `vnet` binary.
 
 pub mod definition;
+pub mod host;
 pub mod object;

@@ -1,0 +1,28 @@
+//! The host that the loader runs on: what it is made of, and what the loader may change there.
+//!
+//! Everything here acts on the network namespace of the calling thread, so it belongs on a
+//! `current_thread` runtime: netlink sockets are bound to the namespace of the thread that opens
+//! them, and `/proc/sys/net` shows that of the thread that reads it.
+//!
+//! The order that loses no change is [`watch()`] first, then [`snapshot()`]: whatever happens
+//! during or after the snapshot is then reported by the watch.
+
+pub mod address;
+pub mod bpffs;
+pub mod link;
+pub mod netlink;
+pub mod privileges;
+pub mod qdisc;
+pub mod route;
+pub mod snapshot;
+pub mod sysctl;
+pub mod uplink;
+pub mod watch;
+
+pub use address::InterfaceAddress;
+pub use link::{Bond, Link, LinkKind, LinkLayer, Port};
+pub use netlink::NetlinkError;
+pub use route::{Hop, Route};
+pub use snapshot::{Snapshot, snapshot};
+pub use uplink::{MasqueradeAddress, Reach, UplinkCandidate, uplinks};
+pub use watch::{Change, Watch, WatchOptions, watch};

@@ -1,0 +1,232 @@
+//! Kernel parameters under `/proc/sys`.
+//!
+//! `/proc/sys/net` shows the network namespace of the thread that opens the file.
+
+use std::{fs, io, ops::RangeInclusive, path::PathBuf};
+
+use thiserror::Error;
+
+/// Why a kernel parameter could not be read or written.
+#[derive(Debug, Error)]
+pub enum SysctlError {
+    /// The file cannot be read.
+    #[error("cannot read the kernel parameter {name}: {source}")]
+    Read {
+        /// Name of the parameter.
+        name: String,
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// The kernel does not take the value.
+    #[error(
+        "cannot set the kernel parameter {name} to \"{value}\": {source}{}",
+        write_hint(source)
+    )]
+    Write {
+        /// Name of the parameter.
+        name: String,
+        /// The value that was written.
+        value: String,
+        /// The error of the system call.
+        source: io::Error,
+    },
+    /// The value is not what the parameter's documentation says.
+    #[error("the kernel parameter {name} is \"{value}\", which is not {expected}")]
+    Unexpected {
+        /// Name of the parameter.
+        name: String,
+        /// The value that was read.
+        value: String,
+        /// What it should look like.
+        expected: &'static str,
+    },
+}
+
+fn write_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root",
+        io::ErrorKind::ReadOnlyFilesystem => "; /proc/sys is mounted read-only, as in a container",
+        _ => "",
+    }
+}
+
+/// The parameter that turns IPv4 forwarding on.
+pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+/// The parameter with the range of ephemeral ports.
+pub const IP_LOCAL_PORT_RANGE: &str = "net.ipv4.ip_local_port_range";
+/// The parameter with the ports that are never ephemeral ports.
+pub const IP_LOCAL_RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// Reads a parameter, without the newline at its end.
+///
+/// As with sysctl(8) a name may separate with dots or with slashes, whichever comes first in it:
+/// `net/ipv4/conf/eth0.100/forwarding` is how to write a component that has a dot.
+pub fn read(name: &str) -> Result<String, SysctlError> {
+    match fs::read_to_string(path(name)) {
+        Ok(value) => Ok(value.trim_end().to_owned()),
+        Err(source) => Err(SysctlError::Read { name: name.to_owned(), source }),
+    }
+}
+
+/// Sets a parameter.
+pub fn write(name: &str, value: &str) -> Result<(), SysctlError> {
+    fs::write(path(name), value).map_err(|source| SysctlError::Write {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+/// Sets a parameter unless it has the value already, and returns the former value if it was
+/// another: what to [`write()`] to leave the host as it was found.
+pub fn replace(name: &str, value: &str) -> Result<Option<String>, SysctlError> {
+    let former = read(name)?;
+    if former == value {
+        return Ok(None);
+    }
+    write(name, value)?;
+    Ok(Some(former))
+}
+
+/// Whether the host forwards IPv4.
+pub fn ip_forward() -> Result<bool, SysctlError> {
+    match read(IP_FORWARD)?.as_str() {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        value => Err(unexpected(IP_FORWARD, value, "0 or 1")),
+    }
+}
+
+/// Turns IPv4 forwarding on or off.
+pub fn set_ip_forward(on: bool) -> Result<(), SysctlError> {
+    write(IP_FORWARD, if on { "1" } else { "0" })
+}
+
+/// The ports that the kernel picks from for sockets that do not name one.
+pub fn ip_local_port_range() -> Result<RangeInclusive<u16>, SysctlError> {
+    let value = read(IP_LOCAL_PORT_RANGE)?;
+    parse_port_range(&value)
+        .ok_or_else(|| unexpected(IP_LOCAL_PORT_RANGE, &value, "two ascending port numbers"))
+}
+
+/// The ports that the kernel does not pick even if they are in [`ip_local_port_range`], in
+/// ascending order.
+pub fn ip_local_reserved_ports() -> Result<Vec<RangeInclusive<u16>>, SysctlError> {
+    let value = read(IP_LOCAL_RESERVED_PORTS)?;
+    parse_port_list(&value)
+        .ok_or_else(|| unexpected(IP_LOCAL_RESERVED_PORTS, &value, "a list like 8080,9000-9010"))
+}
+
+/// Writes port ranges the way that `ip_local_reserved_ports` takes them.
+#[must_use]
+pub fn format_port_list(ranges: &[RangeInclusive<u16>]) -> String {
+    let texts: Vec<String> = ranges
+        .iter()
+        .map(|range| {
+            if range.start() == range.end() {
+                range.start().to_string()
+            } else {
+                format!("{}-{}", range.start(), range.end())
+            }
+        })
+        .collect();
+    texts.join(",")
+}
+
+/// Two numbers with white space between them.
+fn parse_port_range(value: &str) -> Option<RangeInclusive<u16>> {
+    let mut ports = value.split_ascii_whitespace().map(str::parse);
+    let (first, last) = (ports.next()?.ok()?, ports.next()?.ok()?);
+    (ports.next().is_none() && first <= last).then_some(first..=last)
+}
+
+/// Numbers and ranges with commas between them (`proc_do_large_bitmap` in kernel/sysctl.c).
+fn parse_port_list(value: &str) -> Option<Vec<RangeInclusive<u16>>> {
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(|item| {
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+            (first <= last).then_some(first..=last)
+        })
+        .collect()
+}
+
+fn path(name: &str) -> PathBuf {
+    let dots_separate = name.find(['.', '/']).is_some_and(|at| name.as_bytes()[at] == b'.');
+    let relative = if dots_separate { swap_separators(name) } else { name.to_owned() };
+    PathBuf::from("/proc/sys").join(relative)
+}
+
+/// In the dotted form a slash stands for a dot inside a component.
+fn swap_separators(name: &str) -> String {
+    let swap = |character| match character {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    name.chars().map(swap).collect()
+}
+
+fn unexpected(name: &str, value: &str, expected: &'static str) -> SysctlError {
+    SysctlError::Unexpected { name: name.to_owned(), value: value.to_owned(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_separator_decides() {
+        let cases = [
+            ("net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"),
+            ("net/ipv4/conf/eth0.100/forwarding", "/proc/sys/net/ipv4/conf/eth0.100/forwarding"),
+            ("net.ipv4.conf.eth0/100.forwarding", "/proc/sys/net/ipv4/conf/eth0.100/forwarding"),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(path(name), PathBuf::from(expected));
+        }
+    }
+
+    #[test]
+    fn port_range_is_two_ascending_numbers() {
+        assert_eq!(parse_port_range("32768\t60999"), Some(32768..=60999));
+        for wrong in ["", "1", "2 1", "1 70000", "1 2 3", "a b"] {
+            assert_eq!(parse_port_range(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn port_list_mixes_numbers_and_ranges() {
+        let list = vec![53..=53, 8080..=8081, 65535..=65535];
+        assert_eq!(parse_port_list("53,8080-8081,65535"), Some(list.clone()));
+        assert_eq!(format_port_list(&list), "53,8080-8081,65535");
+        assert_eq!(parse_port_list(""), Some(vec![]));
+        assert_eq!(format_port_list(&[]), "");
+        for wrong in ["x", "5-1", "1-2-3", "70000"] {
+            assert_eq!(parse_port_list(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn error_names_the_parameter() {
+        let error = read("net.ipv4.no_such_thing").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read the kernel parameter net.ipv4.no_such_thing: \
+             No such file or directory (os error 2)"
+        );
+        let error = SysctlError::Write {
+            name: IP_FORWARD.to_owned(),
+            value: "1".to_owned(),
+            source: io::Error::from_raw_os_error(libc::EACCES),
+        };
+        assert_eq!(
+            error.to_string(),
+            "cannot set the kernel parameter net.ipv4.ip_forward to \"1\": \
+             Permission denied (os error 13); run as root"
+        );
+    }
+}
