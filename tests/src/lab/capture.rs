@@ -128,7 +128,7 @@ impl Capture {
 /// One line for each packet.
 #[must_use]
 pub fn listing(packets: &[CapturedPacket]) -> String {
-    packets.iter().map(|packet| format!("{packet}\n")).collect()
+    packets.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes packets as a pcap file (<https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-04.html>),

@@ -56,7 +56,7 @@ impl Segmentation {
     }
 }
 
-/// A packet as an AF_PACKET socket delivers it.
+/// A packet as an `AF_PACKET` socket delivers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapturedPacket {
     /// Since the Unix epoch.

@@ -2,7 +2,9 @@
 
 use std::fmt::Write;
 
-use super::topology::{Interface, Lab, Link, Node, PortKind, Role};
+use super::guest::PortKind;
+use super::node::{Interface, Link, Node, Role};
+use super::topology::Lab;
 
 impl Lab {
     /// Draws hosts with their bridges and guests, and what is beyond their uplinks, as a tree.
@@ -96,8 +98,9 @@ impl<'a> Picture<'a> {
         self.drawn.push(node.name());
         let nic = node.interfaces().into_iter().next()?;
         let Link::Nic { gateways } = &nic.link else { return None };
-        let via: String = gateways.iter().map(|gateway| format!(" via {gateway}")).collect();
-        Some(describe(&nic) + &via)
+        let mut words = vec![describe(&nic)];
+        words.extend(gateways.iter().map(|gateway| format!("via {gateway}")));
+        Some(words.join(" "))
     }
 
     fn line(&mut self, more: &[bool], text: &str) {

@@ -1,7 +1,9 @@
 //! The lab that most tests and the demonstration use.
 
 use super::error::Result;
-use super::topology::{Guest, Lab, Node};
+use super::guest::Guest;
+use super::node::Node;
+use super::topology::Lab;
 
 /// One host with libvirt's default network `192.168.122.0/24` on `virbr0`, a guest on a tap, a
 /// guest on a veth pair, and an outside host behind uplink `eth0`. Forwarding is off.
@@ -15,7 +17,7 @@ pub struct StandardLab {
     pub veth_guest: Node,
     /// 203.0.113.1, with no route to the guests' network.
     pub outside: Node,
-    /// The lab itself. Declared last: the nodes above hold its namespaces.
+    /// The lab itself.
     pub lab: Lab,
 }
 

@@ -14,9 +14,9 @@ use super::error::{Result, While};
 use super::namespace::Namespace;
 
 /// `struct virtio_net_hdr`, `include/uapi/linux/virtio_net.h`.
-const VIRTIO_HEADER: usize = 10;
+const VIRTIO_HEADER: u8 = 10;
 /// The largest segment the stack makes (`GSO_LEGACY_MAX_SIZE`), Ethernet with a VLAN tag, header.
-const LARGEST_FRAME: usize = 65_536 + 18 + VIRTIO_HEADER;
+const LARGEST_FRAME: usize = 65_536 + 18 + VIRTIO_HEADER as usize;
 /// How many frames one direction may send before the other has its turn.
 const BURST: usize = 64;
 
@@ -51,7 +51,7 @@ impl TapPair {
         let port_side = open_tap(host, port, offloads)?;
         let guest_side = open_tap(guest, nic, offloads)?;
         let pump = Background::start(&format!("tap-{port}"), move |stop| {
-            pump(&stop, &port_side, &guest_side)
+            pump(&stop, &port_side, &guest_side);
         })?;
         Ok(Self { _pump: pump })
     }
@@ -74,7 +74,7 @@ fn open_tap(namespace: &Namespace, name: &str, offloads: bool) -> Result<File> {
 fn configure(tap: &File, name: &str, offloads: bool) -> io::Result<()> {
     let fd = tap.as_raw_fd();
     let request = interface_request(name)?;
-    let header_size = VIRTIO_HEADER as libc::c_int;
+    let header_size = libc::c_int::from(VIRTIO_HEADER);
     // SAFETY: the descriptor is open; the kernel reads an `ifreq` and an `int`, as given.
     unsafe {
         ioctl::set_interface(fd, &raw const request)?;

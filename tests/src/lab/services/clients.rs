@@ -1,6 +1,9 @@
 //! Programs that a user of a guest would run.
 
-use crate::lab::error::{Error, Result};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::lab::error::{Error, Result, While};
 use crate::lab::namespace::Namespace;
 use crate::lab::process::DEFAULT_DEADLINE;
 
@@ -58,5 +61,44 @@ impl Namespace {
         let mut command = CURL.to_vec();
         command.extend(["--data-binary", "@-", url]);
         self.run_with_input(&command, body)
+    }
+
+    /// A TCP connection that belongs to the namespace; reads and writes fail after `deadline`.
+    pub fn tcp_connect(&self, to: SocketAddr, deadline: Duration) -> Result<TcpStream> {
+        let what = || format!("TCP connection from {} to {to}", self.name());
+        let stream = self.enter(|| TcpStream::connect_timeout(&to, deadline))?.during(what)?;
+        stream.set_read_timeout(Some(deadline)).during(what)?;
+        stream.set_write_timeout(Some(deadline)).during(what)?;
+        Ok(stream)
+    }
+
+    /// A UDP socket that belongs to the namespace, bound to `from` and connected to `to`; reads
+    /// fail after `deadline`.
+    pub fn udp_socket(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+        deadline: Duration,
+    ) -> Result<UdpSocket> {
+        let what = || format!("UDP socket from {from} to {to} in {}", self.name());
+        let socket = self.enter(|| UdpSocket::bind(from))?.during(what)?;
+        socket.connect(to).during(what)?;
+        socket.set_read_timeout(Some(deadline)).during(what)?;
+        Ok(socket)
+    }
+
+    /// Sends one datagram from a new port and waits for the answer.
+    pub fn udp_ask(&self, to: SocketAddr, question: &[u8], deadline: Duration) -> Result<Vec<u8>> {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let what = || format!("answer of {to} to a datagram from {}", self.name());
+        let socket = self.udp_socket(SocketAddr::new(any, 0), to, deadline)?;
+        socket.send(question).during(what)?;
+        let mut answer = vec![0; 64 * 1024];
+        let length = socket.recv(&mut answer).during(what)?;
+        answer.truncate(length);
+        Ok(answer)
     }
 }

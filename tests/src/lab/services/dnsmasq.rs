@@ -38,6 +38,8 @@ impl Dnsmasq {
             "--no-resolv",
             "--no-hosts",
             "--leasefile-ro",
+            // It would wait 3 seconds for somebody to answer before it offers an address.
+            "--no-ping",
             "--bind-dynamic",
             "--except-interface=lo",
             // Leaving root would cancel the wish to die with the test (prctl(2), PR_SET_PDEATHSIG).

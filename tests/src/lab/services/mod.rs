@@ -1,6 +1,8 @@
 //! Servers and clients that tests need in guests and outside.
 
 mod clients;
+mod dhcp;
+mod dns;
 mod dnsmasq;
 mod echo;
 mod http;
@@ -9,6 +11,7 @@ mod nft;
 mod tcpdump;
 
 pub use clients::Ping;
+pub use dhcp::DhcpLease;
 pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
 pub use echo::{TcpEcho, UdpEcho};
 pub use http::{HttpServer, Upload, content, hash};
