@@ -1,1 +1,32 @@
 //! The lab: hosts, guests and wires in private network namespaces.
+
+mod background;
+mod capture;
+mod error;
+mod guest;
+mod host_state;
+mod link;
+mod namespace;
+mod node;
+mod packet;
+mod picture;
+mod process;
+mod require_root;
+pub mod services;
+mod standard;
+mod tap;
+mod teardown;
+mod topology;
+
+pub use background::wait_until;
+pub use capture::{Capture, listing, write_pcap};
+pub use error::{Error, Result};
+pub use guest::{End, Guest, PortKind};
+pub use host_state::HostState;
+pub use namespace::{Ipv6Noise, Namespace};
+pub use node::{Node, Role};
+pub use packet::{CapturedPacket, Checksum, SegmentKind, Segmentation};
+pub use process::{DEFAULT_DEADLINE, Output, Running, killed_by};
+pub use require_root::require_root;
+pub use standard::StandardLab;
+pub use topology::Lab;

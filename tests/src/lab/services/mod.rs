@@ -1,0 +1,19 @@
+//! Servers and clients that tests need in guests and outside.
+
+mod clients;
+mod dhcp;
+mod dns;
+mod dnsmasq;
+mod echo;
+mod http;
+mod iperf;
+mod nft;
+mod tcpdump;
+
+pub use clients::Ping;
+pub use dhcp::DhcpLease;
+pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
+pub use echo::{TcpEcho, UdpEcho};
+pub use http::{HttpServer, Upload, content, hash};
+pub use iperf::{IperfReport, IperfServer};
+pub use tcpdump::Tcpdump;
