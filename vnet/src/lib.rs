@@ -2,4 +2,5 @@
 
 pub mod definition;
 pub mod host;
+pub mod instance;
 pub mod object;

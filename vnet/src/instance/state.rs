@@ -1,0 +1,100 @@
+//! What an instance runs, as it tells other processes.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Name;
+
+const FILE: &str = "state.json";
+
+/// What an instance runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Version of vnet that wrote this.
+    pub version: String,
+    /// The instance's name.
+    pub instance: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// When it started, in seconds of Unix time.
+    pub started: u64,
+    /// Where the maps and links are pinned.
+    pub pins: PathBuf,
+    /// Live flows that there may be.
+    pub flow_limit: u32,
+    /// The networks, by slot.
+    pub networks: Vec<NetworkState>,
+    /// The interfaces towards outside.
+    pub uplinks: Vec<UplinkState>,
+    /// The attached programs, in the order of attachment.
+    pub hooks: Vec<HookState>,
+}
+
+/// A network that is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkState {
+    /// Its slot in the network table, which its counters have too.
+    pub slot: u16,
+    /// The definition's name.
+    pub name: String,
+    /// libvirt's word for how it is connected.
+    pub mode: String,
+    /// The bridge.
+    pub bridge: String,
+    /// The bridge's interface index.
+    pub bridge_ifindex: u32,
+    /// The subnets of the guests.
+    pub subnets: Vec<IpNet>,
+}
+
+/// An interface towards outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkState {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Addresses to masquerade to, the preferred one first.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+/// An attached program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookState {
+    /// The interface's name.
+    pub interface: String,
+    /// The interface's index.
+    pub ifindex: u32,
+    /// `ingress` or `egress`
+    pub direction: String,
+    /// The program's name in the object.
+    pub program: String,
+    /// The kernel's number of the program.
+    pub program_id: u32,
+    /// `tcx` or `clsact`
+    pub mechanism: String,
+}
+
+impl State {
+    /// Reads the state of an instance; `None` if there is no such instance.
+    pub fn read(name: &Name) -> io::Result<Option<Self>> {
+        match fs::read(name.runtime_directory().join(FILE)) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the state into an instance's directory, at once or not at all.
+    pub fn write(&self, directory: &Path) -> io::Result<()> {
+        let new = directory.join("state.json.new");
+        fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        fs::rename(new, directory.join(FILE))
+    }
+}
