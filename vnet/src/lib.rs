@@ -1,6 +1,9 @@
 //! The library behind the `vnet` binary.
 
+pub mod datapath;
 pub mod definition;
 pub mod host;
 pub mod instance;
 pub mod object;
+pub mod plan;
+pub mod supervise;

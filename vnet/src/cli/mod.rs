@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand.
 
 mod check;
+mod detach;
+mod run;
 
 use std::{
     io::{self, Write as _},
@@ -22,7 +24,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(run::Run),
     Check(check::Check),
+    Detach(detach::Detach),
+    #[command(hide = true)]
+    Janitor(detach::Janitor),
 }
 
 /// How a result is written.
@@ -36,13 +42,26 @@ enum Output {
 
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("VNET_LOG", "info"))
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
     let result = match Cli::parse().command {
+        Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
+        Command::Detach(detach) => detach.run(),
+        Command::Janitor(janitor) => janitor.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+/// A runtime on this thread: everything that the host module does belongs to the thread's network
+/// namespace.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 /// Writes to standard output. A reader that has gone away (`| head`) is not an error.

@@ -88,11 +88,26 @@ pub fn exists(name: &Name) -> bool {
 }
 
 /// Takes every change back, the last one first, and removes the instance's files. Goes on after a
-/// failure; returns the failures. An instance that left nothing is fine.
+/// failure; returns the failures, after which the journal stays. An instance that left nothing is
+/// fine.
 pub async fn undo_all(name: &Name) -> Vec<String> {
-    let directory = name.runtime_directory();
+    let failures = take_back_all(name).await;
+    if failures.is_empty() {
+        let directory = name.runtime_directory();
+        for file in ["state.json.new", "state.json", FILE, "lock"] {
+            let _ = fs::remove_file(directory.join(file));
+        }
+        let _ = fs::remove_dir(&directory);
+        // The last instance takes the common directory along.
+        let _ = directory.parent().map(fs::remove_dir);
+    }
+    failures
+}
+
+/// As [`undo_all`], but leaves the instance's files to the caller, who holds its lock.
+pub async fn take_back_all(name: &Name) -> Vec<String> {
     let mut failures = Vec::new();
-    match read(&directory.join(FILE)) {
+    match read(&name.runtime_directory().join(FILE)) {
         Ok(undos) => {
             for undo in undos.into_iter().rev() {
                 if let Err(failure) = take_back(&undo).await {
@@ -101,14 +116,6 @@ pub async fn undo_all(name: &Name) -> Vec<String> {
             }
         }
         Err(error) => failures.push(format!("cannot read the journal: {error}")),
-    }
-    if failures.is_empty() {
-        for file in ["state.json.new", "state.json", FILE, "lock"] {
-            let _ = fs::remove_file(directory.join(file));
-        }
-        let _ = fs::remove_dir(&directory);
-        // The last instance takes the common directory along.
-        let _ = directory.parent().map(fs::remove_dir);
     }
     failures
 }
@@ -137,9 +144,8 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
             let mounted = BpfFs { path: path.clone(), mounted_here: true };
             mounted.release().map(|_| ()).map_err(|error| error.to_string())
         }
-        Undo::Pins { path } => remove_pins(path).map_err(|error| {
-            format!("cannot remove the pins below {}: {error}", path.display())
-        }),
+        Undo::Pins { path } => remove_pins(path)
+            .map_err(|error| format!("cannot remove the pins below {}: {error}", path.display())),
         Undo::Filters { interface } => {
             for direction in [qdisc::Direction::Egress, qdisc::Direction::Ingress] {
                 let deleted =

@@ -47,8 +47,7 @@ impl Lock {
     pub fn take(name: &Name) -> Result<Self, LockError> {
         let directory = name.runtime_directory();
         let path = directory.join("lock");
-        let failed =
-            |source| LockError::Io { path: path.display().to_string(), source };
+        let failed = |source| LockError::Io { path: path.display().to_string(), source };
         fs::create_dir_all(&directory).map_err(failed)?;
         let file = OpenOptions::new()
             .read(true)

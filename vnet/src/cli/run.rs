@@ -1,0 +1,106 @@
+//! `vnet run`: serve these definitions on this host.
+
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, ValueEnum};
+use vnet::{
+    datapath::{AttachMode, LoadOptions},
+    instance::Name,
+    plan,
+    supervise::{self, RunError},
+};
+use vnet_common::limits;
+
+use super::{REFUSED, print, runtime};
+
+/// Attach to the bridges that the definitions name, and serve them until SIGINT or SIGTERM.
+///
+/// Prints `ready` when every program is in place. Then the host is left as it was found.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// libvirt network XML, or directories of it
+    #[arg(required = true, value_name = "FILE|DIR")]
+    definitions: Vec<PathBuf>,
+    /// Interface towards outside; may be repeated [default: all that the host's routes use]
+    #[arg(long = "uplink", value_name = "IF")]
+    uplinks: Vec<String>,
+    /// Name that keeps several instances on one kernel apart
+    #[arg(long, default_value = "default", value_name = "NAME")]
+    instance: Name,
+    /// How programs are attached
+    #[arg(long, default_value = "auto", value_name = "HOOK")]
+    attach: Attach,
+    /// Flows that there may be at the same time
+    #[arg(long, default_value_t = limits::DEFAULT_SESSIONS, value_name = "NUMBER",
+          value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    max_flows: u32,
+    /// What the programs in the kernel log about packets
+    #[arg(long, default_value = "off", value_name = "LEVEL")]
+    log: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Attach {
+    /// tcx where the kernel has it (Linux 6.6), else clsact
+    Auto,
+    /// Links of the tcx hooks
+    Tcx,
+    /// Filters of the clsact qdisc
+    Clsact,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    /// Nothing; costs nothing
+    Off,
+    /// Same as debug: packets that are dropped
+    Info,
+    /// Packets that are dropped
+    Debug,
+    /// Also packets that are left to the host's stack
+    Trace,
+}
+
+impl Run {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let options = supervise::Options {
+            definitions: self.definitions,
+            instance: self.instance,
+            plan: plan::Options { uplinks: self.uplinks },
+            attach: match self.attach {
+                Attach::Auto => AttachMode::Auto,
+                Attach::Tcx => AttachMode::Tcx,
+                Attach::Clsact => AttachMode::Clsact,
+            },
+            load: LoadOptions { flow_limit: self.max_flows, log: self.log.level() },
+        };
+        let ready = || {
+            // Nobody may be listening, which is no reason to stop serving.
+            let _ = print("ready\n");
+        };
+        match runtime()?.block_on(supervise::run(&options, ready)) {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(RunError::Refused(refusal)) => {
+                let text = refusal.to_string();
+                let prefix = if text.starts_with("error") { "" } else { "error: " };
+                let _ = writeln!(io::stderr(), "{prefix}{}", text.trim_end());
+                Ok(ExitCode::from(REFUSED))
+            }
+            Err(RunError::Failed(error)) => Err(error),
+        }
+    }
+}
+
+impl LogLevel {
+    fn level(self) -> Option<log::Level> {
+        match self {
+            Self::Off => None,
+            Self::Info | Self::Debug => Some(log::Level::Debug),
+            Self::Trace => Some(log::Level::Trace),
+        }
+    }
+}

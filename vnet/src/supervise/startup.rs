@@ -1,0 +1,153 @@
+//! The start: every change is in the journal before it is made.
+
+use std::{
+    fs,
+    path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+
+use crate::{
+    datapath::{AttachMode, Datapath, Hook},
+    definition::Network,
+    host::{Watch, bpffs, privileges, sysctl},
+    instance::{Journal, Lock, Undo},
+    plan::{self, Plan, Tables},
+};
+
+use super::{Options, hooks, prepare::Prepared};
+
+/// The running datapath.
+pub(super) struct Running {
+    pub options: RunningOptions,
+    pub definitions: Vec<Network>,
+    pub plan: Plan,
+    pub watch: Watch,
+    pub datapath: Datapath,
+    pub hooks: Vec<Hook>,
+    pub journal: Journal,
+    pub pins: PathBuf,
+    pub runtime_directory: PathBuf,
+    pub started: u64,
+    /// Held until the end.
+    pub _lock: Lock,
+}
+
+/// What of the options matters after the start.
+pub(super) struct RunningOptions {
+    pub instance: String,
+    pub plan: plan::Options,
+    pub attach: AttachMode,
+    pub flow_limit: u32,
+}
+
+pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Result<Running> {
+    let Prepared { definitions, plan, watch, lock } = prepared;
+    pause("prepared").await;
+    let mut journal = Journal::begin(&options.instance).context("cannot begin the journal")?;
+
+    privileges::raise_memlock_limit();
+    let bpffs = mount_bpffs(&mut journal)?;
+    pause("mounted").await;
+
+    let mut datapath = Datapath::load(&options.load)?;
+    datapath.write(&Tables::of(&plan))?;
+    pause("loaded").await;
+
+    let pins = options.instance.pin_directory(&bpffs);
+    journal.record(Undo::Pins { path: pins.clone() })?;
+    fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
+    datapath.pin_maps(&pins.join("maps"))?;
+    pause("pinned").await;
+
+    enable_forwarding(&mut journal)?;
+    pause("forwarding").await;
+
+    let mut running = Running {
+        options: RunningOptions {
+            instance: options.instance.to_string(),
+            plan: options.plan.clone(),
+            attach: options.attach,
+            flow_limit: options.load.flow_limit,
+        },
+        definitions,
+        plan,
+        watch,
+        datapath,
+        hooks: Vec::new(),
+        journal,
+        pins,
+        runtime_directory: options.instance.runtime_directory(),
+        started: unix_time(),
+        _lock: lock,
+    };
+    for spec in hooks::wanted(&running.plan) {
+        let step = format!("attached-{}-{}", spec.program, spec.interface);
+        hooks::attach(&mut running, spec).await?;
+        pause(&step).await;
+    }
+    hooks::write_state(&running)?;
+    pause("attached").await;
+    Ok(running)
+}
+
+fn mount_bpffs(journal: &mut Journal) -> anyhow::Result<PathBuf> {
+    if let Some(path) = bpffs::find()? {
+        return Ok(path);
+    }
+    journal.record(Undo::Mount { path: bpffs::DEFAULT_PATH.into() })?;
+    Ok(bpffs::ensure()?.path)
+}
+
+/// Lets the host forward IPv4, without which its routing answers no look-up.
+///
+/// The kernel couples other parameters to this one (`inet_forward_change` in
+/// `net/ipv4/devinet.c`): every interface's own `forwarding`, and `accept_redirects` of all. What
+/// they were is written down too, to be given back after the switch is.
+fn enable_forwarding(journal: &mut Journal) -> anyhow::Result<()> {
+    if sysctl::ip_forward()? {
+        return Ok(());
+    }
+    for name in coupled_parameters()? {
+        let former = sysctl::read(&name)?;
+        let turned_off = if name.ends_with("accept_redirects") { "1" } else { "0" };
+        if former != turned_off {
+            journal.record(Undo::Sysctl { name, former, given: turned_off.to_owned() })?;
+        }
+    }
+    journal.record(Undo::Sysctl {
+        name: sysctl::IP_FORWARD.to_owned(),
+        former: "0".to_owned(),
+        given: "1".to_owned(),
+    })?;
+    sysctl::set_ip_forward(true)?;
+    log::info!("IPv4 forwarding was off: turned on until vnet ends");
+    Ok(())
+}
+
+fn coupled_parameters() -> anyhow::Result<Vec<String>> {
+    const CONF: &str = "/proc/sys/net/ipv4/conf";
+    let mut names = vec!["net/ipv4/conf/all/accept_redirects".to_owned()];
+    for entry in fs::read_dir(CONF).with_context(|| format!("cannot read {CONF}"))? {
+        let interface = entry?.file_name();
+        let interface = interface.to_string_lossy();
+        if interface != "all" {
+            names.push(format!("net/ipv4/conf/{interface}/forwarding"));
+        }
+    }
+    Ok(names)
+}
+
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Where tests stop the start to see what its death leaves: with `VNET_PAUSE_AT=STEP` it says so
+/// and waits for a signal.
+async fn pause(step: &str) {
+    if std::env::var_os("VNET_PAUSE_AT").is_some_and(|wanted| wanted == step) {
+        eprintln!("paused at {step}");
+        std::future::pending::<()>().await;
+    }
+}
