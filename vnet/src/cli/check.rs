@@ -24,7 +24,7 @@ pub struct Check {
     /// How the result is written
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
-    /// Also name the settings that are left to who made the bridge
+    /// Also name the settings that are left to whoever made the bridge
     #[arg(short, long)]
     verbose: bool,
 }
@@ -77,7 +77,7 @@ fn row(network: &Network) -> [String; 4] {
     let subnets: Vec<String> = network.subnets().map(|subnet| subnet.to_string()).collect();
     let bridge = network.bridge.name.as_ref().map(|name| name.value.clone());
     [
-        network.name.value.clone(),
+        network.name.value.replace(char::is_control, "\u{fffd}"),
         network.forward.mode.value.name().to_owned(),
         bridge.unwrap_or_else(|| "-".to_owned()),
         if subnets.is_empty() { "-".to_owned() } else { subnets.join(",") },

@@ -3,6 +3,7 @@
 use super::{
     diagnostic::{Diagnostic, Located},
     model::Network,
+    render::visible,
 };
 
 pub(super) fn networks(networks: &[Network], diagnostics: &mut Vec<Diagnostic>) {
@@ -15,14 +16,16 @@ pub(super) fn networks(networks: &[Network], diagnostics: &mut Vec<Diagnostic>) 
 
 fn pair(earlier: &Network, later: &Network, diagnostics: &mut Vec<Diagnostic>) {
     diagnostics.extend(same(&earlier.name, &later.name, || {
-        format!("network '{}' is defined twice", later.name)
+        format!("network '{}' is defined twice", visible(&later.name.value))
     }));
     if let (Some(first), Some(second)) = (&earlier.uuid, &later.uuid) {
         diagnostics.extend(
-            same(first, second, || format!("another network has this UUID: '{}'", earlier.name))
-                .map(|diagnostic| {
-                    diagnostic.help("remove the `<uuid>` of the copy; libvirt then chooses one")
-                }),
+            same(first, second, || {
+                format!("another network has this UUID: '{}'", visible(&earlier.name.value))
+            })
+            .map(|diagnostic| {
+                diagnostic.help("remove the `<uuid>` of the copy; libvirt then chooses one")
+            }),
         );
     }
     let own = |network: &Network| network.forward.mode.value.has_own_bridge();
@@ -31,7 +34,7 @@ fn pair(earlier: &Network, later: &Network, diagnostics: &mut Vec<Diagnostic>) {
         && let (Some(first), Some(second)) = (&earlier.bridge.name, &later.bridge.name)
     {
         diagnostics.extend(same(first, second, || {
-            format!("network '{}' has this bridge already", earlier.name)
+            format!("network '{}' has this bridge already", visible(&earlier.name.value))
         }));
     }
     if own(earlier) && own(later) {
@@ -49,7 +52,7 @@ fn overlap(earlier: &Network, later: &Network, diagnostics: &mut Vec<Diagnostic>
         diagnostics.push(
             Diagnostic::error(
                 ip.address.span.clone(),
-                format!("this subnet overlaps one of network '{}'", earlier.name),
+                format!("this subnet overlaps one of network '{}'", visible(&earlier.name.value)),
             )
             .label(format!("{subnet} and {}", other.subnet()))
             .related("the other one is at", &other.address.span)

@@ -17,7 +17,7 @@ mod validate;
 mod values;
 mod xml;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Located, Related, Report, Severity, Span};
 pub use model::*;
@@ -41,6 +41,16 @@ pub struct Loaded {
 pub fn load(paths: &[PathBuf]) -> Loaded {
     let mut diagnostics = Vec::new();
     let sources = Sources::read(paths, &mut diagnostics);
+    examine(sources, diagnostics)
+}
+
+/// Reads one definition that is in memory; `path` is what diagnostics call it.
+#[must_use]
+pub fn load_text(path: &Path, text: &str) -> Loaded {
+    examine(Sources::from_text(path, text), Vec::new())
+}
+
+fn examine(sources: Sources, mut diagnostics: Vec<Diagnostic>) -> Loaded {
     let mut networks = Vec::new();
     for (id, source) in sources.iter() {
         let Some(text) = source.text() else { continue };

@@ -213,42 +213,45 @@ impl Checker<'_> {
                     shape.name
                 ),
             );
-            if let Some(near) = nearest(attribute.name(), shape.attributes.iter().copied()) {
-                diagnostic = diagnostic.label(format!("did you mean `{near}`?"));
-            }
-            diagnostic = diagnostic.help(if shape.attributes.is_empty() {
-                format!("`<{}>` has no attributes", shape.name)
-            } else {
-                format!("`<{}>` has: {}", shape.name, shape.attributes.join(", "))
-            });
+            diagnostic = match nearest(attribute.name(), shape.attributes.iter().copied()) {
+                Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
+                None if shape.attributes.is_empty() => {
+                    diagnostic.help(format!("`<{}>` has no attributes", shape.name))
+                }
+                None => diagnostic.help(format!(
+                    "the attributes of `<{}>` are: {}",
+                    shape.name,
+                    shape.attributes.join(", ")
+                )),
+            };
             self.diagnostics.push(diagnostic);
         }
     }
 
     fn unknown_element(&mut self, node: Node, parent: &Shape, siblings: &[Shape]) {
         let name = node.tag_name().name();
-        let mut diagnostic = Diagnostic::warning(
+        let diagnostic = Diagnostic::warning(
             xml::start_tag(self.source, node),
             format!("unknown element `<{}>` in `<{}>` is ignored", visible(name), parent.name),
         );
-        let homes = if node.tag_name().namespace().is_none() { homes_of(name) } else { Vec::new() };
-        if let Some(near) = nearest(name, siblings.iter().map(|shape| shape.name)) {
-            diagnostic = diagnostic.label(format!("did you mean `<{near}>`?"));
-        } else if !homes.is_empty() {
-            diagnostic =
-                diagnostic.label(format!("`<{name}>` belongs into {}", homes.join(" or ")));
-        } else if let Some(namespace) = node.tag_name().namespace() {
-            diagnostic = diagnostic.label(format!("of the namespace {}", visible(namespace)));
-        }
-        if node.tag_name().namespace().is_some() {
-            diagnostic = diagnostic.help("data of other programs belongs into `<metadata>`");
+        self.diagnostics.push(if let Some(namespace) = node.tag_name().namespace() {
+            diagnostic
+                .label(format!("of the namespace {}", visible(namespace)))
+                .help("data of other programs belongs into `<metadata>`")
+        } else if let Some(near) = nearest(name, siblings.iter().map(|shape| shape.name)) {
+            diagnostic.label(format!("did you mean `<{near}>`?"))
+        } else if let Some(homes) = homes_of(name) {
+            diagnostic.label(format!("`<{name}>` belongs into {homes}"))
         } else if siblings.is_empty() {
-            diagnostic = diagnostic.help(format!("`<{}>` has no elements in it", parent.name));
+            diagnostic.help(format!("`<{}>` has no elements in it", parent.name))
         } else {
             let names: Vec<_> = siblings.iter().map(|shape| shape.name).collect();
-            diagnostic = diagnostic.help(format!("`<{}>` has: {}", parent.name, names.join(", ")));
-        }
-        self.diagnostics.push(diagnostic);
+            diagnostic.help(format!(
+                "the elements of `<{}>` are: {}",
+                parent.name,
+                names.join(", ")
+            ))
+        });
     }
 
     fn ignored_repetition(&mut self, node: Node, first: Node) {
@@ -279,29 +282,28 @@ impl Checker<'_> {
 
 /// The name that was probably meant.
 pub(super) fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
     known
-        .map(|known| {
-            let distance = strsim::osa_distance(&name.to_lowercase(), &known.to_lowercase());
-            (distance, known)
-        })
+        .filter(|known| name.len().abs_diff(known.len()) <= known.len() / 3)
+        .map(|known| (strsim::osa_distance(&name, &known.to_lowercase()), known))
         .filter(|(distance, known)| *distance <= known.len() / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, known)| known)
 }
 
-/// The elements that an element of this name may stand in.
-fn homes_of(name: &str) -> Vec<String> {
-    fn collect(shape: &Shape, name: &str, homes: &mut Vec<String>) {
+/// The elements that an element of this name may stand in, as a phrase; none if there are none.
+fn homes_of(name: &str) -> Option<String> {
+    fn collect(shape: &Shape, name: &str, homes: &mut Vec<&str>) {
         let Holds::Elements(children) = shape.holds else { return };
         for child in children {
-            let home = format!("`<{}>`", shape.name);
-            if child.name == name && !homes.contains(&home) {
-                homes.push(home);
+            if child.name == name && !homes.contains(&shape.name) {
+                homes.push(shape.name);
             }
             collect(child, name, homes);
         }
     }
     let mut homes = Vec::new();
     collect(&NETWORK, name, &mut homes);
-    homes
+    let homes: Vec<String> = homes.into_iter().map(|home| format!("`<{home}>`")).collect();
+    (!homes.is_empty()).then(|| homes.join(" or "))
 }

@@ -62,6 +62,12 @@ impl Sources {
         sources
     }
 
+    pub(super) fn from_text(path: &Path, text: &str) -> Self {
+        let mut sources = Self::default();
+        sources.add(path, Some(text.to_owned()), String::new());
+        sources
+    }
+
     /// The files with their numbers, in the order they were read.
     pub fn iter(&self) -> impl Iterator<Item = (SourceId, &Source)> {
         self.0.iter().enumerate().map(|(index, source)| (SourceId(index as u32), source))
@@ -78,6 +84,11 @@ impl Sources {
 
     fn add(&mut self, path: &Path, text: Option<String>, shown: String) -> SourceId {
         let id = SourceId(self.0.len() as u32);
+        let text = text.map(|mut text| {
+            let mark = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+            text.drain(..mark);
+            text
+        });
         let lines = text.as_ref().unwrap_or(&shown);
         let line_starts =
             std::iter::once(0).chain(lines.match_indices('\n').map(|(at, _)| at + 1)).collect();
@@ -115,10 +126,7 @@ impl Sources {
             return;
         }
         match String::from_utf8(bytes) {
-            Ok(mut text) => {
-                if text.starts_with('\u{feff}') {
-                    text.drain(..'\u{feff}'.len_utf8());
-                }
+            Ok(text) => {
                 self.add(path, Some(text), String::new());
             }
             Err(error) => {

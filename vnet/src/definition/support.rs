@@ -164,7 +164,7 @@ impl Limits<'_> {
     }
 
     fn bridge(&mut self, network: &Network) {
-        const MADE: &str = "set by who made the bridge";
+        const MADE: &str = "set by whoever made the bridge";
         let bridge = &network.bridge;
         self.setting(bridge.stp.as_ref(), "`stp` of the bridge is not changed by vnet");
         self.setting(bridge.delay.as_ref(), "`delay` of the bridge is not changed by vnet");
@@ -185,7 +185,7 @@ impl Limits<'_> {
 
     fn setting<T>(&mut self, setting: Option<&Located<T>>, message: &str) {
         if let Some(setting) = setting {
-            self.note(&setting.span, message, "set by who made the bridge");
+            self.note(&setting.span, message, "set by whoever made the bridge");
         }
     }
 

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
-    diagnostic::{Diagnostic, Located},
+    diagnostic::{Diagnostic, Located, Severity},
     model::{Dhcp, DhcpRange, Ip, Network, PortGroup, Route},
+    render::visible,
 };
 
 /// The largest DHCP range, in addresses after the first (`virSocketAddrGetRange`).
@@ -115,7 +116,7 @@ fn dhcp_hosts(dhcp: &Dhcp, ip: &Ip, diagnostics: &mut Vec<Diagnostic>) {
         if !ip.subnet().contains(&host.ip.value) {
             let message = "this guest's address is outside of its subnet and is never handed out";
             let mut diagnostic = not_in_subnet(message, &host.ip, ip);
-            diagnostic.severity = super::diagnostic::Severity::Warning;
+            diagnostic.severity = Severity::Warning;
             diagnostics.push(diagnostic);
         }
         if let Some(first) = addresses.insert(host.ip.value, &host.ip.span) {
@@ -178,7 +179,7 @@ fn port_groups(groups: &[PortGroup], diagnostics: &mut Vec<Diagnostic>) {
     let mut names = HashMap::new();
     for group in groups {
         if let Some(first) = names.insert(&group.name.value, &group.name.span) {
-            let message = format!("port group '{}' is defined twice", group.name);
+            let message = format!("port group '{}' is defined twice", visible(&group.name.value));
             diagnostics.push(
                 Diagnostic::error(group.name.span.clone(), message)
                     .related("the first is at", first),

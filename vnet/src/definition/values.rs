@@ -71,11 +71,11 @@ pub(super) fn choice<T: Copy>(text: &str, choices: &[(&'static str, T)]) -> Valu
     if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
         return Ok(*value);
     }
-    let names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
-    let (last, before) = names
-        .split_last()
-        .map_or((String::new(), &[][..]), |(last, before)| (last.clone(), before));
-    let fault = Fault::new(format!("{} or {last}", before.join(", ")), text);
+    let mut names: Vec<_> = choices.iter().map(|(name, _)| format!("`{name}`")).collect();
+    if let Some(last) = names.pop_if(|_| choices.len() > 1) {
+        names = vec![format!("{} or {last}", names.join(", "))];
+    }
+    let fault = Fault::new(names.concat(), text);
     Err(match nearest(text, choices.iter().map(|(name, _)| *name)) {
         Some(near) => fault.found(format!("not `{}`: did you mean `{near}`?", visible(text))),
         None => fault,
@@ -222,7 +222,7 @@ pub(super) fn interface(text: &str) -> Value<String> {
     if matches!(text, "." | "..") {
         return Err(fault());
     }
-    match text.chars().find(|c| c.is_whitespace() || matches!(c, '/' | ':')) {
+    match text.chars().find(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':')) {
         Some(' ') => Err(fault().found("holds a space")),
         Some(character) => Err(fault().found(format!("holds {character:?}"))),
         None => Ok(text.to_owned()),

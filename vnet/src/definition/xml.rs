@@ -84,10 +84,15 @@ fn explain(source: SourceId, text: &str, error: &Error) -> Diagnostic {
             diagnostic(&format!("namespace prefix `{}` is not declared", visible(prefix)))
                 .help(help)
         }
-        Error::InvalidChar(b'\'' | b'"', b'<', _) | Error::InvalidAttributeValue(_) => {
+        Error::InvalidChar(quote @ (b'\'' | b'"'), b'<', _) => {
+            let before = text.get(..offset(text, error.pos())).unwrap_or_default();
+            let begin = before.rfind(char::from(*quote)).unwrap_or_default();
             diagnostic("`<` inside an attribute's value")
-                .help("is the quote before it missing? for the character itself write &lt;")
+                .related("the value begins at", &Span::at(source, begin))
+                .help("is the quote after it missing? for the character itself write &lt;")
         }
+        Error::InvalidAttributeValue(_) => diagnostic("`<` inside an attribute's value")
+            .help("for the character itself write &lt;"),
         Error::InvalidChar2("a quote", found, _) => diagnostic(&format!(
             "an attribute's value must be in quotes, but here is `{}`",
             ascii(*found)

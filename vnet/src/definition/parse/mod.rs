@@ -207,7 +207,11 @@ impl Reader<'_> {
         if node.attribute(name).is_none_or(str::is_empty) {
             let element = node.tag_name().name();
             let message = format!("`<{element}>` needs the attribute `{name}`");
-            self.report(Diagnostic::error(self.attribute_span(node, name), message));
+            let diagnostic = Diagnostic::error(self.attribute_span(node, name), message);
+            self.report(match example(element) {
+                Some(example) => diagnostic.help(format!("for example {example}")),
+                None => diagnostic,
+            });
         }
         self.value(node, name, read)
     }
@@ -242,6 +246,27 @@ fn explain(what: &str, fault: Fault, span: Span) -> Diagnostic {
         Some(help) => diagnostic.help(help),
         None => diagnostic,
     }
+}
+
+/// A whole element of this name.
+fn example(element: &str) -> Option<&'static str> {
+    Some(match element {
+        "bootp" => "<bootp file='pxelinux.0'/>",
+        "domain" => "<domain name='lab.example.com'/>",
+        "host" => "<host mac='52:54:00:12:34:56' ip='192.168.122.10'/>",
+        "interface" => "<interface dev='eth0'/>",
+        "ip" => "<ip address='192.168.122.1' prefix='24'/>",
+        "lease" => "<lease expiry='60' unit='minutes'/>",
+        "option" => "<dnsmasq:option value='log-queries'/>",
+        "port" => "<port start='1024' end='65535'/>",
+        "portgroup" => "<portgroup name='engineering'/>",
+        "range" => "<range start='192.168.122.2' end='192.168.122.254'/>",
+        "route" => "<route address='10.0.0.0' prefix='8' gateway='192.168.122.2'/>",
+        "srv" => "<srv service='ldap' protocol='tcp'/>",
+        "tag" => "<tag id='42'/>",
+        "txt" => "<txt name='greeting' value='hello'/>",
+        _ => return None,
+    })
 }
 
 fn wrong_root(source: SourceId, root: Node) -> Option<Diagnostic> {
