@@ -162,12 +162,12 @@ fn traceroute_and_path_mtu_work_through_a_router_outside() -> anyhow::Result<()>
     let isp = lab.router("isp")?;
     let server = lab.station("server")?;
     lab.wire(
-        End::new(&host, "eth0").address("203.0.113.2/24"),
-        End::new(&isp, "eth0").address("203.0.113.1/24"),
+        &End::new(&host, "eth0").address("203.0.113.2/24"),
+        &End::new(&isp, "eth0").address("203.0.113.1/24"),
     )?;
     lab.wire_with_mtu(
-        End::new(&isp, "eth1").address("198.51.100.1/24"),
-        End::new(&server, "eth0").address("198.51.100.2/24"),
+        &End::new(&isp, "eth1").address("198.51.100.1/24"),
+        &End::new(&server, "eth0").address("198.51.100.2/24"),
         1400,
     )?;
     host.route("default", "203.0.113.1")?;

@@ -127,8 +127,8 @@ impl Lab {
     ) -> Result<Node> {
         let outside = self.station(name)?;
         self.wire(
-            End::new(host, uplink).address(host_address),
-            End::new(&outside, "eth0").address(outside_address),
+            &End::new(host, uplink).address(host_address),
+            &End::new(&outside, "eth0").address(outside_address),
         )?;
         let uplinks = host.interfaces().into_iter().filter(|i| matches!(i.link, Link::Wire { .. }));
         let metric = 100 * uplinks.count();
@@ -148,13 +148,12 @@ impl Lab {
     }
 
     /// Wires two interfaces together, MTU 1500.
-    pub fn wire(&self, a: End<'_>, b: End<'_>) -> Result<()> {
+    pub fn wire(&self, a: &End<'_>, b: &End<'_>) -> Result<()> {
         self.wire_with_mtu(a, b, ETHERNET_MTU)
     }
 
     /// Wires two interfaces together.
-    pub fn wire_with_mtu(&self, a: End<'_>, b: End<'_>, mtu: u32) -> Result<()> {
-        let [a, b] = [a, b];
+    pub fn wire_with_mtu(&self, a: &End<'_>, b: &End<'_>, mtu: u32) -> Result<()> {
         a.node.run(&[
             "ip",
             "link",
@@ -168,11 +167,11 @@ impl Lab {
             "netns",
             &b.node.path(),
         ])?;
-        for end in [&a, &b] {
+        for end in [a, b] {
             let mac = mac("02:00", self.next_serial());
             bring_up(end.node, end.interface, &mac, mtu, &end.addresses, &[])?;
         }
-        for (end, other) in [(&a, &b), (&b, &a)] {
+        for (end, other) in [(a, b), (b, a)] {
             wait_for_link(end.node, end.interface)?;
             let link = Link::Wire {
                 node: other.node.name().to_owned(),
