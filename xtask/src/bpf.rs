@@ -3,7 +3,8 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result};
@@ -15,18 +16,35 @@ const RUSTC_FLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C
 
 /// Compiles vnet-ebpf and puts the object where the host's build finds it.
 pub fn build(workspace: &Workspace, ready: &Ready) -> Result<()> {
-    let target = workspace.target.join("bpf");
-    ready
-        .toolchain
-        .cargo(workspace)
-        .args(["build", "--release", "--package", "vnet-ebpf", "--target", "bpfel-unknown-none"])
+    let mut command = ready.toolchain.cargo(workspace);
+    aim_at_bpf(command.arg("build"), workspace, ready).check()?;
+    let built = target_directory(workspace).join("bpfel-unknown-none/release/vnet-ebpf");
+    copy_if_different(&built, &workspace.bpf_object())
+}
+
+/// Clippy for the BPF target itself: the host's cannot compile BPF assembly.
+pub fn lint(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    let mut command = ready.toolchain.clippy(workspace);
+    aim_at_bpf(&mut command, workspace, ready).args(["--", "-D", "warnings"]).check()
+}
+
+fn aim_at_bpf<'a>(
+    command: &'a mut Command,
+    workspace: &Workspace,
+    ready: &Ready,
+) -> &'a mut Command {
+    command
+        .args(["--release", "--package", "vnet-ebpf", "--target", "bpfel-unknown-none"])
         .args(ready.toolchain.cargo_flags())
         .arg("--target-dir")
-        .arg(&target)
+        .arg(target_directory(workspace))
         // Has precedence over RUSTFLAGS and configuration, which are the host's.
         .env("CARGO_ENCODED_RUSTFLAGS", encoded_flags(&ready.linker))
-        .check()?;
-    copy_if_different(&target.join("bpfel-unknown-none/release/vnet-ebpf"), &workspace.bpf_object())
+}
+
+/// Apart from the host's, so that the two builds do not wait for each other.
+fn target_directory(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("bpf")
 }
 
 fn encoded_flags(linker: &Path) -> OsString {

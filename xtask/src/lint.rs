@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 
-use crate::{process::CommandExt as _, workspace::Workspace};
+use crate::{bpf, process::CommandExt as _, setup::Ready, workspace::Workspace};
 
-pub fn lint(workspace: &Workspace) -> Result<()> {
+pub fn lint(workspace: &Workspace, ready: &Ready) -> Result<()> {
     println!("xtask: formatting");
     workspace.cargo().args(["fmt", "--all", "--check"]).check()?;
 
@@ -16,12 +16,7 @@ pub fn lint(workspace: &Workspace) -> Result<()> {
         .check()?;
 
     println!("xtask: lints of the BPF programs");
-    // Clippy has no BPF target on stable. For the host the crate type-checks the same, if panics
-    // abort, as they do in the release profile.
-    workspace
-        .cargo()
-        .args(["clippy", "--package", "vnet-ebpf", "--release", "--", "-D", "warnings"])
-        .check()
+    bpf::lint(workspace, ready)
 }
 
 pub fn docs(workspace: &Workspace) -> Result<()> {

@@ -95,6 +95,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
     let needs = |tools, install| Needs {
         preference: arguments.toolchain,
         tools,
+        clippy: matches!(arguments.verb, Verb::Setup | Verb::Lint),
         install,
         verbose: arguments.verbose,
     };
@@ -118,7 +119,10 @@ fn execute(arguments: &Arguments) -> Result<()> {
             workspace.build_host(false)?;
             run::run(&workspace, arguments)
         }
-        Verb::Lint => lint::lint(&workspace),
+        Verb::Lint => {
+            let ready = setup::ensure(&workspace, &needs(ToolSet::None, true))?;
+            lint::lint(&workspace, &ready)
+        }
         Verb::Docs => lint::docs(&workspace),
         Verb::AsRoot { command } => sudo::execute_as_root(command),
     }

@@ -22,6 +22,10 @@ pub fn step(workspace: &Workspace, step: &Step) -> Result<()> {
             println!("xtask: installing rust-src of nightly (rustup)");
             rustup(&["component", "add", "rust-src", "--toolchain", "nightly"]).check_logged(&log)
         }
+        Step::AddNightlyClippy => {
+            println!("xtask: installing clippy of nightly (rustup)");
+            rustup(&["component", "add", "clippy", "--toolchain", "nightly"]).check_logged(&log)
+        }
         Step::BuildLinker(llvm) => build_linker(workspace, *llvm, &log),
         Step::FetchLinker => {
             println!("xtask: installing bpf-linker {} (cargo-binstall)", linker::VERSION);

@@ -8,7 +8,7 @@ use super::{
     Needs, Preference, Ready,
     linker::{self, LLVM_VERSIONS, Linker},
     packages::Manager,
-    toolchain::{self, DISTRIBUTION_PACKAGES, Nightly, Toolchain},
+    toolchain::{self, CLIPPY_PACKAGES, DISTRIBUTION_PACKAGES, Kind, Nightly, Toolchain},
     tools::{TOOLS, Tool},
 };
 use crate::{process, workspace::Workspace};
@@ -25,6 +25,8 @@ pub struct Present {
 pub struct Missing {
     pub toolchain: Option<Preference>,
     pub linker: Option<MissingLinker>,
+    /// The clippy of the toolchain that is there.
+    pub clippy: Option<Kind>,
     pub tools: Vec<&'static Tool>,
 }
 
@@ -75,6 +77,7 @@ pub fn sources(workspace: &Workspace, root: bool, lists_updated: bool) -> Source
         .into_iter()
         .flatten()
         .copied()
+        .chain(CLIPPY_PACKAGES)
         .chain(TOOLS.iter().flat_map(|tool| tool.apt.iter().copied()))
         .chain(llvm_packages.iter().map(String::as_str));
     Sources {
@@ -97,6 +100,11 @@ impl Present {
         Missing {
             toolchain: self.toolchain.is_none().then_some(needs.preference),
             linker: self.linker.is_none().then_some(MissingLinker { rustc_llvm }),
+            clippy: self
+                .toolchain
+                .as_ref()
+                .filter(|toolchain| needs.clippy && !toolchain.has_clippy())
+                .map(|toolchain| toolchain.kind),
             tools: self.missing_tools.clone(),
         }
     }
@@ -109,7 +117,10 @@ impl Present {
 
 impl Missing {
     pub fn is_nothing(&self) -> bool {
-        self.toolchain.is_none() && self.linker.is_none() && self.tools.is_empty()
+        self.toolchain.is_none()
+            && self.linker.is_none()
+            && self.clippy.is_none()
+            && self.tools.is_empty()
     }
 }
 
@@ -121,8 +132,10 @@ impl fmt::Display for Missing {
             Preference::Nightly => "rustup's nightly with rust-src",
         });
         let linker = self.linker.as_ref().map(|_| "bpf-linker");
+        let clippy = self.clippy.map(|_| "clippy for BPF");
         let tools = self.tools.iter().map(|tool| tool.program);
-        let names: Vec<_> = toolchain.into_iter().chain(linker).chain(tools).collect();
+        let names: Vec<_> =
+            toolchain.into_iter().chain(linker).chain(clippy).chain(tools).collect();
         formatter.write_str(&names.join(", "))
     }
 }

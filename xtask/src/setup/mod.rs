@@ -35,6 +35,8 @@ pub enum Preference {
 pub struct Needs {
     pub preference: Preference,
     pub tools: ToolSet,
+    /// Whether the toolchain's clippy is needed, too.
+    pub clippy: bool,
     /// Whether missing things may be installed.
     pub install: bool,
     /// Whether to name what was found, too.

@@ -4,7 +4,7 @@ use super::{
     Preference, linker,
     look::{Missing, MissingLinker, Sources, llvm_package},
     packages::{Apt, Manager},
-    toolchain::{DISTRIBUTION_PACKAGES, Nightly},
+    toolchain::{CLIPPY_PACKAGES, DISTRIBUTION_PACKAGES, Kind, Nightly},
     tools::Tool,
 };
 
@@ -24,6 +24,7 @@ pub enum Step {
     InstallPackages(Vec<String>),
     InstallNightly,
     AddRustSource,
+    AddNightlyClippy,
     /// From source, on this version of LLVM.
     BuildLinker(u32),
     /// The release binary, through cargo-binstall.
@@ -35,6 +36,7 @@ pub fn plan(missing: &Missing, sources: &Sources) -> Plan {
     let result = draft
         .toolchain(missing.toolchain, sources)
         .and_then(|()| draft.linker(missing, sources))
+        .and_then(|()| draft.clippy(missing.clippy, sources))
         .and_then(|()| missing.tools.iter().try_for_each(|tool| draft.tool(tool, sources)));
     match result {
         Ok(()) => draft.finish(sources),
@@ -123,6 +125,21 @@ impl Draft {
             self.steps.push(Step::FetchLinker);
         } else {
             self.paste.push(linker::release_line(&sources.tools.to_string_lossy()));
+        }
+        Ok(())
+    }
+
+    fn clippy(&mut self, of: Option<Kind>, sources: &Sources) -> Result<(), Stop> {
+        match (of, sources.apt()) {
+            (None, _) => {}
+            (Some(Kind::Nightly), _) => self.steps.push(Step::AddNightlyClippy),
+            (Some(Kind::Distribution), apt) => {
+                let known = CLIPPY_PACKAGES
+                    .into_iter()
+                    .find(|name| apt.is_some_and(|apt| apt.knows(name)))
+                    .ok_or_else(|| Stop::Impossible("apt has no package of it".to_owned()))?;
+                self.packages.push(known.to_owned());
+            }
         }
         Ok(())
     }

@@ -15,6 +15,9 @@ use crate::{
 pub const DISTRIBUTION_PACKAGES: [&[&str]; 2] =
     [&["rustc-web", "libstd-rust-web-dev-bpf"], &["rustc", "libstd-rust-dev-bpf"]];
 
+/// The clippy of each of these sets.
+pub const CLIPPY_PACKAGES: [&str; 2] = ["rust-web-clippy", "rust-clippy"];
+
 /// Where the distribution's packages put it.
 const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 
@@ -59,6 +62,24 @@ impl Toolchain {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
         command
+    }
+
+    /// Its `cargo clippy`, to be called like [`Self::cargo`].
+    pub fn clippy(&self, workspace: &Workspace) -> Command {
+        let cargo = self.cargo(workspace);
+        let mut command = workspace.cargo_at(&self.rustc.with_file_name("cargo-clippy"));
+        for (name, value) in cargo.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.env("CARGO", cargo.get_program()).arg("clippy");
+        command
+    }
+
+    pub fn has_clippy(&self) -> bool {
+        self.rustc.with_file_name("clippy-driver").exists()
     }
 
     /// What `cargo build` needs besides the target.

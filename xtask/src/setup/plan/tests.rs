@@ -31,6 +31,7 @@ fn everything() -> Missing {
     Missing {
         toolchain: Some(Preference::Auto),
         linker: Some(MissingLinker::default()),
+        clippy: None,
         tools: tools(&["nft", "bpftool"]),
     }
 }
@@ -188,4 +189,15 @@ fn ubuntu_gets_bpftool_from_the_package_that_has_it() {
         plan(&missing, &debian(&["linux-tools-common"], true)),
         Plan::Steps(vec![install(&["linux-tools-common"])])
     );
+}
+
+#[test]
+fn clippy_comes_from_where_the_toolchain_came_from() {
+    let missing = |kind| Missing { clippy: Some(kind), ..Missing::default() };
+    let sources = debian(&["rust-web-clippy"], true);
+    assert_eq!(
+        plan(&missing(Kind::Distribution), &sources),
+        Plan::Steps(vec![install(&["rust-web-clippy"])])
+    );
+    assert_eq!(plan(&missing(Kind::Nightly), &sources), Plan::Steps(vec![Step::AddNightlyClippy]));
 }
