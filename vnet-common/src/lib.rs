@@ -10,6 +10,8 @@ pub mod address;
 pub mod checksum;
 pub mod flow;
 pub mod limits;
+#[cfg(feature = "user")]
+mod map_element;
 pub mod names;
 pub mod network;
 pub mod policy;

@@ -1,0 +1,44 @@
+//! Keys and values as userspace's maps take them.
+
+use crate::{
+    address::Address,
+    flow::{
+        ExternalPort, FlowKey, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
+        MappingKey, PortHolder, Session, SessionCursor,
+    },
+    network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+};
+
+macro_rules! map_elements {
+    ($($element:ty,)+) => {
+        $(
+            const _: fn() = require_pod::<$element>;
+            // SAFETY: the line above does not compile unless the type is `bytemuck::Pod`, which
+            // asks for everything that `aya::Pod` does and more.
+            unsafe impl aya::Pod for $element {}
+        )+
+    };
+}
+
+const fn require_pod<T: bytemuck::Pod>() {}
+
+map_elements! {
+    Address,
+    Config,
+    ExternalPort,
+    FlowKey,
+    FlowSlot,
+    FragmentKey,
+    FragmentSlot,
+    GuestUsage,
+    Mapping,
+    MappingKey,
+    Network,
+    NetworkTraffic,
+    PortHolder,
+    Session,
+    SessionCursor,
+    Subnet,
+    TokenBucket,
+    Uplink,
+}
