@@ -1,4 +1,5 @@
 //! What a definition becomes in the model.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod support;
 

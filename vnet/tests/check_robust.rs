@@ -1,4 +1,5 @@
 //! Definitions that nobody would write on purpose.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod support;
 
@@ -147,6 +148,15 @@ fn deep_nesting_is_no_danger() {
     assert!(!examine(&inside("dns")).report.has_errors());
     assert!(examine(&open).report.has_errors());
     assert!(examine(&format!("{open}{close}")).report.has_errors());
+}
+
+#[test]
+fn too_many_attributes_are_refused_at_once() {
+    let attributes: Vec<String> = (0..100_000).map(|number| format!("a{number}=''")).collect();
+    let loaded = examine(&format!("<network>\n<!-- ' --><a {}/></network>", attributes.join(" ")));
+    assert_eq!(loaded.report.diagnostics().len(), 1);
+    assert_eq!(loaded.report.diagnostics()[0].message, "this tag has more than 256 attributes");
+    assert!(loaded.report.render(Severity::Error).contains(" --> net.xml:2:11\n"));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn file_without_permission_is_named() {
     let scratch = Scratch::new("permission");
     scratch.write("secret.xml", network("a", 1));
     let path = scratch.path().join("secret.xml");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read(&path).is_ok() {
         eprintln!("skipped: this user may read every file");
         return;

@@ -1,5 +1,7 @@
 //! The XML itself: what is not well-formed, and where elements begin.
 
+use std::ops::Range;
+
 use roxmltree::{Document, Error, Node, ParsingOptions, TextPos};
 
 use super::{
@@ -11,12 +13,20 @@ use super::{
 /// More elements, attributes' owners and texts than this are not a network definition.
 const NODES_LIMIT: u32 = 100_000;
 
+/// The parser compares each attribute of an element with all others of it, which takes minutes
+/// for a file full of them.
+const ATTRIBUTES_LIMIT: usize = 256;
+
 /// Parses a file's text. A document type definition is refused: it could define entities.
 pub(super) fn parse<'a>(
     source: SourceId,
     text: &'a str,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Document<'a>> {
+    if let Err(diagnostic) = few_attributes(source, text) {
+        diagnostics.push(*diagnostic);
+        return None;
+    }
     let options =
         ParsingOptions { allow_dtd: false, nodes_limit: NODES_LIMIT, ..Default::default() };
     Document::parse_with_options(text, options)
@@ -181,31 +191,81 @@ fn unfinished(source: SourceId, text: &str) -> Diagnostic {
 enum End {
     Nothing,
     /// After this start tag, whose element is open.
-    Open(std::ops::Range<usize>),
+    Open(Range<usize>),
     /// Inside something that began here and ends with this.
     Unfinished(usize, &'static str),
 }
 
 fn scan(text: &str) -> End {
-    const SECTIONS: [(&str, &str); 3] = [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")];
     let mut open = Vec::new();
-    let mut at = 0;
-    while let Some(start) = text.get(at..).and_then(|rest| rest.find('<')).map(|found| at + found) {
-        let rest = text.get(start..).unwrap_or_default();
-        if let Some((_, end)) = SECTIONS.iter().find(|(begin, _)| rest.starts_with(begin)) {
-            let Some(length) = rest.find(end) else { return End::Unfinished(start, end) };
-            at = start + length + end.len();
-            continue;
-        }
-        let Some(length) = tag_length(rest) else { return End::Unfinished(start, ">") };
-        at = start + length;
-        if rest.starts_with("</") {
-            open.pop();
-        } else if !rest.get(..length).is_some_and(|tag| tag.ends_with("/>")) {
-            open.push(start..at);
+    for tag in tags(text) {
+        match tag {
+            Err((start, end)) => return End::Unfinished(start, end),
+            Ok(tag) => {
+                let shown = text.get(tag.clone()).unwrap_or_default();
+                if shown.starts_with("</") {
+                    open.pop();
+                } else if !shown.ends_with("/>") {
+                    open.push(tag);
+                }
+            }
         }
     }
     open.pop().map_or(End::Nothing, End::Open)
+}
+
+fn few_attributes(source: SourceId, text: &str) -> Result<(), Box<Diagnostic>> {
+    for tag in tags(text).map_while(Result::ok) {
+        let shown = text.get(tag.clone()).unwrap_or_default();
+        if shown.bytes().filter(|byte| *byte == b'=').nth(ATTRIBUTES_LIMIT).is_some()
+            && attributes(shown) > ATTRIBUTES_LIMIT
+        {
+            let message = format!("this tag has more than {ATTRIBUTES_LIMIT} attributes");
+            return Err(Box::new(Diagnostic::error(Span::at(source, tag.start), message)));
+        }
+    }
+    Ok(())
+}
+
+/// How many quoted values a tag has.
+fn attributes(tag: &str) -> usize {
+    let (mut count, mut quote) = (0, None);
+    for byte in tag.bytes() {
+        match quote {
+            None if matches!(byte, b'"' | b'\'') => quote = Some(byte),
+            Some(open) if open == byte => {
+                quote = None;
+                count += 1;
+            }
+            _ => {}
+        }
+    }
+    count
+}
+
+/// The tags of a text, without comments and the like. Something without an end comes last, with
+/// its start and the end that it lacks.
+fn tags(text: &str) -> impl Iterator<Item = Result<Range<usize>, (usize, &'static str)>> {
+    const SECTIONS: [(&str, &str); 3] = [("<!--", "-->"), ("<![CDATA[", "]]>"), ("<?", "?>")];
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let start = at + text.get(at..)?.find('<')?;
+            let rest = text.get(start..)?;
+            let section = SECTIONS.iter().find(|(begin, _)| rest.starts_with(begin));
+            let end = section.map_or(">", |(_, end)| end);
+            let length = match section {
+                Some(_) => rest.find(end).map(|found| found + end.len()),
+                None => tag_length(rest),
+            };
+            at = length.map_or(text.len(), |length| start + length);
+            match (length, section) {
+                (None, _) => return Some(Err((start, end))),
+                (Some(_), None) => return Some(Ok(start..at)),
+                (Some(_), Some(_)) => {}
+            }
+        }
+    })
 }
 
 /// The byte offset of a row and a column, both from 1, the column in characters.

@@ -1,7 +1,9 @@
 //! What the tests of `vnet check` share.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::{
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -73,13 +75,13 @@ fn diff(expected: &str, actual: &str) -> String {
     let tail = tail.count();
     let mut text = String::new();
     for line in &expected[same.saturating_sub(3)..same] {
-        text += &format!("  {line}\n");
+        let _ = writeln!(text, "  {line}");
     }
     for line in &expected[same..expected.len() - tail] {
-        text += &format!("- {line}\n");
+        let _ = writeln!(text, "- {line}");
     }
     for line in &actual[same..actual.len() - tail] {
-        text += &format!("+ {line}\n");
+        let _ = writeln!(text, "+ {line}");
     }
     text
 }
