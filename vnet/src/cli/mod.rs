@@ -45,6 +45,8 @@ pub fn run() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("VNET_LOG", "info"))
         .format_timestamp(None)
         .format_target(false)
+        // `--log` chooses what comes from there.
+        .filter_module(vnet::datapath::KERNEL_LOG_TARGET, log::LevelFilter::Trace)
         .init();
     let result = match Cli::parse().command {
         Command::Run(run) => run.run(),
