@@ -4,3 +4,4 @@ pub mod definition;
 pub mod host;
 pub mod instance;
 pub mod object;
+pub mod report;

@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand.
 
 mod check;
+mod flows;
+mod status;
 
 use std::{
     io::{self, Write as _},
@@ -23,6 +25,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Check),
+    Status(status::Status),
+    Flows(flows::Flows),
 }
 
 /// How a result is written.
@@ -38,6 +42,8 @@ enum Output {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Check(check) => check.run(),
+        Command::Status(status) => status.run(),
+        Command::Flows(flows) => flows.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");
