@@ -1,44 +1,44 @@
 //! Whether the daemon of an instance still runs.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs::{self, Metadata},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
-/// Whether the process holds the lock in the instance's directory. Asks the kernel's list instead
-/// of trying the lock, which could make a daemon fail that starts at this moment.
+/// Whether the process has the instance's lock open, which the daemon has from its start to its
+/// end. Does not try the lock: that could make a daemon fail that starts at this moment.
 pub fn is_running(directory: &Path, pid: u32) -> bool {
-    let Ok(lock) = fs::metadata(directory.join("lock")) else { return false };
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return false };
-    holds(&locks, pid, lock.ino())
+    fs::metadata(directory.join("lock")).is_ok_and(|lock| has_open(pid, &lock))
 }
 
-/// Reads `/proc/locks`, see `lock_get_status` in the kernel's `fs/locks.c`:
-/// `NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`, `->` in front of the second word
-/// of those that wait.
-fn holds(locks: &str, pid: u32, inode: u64) -> bool {
-    locks.lines().any(|line| {
-        let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let [_, "FLOCK", _, "WRITE", holder, file, ..] = words[..] else { return false };
-        let file_inode = file.rsplit(':').next().and_then(|text| text.parse().ok());
-        holder.parse() == Ok(pid) && file_inode == Some(inode)
-    })
+fn has_open(pid: u32, wanted: &Metadata) -> bool {
+    let is_wanted = |file: Metadata| (file.dev(), file.ino()) == (wanted.dev(), wanted.ino());
+    match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(files) => files.flatten().any(|file| fs::metadata(file.path()).is_ok_and(is_wanted)),
+        // A process that we may not look into: more likely the daemon than a number used again.
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{env, fs::File, process};
+
     use super::*;
 
-    const LOCKS: &str = "\
-1: FLOCK  ADVISORY  WRITE 20009 00:1b:479440 0 EOF
-1: -> FLOCK  ADVISORY  WRITE 20010 00:1b:479440 0 EOF
-2: FLOCK  ADVISORY  READ 20011 00:1b:479440 0 EOF
-3: POSIX  ADVISORY  WRITE 20012 00:1b:479440 0 EOF
-";
-
     #[test]
-    fn only_the_holder_of_the_exclusive_lock_is_the_daemon() {
-        assert!(holds(LOCKS, 20009, 479_440));
-        for other in [20010, 20011, 20012, 1] {
-            assert!(!holds(LOCKS, other, 479_440), "{other}");
-        }
-        assert!(!holds(LOCKS, 20009, 479_441));
+    fn only_a_process_that_has_the_file_open_counts() {
+        let path = env::temp_dir().join(format!("vnet-daemon-test-{}", process::id()));
+        let file = File::create(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let lock = file.metadata().unwrap();
+        assert!(has_open(process::id(), &lock));
+        assert!(!has_open(1, &lock) || !nix::unistd::geteuid().is_root());
+        // Above the largest number that the kernel gives (PID_MAX_LIMIT).
+        assert!(!has_open(1 << 23, &lock));
+        drop(file);
+        assert!(!has_open(process::id(), &lock));
     }
 }

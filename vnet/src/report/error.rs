@@ -8,7 +8,7 @@ use crate::instance::Name;
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// Nobody has that name.
-    #[error("no instance `{name}` is running: {}", instead(others))]
+    #[error("no instance `{name}` is running{}", instead(others))]
     NoInstance {
         /// The name that was asked for.
         name: Name,
@@ -85,9 +85,9 @@ pub enum ReportError {
 
 fn instead(others: &[String]) -> String {
     if others.is_empty() {
-        return "none is; start one with `vnet run FILE`".to_owned();
+        return ": start one with `vnet run FILE`".to_owned();
     }
-    format!("choose one with `--instance`: {}", quoted(others))
+    format!("; there are {}: choose one with `--instance`", quoted(others))
 }
 
 fn quoted(names: &[String]) -> String {
@@ -107,12 +107,12 @@ mod tests {
         let none = ReportError::NoInstance { name: name.clone(), others: vec![] };
         assert_eq!(
             none.to_string(),
-            "no instance `rack` is running: none is; start one with `vnet run FILE`"
+            "no instance `rack` is running: start one with `vnet run FILE`"
         );
         let others = vec!["default".to_owned(), "lab".to_owned()];
         assert_eq!(
             ReportError::NoInstance { name, others }.to_string(),
-            "no instance `rack` is running: choose one with `--instance`: `default`, `lab`"
+            "no instance `rack` is running; there are `default`, `lab`: choose one with `--instance`"
         );
     }
 

@@ -13,7 +13,7 @@ mod sessions;
 pub mod status;
 mod text;
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 use serde::Serialize;
 use vnet_common::flow::Traffic;
@@ -58,13 +58,10 @@ fn others(name: &Name) -> Vec<String> {
     let directory = name.runtime_directory();
     let entries = directory.parent().map(fs::read_dir).and_then(Result::ok).into_iter().flatten();
     let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|other| has_state(directory.with_file_name(other).as_path()))
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok())
+        .filter(|other: &Name| !matches!(State::read(other), Ok(None)))
+        .map(|other| other.to_string())
         .collect();
     names.sort();
     names
-}
-
-fn has_state(directory: &Path) -> bool {
-    directory.join("state.json").exists()
 }

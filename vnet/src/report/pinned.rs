@@ -100,10 +100,10 @@ pub struct Counters<'a, V: aya::Pod> {
 
 impl<V: aya::Pod> Counters<'_, V> {
     /// An element of each CPU.
-    pub fn at(&self, index: u32) -> Result<impl Iterator<Item = V>, ReportError> {
+    pub fn at(&self, index: u32) -> Result<Vec<V>, ReportError> {
         let values = self.array.get(&index, 0);
         let values = values.map_err(|error| self.maps.failed(self.map, error))?;
-        Ok(values.to_vec().into_iter())
+        Ok(values.to_vec())
     }
 }
 

@@ -191,7 +191,7 @@ impl<'a> AllCounters<'a> {
     fn outcomes(&self, slot: u16) -> Result<Outcomes, ReportError> {
         let mut outcomes = Outcomes::default();
         for reason in DropReason::ALL {
-            let packets = self.drops.at(reason.counter(slot))?.sum();
+            let packets = self.drops.at(reason.counter(slot))?.into_iter().sum();
             outcomes.drops.push(Outcome {
                 reason: reason.id(),
                 description: reason.description(),
@@ -199,7 +199,7 @@ impl<'a> AllCounters<'a> {
             });
         }
         for reason in Handover::ALL {
-            let packets = self.handovers.at(reason.counter(slot))?.sum();
+            let packets = self.handovers.at(reason.counter(slot))?.into_iter().sum();
             outcomes.handovers.push(Outcome {
                 reason: reason.id(),
                 description: reason.description(),
