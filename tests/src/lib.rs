@@ -1,3 +1,4 @@
-//! The lab: hosts, guests and wires in private network namespaces.
+//! The lab (hosts, guests and wires in private network namespaces) and the programs one by one.
 
 pub mod lab;
+pub mod programs;

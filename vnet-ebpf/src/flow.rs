@@ -50,7 +50,7 @@ pub struct NewFlow {
     /// The bridge where the inside lives; 0 if the inside is the host.
     pub bridge_ifindex: u32,
     pub uplink_ifindex: u32,
-    /// The epoch in which it was routed.
+    /// The epoch in which it was routed; 0 if the next packet is to be judged again.
     pub epoch: u32,
     /// Filled once the mapping is acquired.
     pub external_port: PortBe,
@@ -110,7 +110,7 @@ extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
         entered
     });
     if entered.is_err() {
-        mapping::release(&new.mapping, now);
+        mapping::abandon(&new.mapping, now);
     }
     outcome::encode(entered)
 }
