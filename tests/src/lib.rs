@@ -1,3 +1,4 @@
-//! The lab: hosts, guests and wires in private network namespaces.
+//! The lab: hosts, guests and wires in private network namespaces; and the demonstration in it.
 
+pub mod demo;
 pub mod lab;
