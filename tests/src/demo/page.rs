@@ -144,7 +144,8 @@ impl Page {
     fn line(&self, subject: &str, passed: bool, text: &str) {
         let (word, colour) =
             if passed { ("ok    ", Colour::Green) } else { ("FAILED", Colour::Red) };
-        let (word, shown) = (self.paint(colour, word), text.trim_end().replace('\n', "\n         "));
+        let (word, shown) =
+            (self.paint(colour, word), text.trim_end().replace('\n', "\n         "));
         self.print(&format!("  {word} {subject:<SUBJECT$} {shown}\n"));
         self.count(subject, Finding::new(passed, text.lines().next().unwrap_or_default()));
     }

@@ -28,11 +28,8 @@ pub(super) fn show(page: &Page, stage: &Stage, daemon: &Daemon, before: &Before)
     page.check("the host, compared with before the start", || {
         let difference = before.0.difference(&HostState::read(&stage.host)?);
         let same = difference.is_empty();
-        let text = if same {
-            "the same, down to qdiscs, filters, sysctls".to_owned()
-        } else {
-            difference
-        };
+        let text =
+            if same { "the same, down to qdiscs, filters, sysctls".to_owned() } else { difference };
         Ok(Finding::new(same, text))
     });
     page.check("/run/vnet and /sys/fs/bpf/vnet", || {
