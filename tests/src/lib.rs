@@ -1,4 +1,5 @@
-//! The lab (hosts, guests and wires in private network namespaces) and the programs one by one.
+//! What the tests of vnet are built from: the lab, the programs one packet at a time, the demo.
 
+pub mod demo;
 pub mod lab;
 pub mod programs;
