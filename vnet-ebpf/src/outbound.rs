@@ -150,9 +150,8 @@ fn open(hook: &Hook, packet: &Packet, config: &Config, way: &Way, flags: u8) -> 
         remote_port: packet.destination_port,
         mtu: way.route.mtu,
         network: way.network.slot,
-        tcp_flags: packet.tcp_flags,
         flags,
-        reserved: 0,
+        reserved: [0; 3],
     };
     let session = flow::open(hook.skb, packet, new)?;
     if packet.fragment == Fragment::First

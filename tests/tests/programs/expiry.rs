@@ -36,6 +36,7 @@ fn flows_end_by_the_timeout_of_their_protocol_and_state() -> Result<()> {
         let to = "192.0.2.10:80";
         rig.from_guest(&tcp("192.168.122.10:20000", to, SYN))?;
         rig.from_guest(&tcp("192.168.122.10:20001", to, ACK))?;
+        rig.from_outside(&tcp(to, "198.51.100.1:20001", ACK))?;
         rig.from_guest(&udp("192.168.122.10:20002", to))?;
         rig.from_guest(&echo_request("192.168.122.10:20003", REMOTE))?;
         // The rig's timeouts: transitory 4, established 8, UDP 3, ICMP 2 seconds.

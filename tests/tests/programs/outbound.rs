@@ -402,7 +402,8 @@ fn tcp_states_follow_the_segments() -> Result<()> {
     with_rig(|rig| {
         let steps = [
             (true, SYN, Opening),
-            (false, SYN | ACK, Opening),
+            (true, ACK, Opening),
+            (false, SYN | ACK, Answered),
             (true, ACK, Established),
             (false, FIN | ACK, FinOutside),
             (true, FIN | ACK, Closing),
