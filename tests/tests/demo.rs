@@ -1,7 +1,7 @@
 //! The demonstration, end to end, as `cargo xtask run` calls it.
 
 use std::env;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -39,7 +39,7 @@ fn demonstration_passes_all_its_checks_and_leaves_nothing_behind() {
     if !can_run() {
         return;
     }
-    let child = start();
+    let child = start().unwrap();
     let id = child.id();
     let (text, stderr, code) = read(&child.wait_with_output().unwrap());
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{text}");
@@ -58,7 +58,7 @@ fn interrupted_demonstration_leaves_nothing_behind() {
         return;
     }
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut child = start();
+        let mut child = start().unwrap();
         let id = child.id();
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut text = String::new();
@@ -110,10 +110,10 @@ fn can_run() -> bool {
     false
 }
 
-fn start() -> Child {
+fn start() -> io::Result<Child> {
     let mut command = Command::new(DEMO);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap()
+    command.spawn()
 }
 
 fn read(output: &Output) -> (String, String, Option<i32>) {

@@ -95,6 +95,7 @@ fn on_the_own_host(page: &Page) -> Result<()> {
     Ok(())
 }
 
+/// Two columns to the right, as everything of ours.
 fn indented(text: &str) -> String {
     text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
 }
