@@ -57,7 +57,7 @@ pub fn run(vnet: &Path) -> ExitCode {
 fn in_the_lab(page: &Page, daemon: &Daemon) -> Result<()> {
     page.heading("The set-up: a lab of network namespaces; nothing of this host is touched");
     let stage = page.meanwhile("making the lab", Stage::new).context("cannot make the lab")?;
-    page.text(&stage.lab.picture());
+    page.text(&indented(&stage.lab.picture()));
     let played = play(page, &stage, daemon);
     // The lab's end kills what is in it; vnet has to take back first what it keeps elsewhere.
     let stopped = daemon.stop();
@@ -84,13 +84,18 @@ fn play(page: &Page, stage: &Stage, daemon: &Daemon) -> Result<()> {
     page.heading("What vnet says");
     views::show(page, stage, daemon)?;
 
-    page.heading("The end: SIGTERM");
+    page.heading("After SIGTERM");
     teardown::show(page, stage, daemon, &before);
     Ok(())
 }
 
 fn on_the_own_host(page: &Page) -> Result<()> {
-    page.heading("On your own host");
+    page.heading("On your own host (vnet serves until Ctrl-C, and then leaves it as it was)");
     page.text(&real_host::look()?.advice());
     Ok(())
+}
+
+/// Two columns to the right, as everything of ours.
+fn indented(text: &str) -> String {
+    text.lines().flat_map(|line| ["  ", line, "\n"]).collect()
 }

@@ -53,10 +53,8 @@ pub(super) fn show(page: &Page, stage: &Stage) -> Result<()> {
 fn measure(nodes: [&Node; 4]) -> Result<Vec<Vec<Option<Cell>>>> {
     thread::scope(|scope| {
         let asking = [0, 1, 2, 3].map(|from| {
-            [0, 1, 2, 3].map(|to| {
-                let asking = (from != to).then(|| scope.spawn(move || ask(nodes[from], from, to)));
-                asking
-            })
+            [0, 1, 2, 3]
+                .map(|to| (from != to).then(|| scope.spawn(move || ask(nodes[from], from, to))))
         });
         let join = |cell: thread::ScopedJoinHandle<'_, Result<Cell>>| {
             cell.join().map_err(|_| anyhow!("a thread that asks has panicked"))?

@@ -93,7 +93,7 @@ impl RealHost {
             .filter_map(|bridge| Some((&bridge.name, bridge.addresses.first()?.split_once('/')?)));
         if let Some((name, (address, prefix))) = described.into_iter().next() {
             return format!(
-                "  Bridge {name} ({address}/{prefix}) is there, a definition is not. To make one and use it:
+                "  Bridge {name} ({address}/{prefix}) is there, a definition is not. Make one and use it:
   echo \"<network><name>{name}</name><forward mode='nat'/><bridge name='{name}'/>
     <ip address='{address}' prefix='{prefix}'/></network>\" > {name}.xml
   cargo xtask run -- {name}.xml"
@@ -102,7 +102,7 @@ impl RealHost {
         format!(
             "  There is no bridge with an address here, and no definition in {LIBVIRT}.
   libvirt makes both (virsh net-start default). Without libvirt, as root:
-  ip link add virbr0 type bridge && ip address add 192.168.122.1/24 dev virbr0 && ip link set virbr0 up
+  ip link add virbr0 up type bridge && ip address add 192.168.122.1/24 dev virbr0
   cargo xtask run -- {EXAMPLE}"
         )
     }
@@ -224,7 +224,7 @@ mod tests {
     fn host_with_nothing_is_told_how_to_make_a_bridge_and_the_example_fits_it() {
         let bridges = vec![bridge("docker0", &["172.17.0.1/16"]), bridge("br1", &[])];
         let advice = RealHost { bridges, definitions: vec![] }.advice();
-        assert!(advice.contains("ip link add virbr0 type bridge && "), "{advice}");
+        assert!(advice.contains("ip link add virbr0 up type bridge && "), "{advice}");
         let example = network(Path::new(EXAMPLE)).unwrap();
         assert!(example.nat);
         assert_eq!(example.bridge, "virbr0");

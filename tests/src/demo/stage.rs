@@ -24,32 +24,32 @@ pub(super) struct Stage {
     pub(super) udp: UdpEcho,
     _echo: Vec<TcpEcho>,
     // Last, so that the servers end before their namespaces.
-    lab: StandardLab,
+    standard: StandardLab,
 }
 
 impl Deref for Stage {
     type Target = StandardLab;
 
     fn deref(&self) -> &StandardLab {
-        &self.lab
+        &self.standard
     }
 }
 
 impl Stage {
     pub(super) fn new() -> Result<Self> {
-        let lab = StandardLab::new()?;
+        let standard = StandardLab::new()?;
         let outside = |port| SocketAddr::new(std::net::IpAddr::V4([203, 0, 113, 1].into()), port);
-        let web = HttpServer::start(&lab.outside, outside(80))?;
-        let udp = UdpEcho::start(&lab.outside, outside(53))?;
+        let web = HttpServer::start(&standard.outside, outside(80))?;
+        let udp = UdpEcho::start(&standard.outside, outside(53))?;
         let everywhere = SocketAddr::from(([0, 0, 0, 0], ECHO));
-        let echo = [&lab.tap_guest, &lab.veth_guest, &lab.host, &lab.outside]
+        let echo = [&standard.tap_guest, &standard.veth_guest, &standard.host, &standard.outside]
             .map(|node| TcpEcho::start(node, everywhere));
         let echo = echo.into_iter().collect::<Result<_, _>>()?;
-        Ok(Self { web, udp, _echo: echo, lab })
+        Ok(Self { web, udp, _echo: echo, standard })
     }
 
     /// The guests with what they are plugged in by.
     pub(super) fn guests(&self) -> [(&Node, &'static str); 2] {
-        [(&self.lab.tap_guest, "guest1 (tap)"), (&self.lab.veth_guest, "guest2 (veth)")]
+        [(&self.standard.tap_guest, "guest1 (tap)"), (&self.standard.veth_guest, "guest2 (veth)")]
     }
 }

@@ -93,17 +93,17 @@ impl TruncateEnd for String {
 mod tests {
     use super::*;
 
-    fn cell(ping: Answer, tcp: Answer, promised: bool) -> Option<Cell> {
-        Some(Cell { ping, tcp, promised })
+    fn cell(ping: Answer, tcp: Answer, promised: bool) -> Cell {
+        Cell { ping, tcp, promised }
     }
 
     #[test]
     fn table_has_a_row_for_who_asks_and_a_column_for_who_is_asked() {
         use Answer::{Reached, Refused, Silence};
         let cells = [
-            vec![None, cell(Reached, Reached, true), cell(Silence, Reached, true)],
-            vec![cell(Refused, Refused, false), None, cell(Reached, Refused, false)],
-            vec![cell(Silence, Silence, false), cell(Silence, Silence, true), None],
+            vec![None, Some(cell(Reached, Reached, true)), Some(cell(Silence, Reached, true))],
+            vec![Some(cell(Refused, Refused, false)), None, Some(cell(Reached, Refused, false))],
+            vec![Some(cell(Silence, Silence, false)), Some(cell(Silence, Silence, true)), None],
         ];
         let text = render(&["guest1", "host", "outside"], &cells, |_, text| text.to_owned());
         assert_eq!(
@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn colours_do_not_move_columns() {
-        let cells = [vec![None, cell(Answer::Reached, Answer::Reached, true)], vec![None, None]];
+        let cells =
+            [vec![None, Some(cell(Answer::Reached, Answer::Reached, true))], vec![None, None]];
         let text = render(&["a", "b"], &cells, |_, text| format!("<{text}>"));
         let plain = render(&["a", "b"], &cells, |_, text| text.to_owned());
         assert_eq!(text.replace(['<', '>'], ""), plain);
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn mode_is_kept_only_if_ping_and_tcp_agree_with_it() {
         use Answer::{Reached, Refused, Silence};
-        let kept = |ping, tcp, promised| Cell { ping, tcp, promised }.is_kept();
+        let kept = |ping, tcp, promised| cell(ping, tcp, promised).is_kept();
         assert!(kept(Reached, Reached, true));
         assert!(!kept(Reached, Silence, true));
         assert!(!kept(Refused, Reached, true));

@@ -1,7 +1,7 @@
 //! `vnet status` and `vnet flows` as they stand.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,19 +11,19 @@ use super::daemon::Daemon;
 use super::page::{Colour, Finding, Page};
 use super::stage::{ECHO, OUTSIDE, Stage, UPLINK};
 
-/// Flows that are shown; there are more.
-const SHOWN: &str = "8";
+/// What a user would look at.
+const VIEWS: [&[&str]; 3] = [
+    &["status"],
+    &["flows", "--limit", "7"],
+    &["flows", "--guest", "192.168.122.12", "--protocol", "udp", "--limit", "3"],
+];
 
 pub(super) fn show(page: &Page, stage: &Stage, daemon: &Daemon) -> Result<()> {
     // Open while the flows are listed, so that one of them is established.
-    let server = SocketAddr::new(OUTSIDE.parse()?, ECHO);
-    let mut open = stage.tap_guest.tcp_connect(server, Duration::from_secs(5))?;
-    open.write_all(b"hello")?;
-    open.read_exact(&mut [0; 5])?;
-
-    for verb in [&["status"][..], &["flows", "--limit", SHOWN]] {
-        page.text(&page.paint(Colour::Bold, &format!("host# vnet {}", verb.join(" "))));
-        page.text(&daemon.ask(&stage.host, verb)?);
+    let _open = chat(stage)?;
+    for view in VIEWS {
+        page.text(&page.paint(Colour::Bold, &format!("host# vnet {}", view.join(" "))));
+        page.text(&daemon.ask(&stage.host, view)?);
         page.text("");
     }
     page.check("vnet status -o json", || {
@@ -49,4 +49,16 @@ pub(super) fn show(page: &Page, stage: &Stage, daemon: &Daemon) -> Result<()> {
 
 fn json(daemon: &Daemon, stage: &Stage, verb: &str) -> Result<Value> {
     Ok(serde_json::from_str(&daemon.ask(&stage.host, &[verb, "-o", "json"])?)?)
+}
+
+/// A connection over which enough has gone to be among the first flows.
+fn chat(stage: &Stage) -> Result<TcpStream> {
+    let server = SocketAddr::new(OUTSIDE.parse()?, ECHO);
+    let mut stream = stage.tap_guest.tcp_connect(server, Duration::from_secs(5))?;
+    let mut buffer = [0; 4096];
+    for _ in 0..32 {
+        stream.write_all(&buffer)?;
+        stream.read_exact(&mut buffer)?;
+    }
+    Ok(stream)
 }
