@@ -21,6 +21,7 @@ mod outbound;
 mod outcome;
 mod parse;
 mod policy;
+mod reject;
 mod route;
 mod session;
 mod skb;
@@ -34,7 +35,7 @@ use crate::hook::{Hook, Link};
 pub fn bridge_ingress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = outbound::from_bridge(&mut hook);
-    hook.finish(verdict)
+    hook.finish_or_reject(verdict, reject::guest)
 }
 
 /// TC egress of a network's bridge: what the host's stack sends to guests.
@@ -50,7 +51,7 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = inbound::from_uplink(&mut hook, Link::Ethernet);
-    hook.finish(verdict)
+    hook.finish_or_reject(verdict, reject::outside)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.

@@ -10,5 +10,7 @@ mod limits;
 mod malformed;
 mod outbound;
 mod refused;
+mod rejected;
+mod rejected_guests;
 mod uplink_egress;
 mod verifier;

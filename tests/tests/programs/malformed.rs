@@ -242,6 +242,10 @@ fn whatever_a_guest_sends_is_redirected_translated_or_left_as_it_was() -> Result
             };
             let (action, out, mark) = rig.run_uncounted(arrival)?;
             match Verdict::from_action(action) {
+                // Back to the guest, as an ICMP error.
+                Verdict::Redirect if source(&out) == [192, 168, 122, 1] => {
+                    assert_eq!((out.len(), &out[26 + 4..26 + 8]), (70, source(&frame)));
+                }
                 Verdict::Redirect => {
                     assert_eq!(source(&out), [198, 51, 100, 1], "round {round}\n{}", hex(&frame));
                     redirected += 1;
