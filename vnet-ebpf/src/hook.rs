@@ -80,6 +80,7 @@ impl Hook {
     }
 
     /// Counts the outcome and returns the action for the kernel.
+    #[expect(clippy::needless_pass_by_value, reason = "the outcome ends here")]
     #[inline(always)]
     pub fn finish(&self, outcome: Step<Verdict>) -> i32 {
         match outcome {

@@ -1,6 +1,13 @@
 //! The BPF programs of vnet: one entry point per hook, in the order in which a packet meets them.
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::inline_always,
+    clippy::cast_possible_wrap,
+    reason = "BPF: calls cost stack and verifier work, and helpers take and return signed words"
+)]
+// The functions that `classifier` writes have none.
+#![allow(missing_docs)]
 // Atomic instructions: see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -62,7 +69,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
     hook.finish(verdict)
 }
 
-/// TC ingress of an uplink without link-layer headers (tun, WireGuard, PPP).
+/// TC ingress of an uplink without link-layer headers (tun, `WireGuard`, PPP).
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
@@ -90,7 +97,7 @@ pub fn sweep(_ctx: TcContext) -> i32 {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(target_arch = "bpf")]
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // The verifier proves that no program gets here.

@@ -2,6 +2,7 @@
 
 mod bridge_egress;
 mod epoch;
+mod exceptions;
 mod expiry;
 mod fragments;
 mod icmp_errors;

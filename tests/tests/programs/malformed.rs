@@ -144,8 +144,9 @@ fn random_frame(random: &mut Random) -> Vec<u8> {
         2 | 3 => "192.0.2.11:80".to_owned(),
         _ => "192.0.2.10:53".to_owned(),
     };
-    let (guest_address, remote_address) =
-        (guest.split(':').next().unwrap(), remote.split(':').next().unwrap());
+    let address =
+        |endpoint: &str| endpoint.rsplit_once(':').map_or_else(String::new, |at| at.0.to_owned());
+    let (guest_address, remote_address) = (&address(&guest), &address(&remote));
     let packet = match random.below(6) {
         0 => tcp(&guest, &remote, random.below(32) as u8),
         1 => echo_request(&guest, remote_address),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
 use vnet_common::{names::program, policy::Mode};
 use vnet_tests::lab::{
-    CapturedPacket, Checksum, Node, StandardLab, require_root, services::TcpEcho,
+    CapturedPacket, Checksum, Node, StandardLab, listing, require_root, services::TcpEcho,
 };
 use vnet_tests::programs::*;
 
@@ -141,7 +141,7 @@ fn bulk_of_a_connection_that_is_allowed_no_more_is_answered_with_sound_errors() 
         let capture = guest.capture_headers("eth0", "icmp or tcp")?;
         rig.set_network(NETWORK, |network| network.mode = Mode::Isolated as u8)?;
         rig.bump_epoch()?;
-        stream.write_all(&[7; 30_000])?;
+        stream.write_all(&vec![7; 30_000])?;
         let seen = capture.wait_for(|packet| packet.icmp().is_some(), DEADLINE)?;
         check_error(&seen, GATEWAY, 3)?;
         let sent = capture.finish()?;
