@@ -37,6 +37,9 @@ pub struct Network {
     pub ports: PortRange,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
+    /// The bridge's first IPv4 address, from which guests get their ICMP errors; 0.0.0.0 if it has
+    /// none, and then they get none.
+    pub gateway: Ipv4Be,
 }
 
 /// The key of the subnet trie: the prefix length in bits, then the IPv4-mapped address.
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
         assert_eq!((size_of::<Config>(), align_of::<Config>()), (36, 4));
-        assert_eq!((size_of::<Network>(), align_of::<Network>()), (20, 4));
+        assert_eq!((size_of::<Network>(), align_of::<Network>()), (24, 4));
         assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
         assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));
         assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (68, 4));

@@ -2,7 +2,10 @@
 //!
 //! The core library offers none for BPF, whose instructions (ISA v3, kernel 5.12) are these.
 
+#[cfg(target_arch = "bpf")]
 use core::arch::asm;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// A word of map memory that several CPUs change.
 #[derive(Clone, Copy)]
@@ -28,6 +31,9 @@ impl SharedWord {
     /// Adds without asking for the old value.
     #[inline(always)]
     pub fn add(self, value: u64) {
+        #[cfg(not(target_arch = "bpf"))]
+        self.on_host().fetch_add(value, Ordering::Relaxed);
+        #[cfg(target_arch = "bpf")]
         // SAFETY: `new` vouches for the word.
         unsafe {
             asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) self.raw, value = in(reg) value);
@@ -37,7 +43,11 @@ impl SharedWord {
     /// Adds and returns the old value.
     #[inline(always)]
     pub fn fetch_add(self, value: u64) -> u64 {
+        #[cfg(not(target_arch = "bpf"))]
+        let old = self.on_host().fetch_add(value, Ordering::Relaxed);
+        #[cfg(target_arch = "bpf")]
         let old: u64;
+        #[cfg(target_arch = "bpf")]
         // SAFETY: `new` vouches for the word.
         unsafe {
             asm!(
@@ -58,7 +68,14 @@ impl SharedWord {
     /// Replaces `from` by `to`; `false` if the word was something else.
     #[inline(always)]
     pub fn replace(self, from: u64, to: u64) -> bool {
+        #[cfg(not(target_arch = "bpf"))]
+        let old = self
+            .on_host()
+            .compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst)
+            .unwrap_or_else(|old| old);
+        #[cfg(target_arch = "bpf")]
         let old: u64;
+        #[cfg(target_arch = "bpf")]
         // SAFETY: `new` vouches for the word.
         unsafe {
             asm!(
@@ -69,5 +86,12 @@ impl SharedWord {
             );
         }
         old == from
+    }
+
+    /// The lints run for the host, which has no such instructions.
+    #[cfg(not(target_arch = "bpf"))]
+    fn on_host(self) -> &'static AtomicU64 {
+        // SAFETY: `new` vouches for the word.
+        unsafe { AtomicU64::from_ptr(self.raw) }
     }
 }

@@ -8,7 +8,7 @@ use crate::{count, log, skb::Skb};
 /// `TC_ACT_UNSPEC`, also `TCX_NEXT`: on to the next program, and to the stack after the last.
 const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`
-const SHOT: i32 = 2;
+pub const SHOT: i32 = 2;
 
 /// What lies in front of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +47,9 @@ pub enum Stop {
 
 pub type Step<T> = Result<T, Stop>;
 
+/// Sends an ICMP error instead of a packet that is dropped, if there is one for the reason.
+pub type Answer = fn(&Hook, DropReason) -> Option<i32>;
+
 impl From<DropReason> for Stop {
     #[inline(always)]
     fn from(reason: DropReason) -> Self {
@@ -77,6 +80,7 @@ impl Hook {
     }
 
     /// Counts the outcome and returns the action for the kernel.
+    #[expect(clippy::needless_pass_by_value, reason = "the outcome ends here")]
     #[inline(always)]
     pub fn finish(&self, outcome: &Step<Verdict>) -> i32 {
         match *outcome {
@@ -87,11 +91,22 @@ impl Hook {
                 log::handover(self, handover);
                 NEXT
             }
-            Err(Stop::Drop(reason)) => {
-                count::drop(self.network, reason);
-                log::drop(self, reason);
-                SHOT
-            }
+            Err(Stop::Drop(reason)) => self.drop(reason),
         }
+    }
+
+    /// As [`Hook::finish`], and answers the sender of a packet that may not go on.
+    #[inline(always)]
+    pub fn finish_or_reject(&self, outcome: Step<Verdict>, answer: Answer) -> i32 {
+        let Err(Stop::Drop(reason)) = outcome else { return self.finish(outcome) };
+        let action = self.drop(reason);
+        answer(self, reason).unwrap_or(action)
+    }
+
+    #[inline(always)]
+    fn drop(&self, reason: DropReason) -> i32 {
+        count::drop(self.network, reason);
+        log::drop(self, reason);
+        SHOT
     }
 }

@@ -27,6 +27,7 @@ mod outbound;
 mod outcome;
 mod parse;
 mod policy;
+mod reject;
 mod route;
 mod session;
 mod skb;
@@ -95,7 +96,7 @@ pub fn sweep(_ctx: TcContext) -> i32 {
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
-#[cfg(target_arch = "bpf")]
+#[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     // The verifier proves that no program gets here.

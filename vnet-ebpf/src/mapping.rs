@@ -227,7 +227,7 @@ fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
     };
     let length = size_of::<SocketTuple>() as u32;
     let pointer = (&raw mut tuple).cast();
-    let netns = i64::from(BPF_F_CURRENT_NETNS) as u64;
+    let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
     // SAFETY: the context is valid, the tuple is as long as told, and a socket that is found is
     // released before the program goes on.
     unsafe {

@@ -1,6 +1,6 @@
 //! Every map of the datapath. Userspace may raise the sizes before load.
 
-use crate::{flow::NewFlow, route::FibLookup};
+use crate::{flow::NewFlow, reject::Frame, route::FibLookup};
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
@@ -83,6 +83,10 @@ pub static NEW_FLOW: PerCpuArray<NewFlow> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static FIB_LOOKUP: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1, 0);
 
+/// As `NEW_FLOW`.
+#[map]
+pub static REJECTION: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 pub static ICMP_ERRORS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(1, 0);
 
@@ -98,6 +102,13 @@ pub fn new_flow() -> Option<&'static mut NewFlow> {
 pub fn fib_lookup() -> Option<&'static mut FibLookup> {
     // SAFETY: the element is this CPU's own until the program ends.
     FIB_LOOKUP.get_ptr_mut(0).map(|fib| unsafe { &mut *fib })
+}
+
+/// This CPU's place for an ICMP error; as `new_flow`.
+#[inline(always)]
+pub fn rejection() -> Option<&'static mut Frame> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    REJECTION.get_ptr_mut(0).map(|frame| unsafe { &mut *frame })
 }
 
 /// The settings; `None` only if the verifier's formality fails.

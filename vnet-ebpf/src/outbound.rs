@@ -87,11 +87,11 @@ fn judge(hook: &mut Hook, packet: &Packet) -> Step<Way> {
         return Err(Handover::Multicast.into());
     }
     let route = route::lookup(skb, packet, skb.ifindex())?;
-    let destination = policy::destination_of_route(route.ifindex)?;
     let of_source = policy::network_of_address(packet.source);
     if of_source.is_none_or(|of_source| of_source.slot != network.slot) {
         return Err(DropReason::SpoofedSource.into());
     }
+    let destination = policy::destination_of_route(route.ifindex)?;
     match policy::verdict(network.place(), destination) {
         PolicyVerdict::Masquerade => {}
         PolicyVerdict::Accept => return Err(Handover::WithinNetwork.into()),

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::{bpf_l4_csum_replace, bpf_skb_pull_data},
+    helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data},
     programs::TcContext,
 };
 use bytemuck::Pod;
@@ -135,6 +135,16 @@ impl Skb {
         // SAFETY: `pointer` was checked against the packet's end.
         unsafe { pointer.write_unaligned(value) }
         Ok(())
+    }
+
+    /// Copies bytes of the packet, wherever they lie; `None` if it ends before.
+    #[inline(always)]
+    pub fn load<T: Pod>(self, offset: usize, to: &mut T) -> Option<()> {
+        let (pointer, length) = (core::ptr::from_mut(to), size_of::<T>() as u32);
+        // SAFETY: the context is valid; the helper fills the whole value, for which any bytes do.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), offset as u32, pointer.cast(), length) };
+        (result == 0).then_some(())
     }
 
     /// Adjusts an L4 checksum for a changed address of its pseudo-header. The kernel knows whether

@@ -43,13 +43,8 @@ pub(crate) fn object(log_level: u8) -> Result<Ebpf> {
     ] {
         loader.map_max_entries(name, entries);
     }
-    loader.override_global(aya_log_level(), &log_level, true);
+    loader.override_global("AYA_LOG_LEVEL", &log_level, true);
     loader.load(vnet::object::object()?).context("cannot load the object")
-}
-
-/// The global that switches logging; what is never read at run time costs nothing.
-const fn aya_log_level() -> &'static str {
-    "AYA_LOG_LEVEL"
 }
 
 pub(crate) fn array<'a, V: Bytes>(ebpf: &'a Ebpf, name: &str) -> Result<Array<'a, V>> {

@@ -2,6 +2,11 @@
 //!
 //! A [`Rig`] is a namespace with a host's interfaces, routes and neighbours, the loaded object and
 //! filled maps. Each run checks that the tables agree with each other.
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "only tests call this, and what is not as they say fails them"
+)]
 
 mod counters;
 mod load;
@@ -14,7 +19,9 @@ mod tables;
 pub use counters::{Counted, counted};
 pub use load::Plain;
 pub use outcome::{Outcome, Verdict};
-pub use packet::{Body, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp};
+pub use packet::{
+    Body, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp, unreachable,
+};
 pub use rig::{
     EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,
 };

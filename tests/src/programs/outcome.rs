@@ -93,6 +93,21 @@ impl Outcome {
         assert_eq!((self.verdict, &self.counted), (Verdict::Drop, &counted(&[(&name, 1)])));
     }
 
+    /// Counted as dropped for that reason only, whether or not its sender is told.
+    #[track_caller]
+    pub fn assert_refused(&self, network: u16, reason: DropReason) {
+        let name = format!("{network} drop {}", reason.id());
+        assert!(matches!(self.verdict, Verdict::Drop | Verdict::Redirect), "{:?}", self.verdict);
+        assert_eq!(self.counted, counted(&[(&name, 1)]));
+    }
+
+    /// Counted as dropped for that reason only, and answered with this frame.
+    #[track_caller]
+    pub fn assert_rejected(&self, network: u16, reason: DropReason, answer: &[u8]) {
+        let name = format!("{network} drop {}", reason.id());
+        self.assert(Verdict::Redirect, answer, FORWARDED_MARK, &counted(&[(&name, 1)]));
+    }
+
     /// Everything at once.
     #[track_caller]
     pub fn assert(&self, verdict: Verdict, frame: &[u8], mark: u32, counted: &Counted) {

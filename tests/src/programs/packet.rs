@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpFragOffset, IpNumber, Ipv4Header, TcpHeader,
-    UdpHeader,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpDscp, IpFragOffset, IpNumber, Ipv4Header,
+    TcpHeader, UdpHeader,
 };
 use vnet_common::tcp::flags;
 
@@ -66,6 +66,10 @@ pub struct Packet {
     pub ttl: u8,
     /// Identification.
     pub identification: u16,
+    /// Differentiated services code point, six bits.
+    pub dscp: u8,
+    /// Whether routers must not fragment it.
+    pub dont_fragment: bool,
     /// IP options, a multiple of four bytes.
     pub options: Vec<u8>,
     /// What follows the IP header.
@@ -121,6 +125,19 @@ pub fn icmp_error(
     Packet::new(parse(from), parse(to), body).payload(&quote[..quoted.min(quote.len())])
 }
 
+/// The frame with which a packet's sender is told that its destination is unreachable: back to where
+/// the frame came from, quoting its IP header and eight bytes.
+#[must_use]
+pub fn unreachable(from: &str, code: u8, about: &Packet) -> Vec<u8> {
+    let mut answer = icmp_error(from, &about.source.to_string(), (3, code), about, 28);
+    // Precedence "internetwork control" (RFC 1812, section 4.3.2.5).
+    (answer.dscp, answer.dont_fragment, answer.identification) = (48, true, 0);
+    let mut frame = answer.frame();
+    let (destination, source) = frame[..12].split_at_mut(6);
+    destination.swap_with_slice(source);
+    frame
+}
+
 /// A packet of another protocol.
 #[must_use]
 pub fn raw(from: &str, to: &str, protocol: u8) -> Packet {
@@ -130,7 +147,17 @@ pub fn raw(from: &str, to: &str, protocol: u8) -> Packet {
 impl Packet {
     fn new(source: Ipv4Addr, destination: Ipv4Addr, body: Body) -> Self {
         let (options, payload) = (Vec::new(), Vec::new());
-        Self { source, destination, ttl: 64, identification: 0x1234, options, body, payload }
+        Self {
+            source,
+            destination,
+            ttl: 64,
+            identification: 0x1234,
+            dscp: 0,
+            dont_fragment: false,
+            options,
+            body,
+            payload,
+        }
     }
 
     /// Replaces the source endpoint, as `address:port` or, with the port kept, as `address`.
@@ -246,7 +273,8 @@ impl Packet {
         header.options = self.options.as_slice().try_into().expect("options of a valid length");
         header.set_payload_len(l4.len()).expect("a payload of a valid length");
         header.identification = self.identification;
-        header.dont_fragment = false;
+        header.dscp = IpDscp::try_new(self.dscp).expect("a code point of six bits");
+        header.dont_fragment = self.dont_fragment;
         header.more_fragments = more_fragments;
         header.fragment_offset = IpFragOffset::try_new(offset).expect("an offset of 13 bits");
         header.header_checksum = header.calc_header_checksum();
@@ -326,6 +354,7 @@ fn parse(text: &str) -> Ipv4Addr {
 /// Bytes for a message: sixteen a line.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
-    let line = |line: &[u8]| line.iter().map(|byte| format!("{byte:02x} ")).collect::<String>();
+    let byte = |byte: &u8| format!("{byte:02x}");
+    let line = |line: &[u8]| line.iter().map(byte).collect::<Vec<_>>().join(" ");
     bytes.chunks(16).map(line).collect::<Vec<_>>().join("\n")
 }

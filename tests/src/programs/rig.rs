@@ -6,12 +6,14 @@ use std::net::Ipv4Addr;
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{PerCpuArray, PerCpuValues};
+use aya::programs::tc::{self, TcAttachType};
 use vnet_common::{
     address::{Address, Ipv4Be},
     flow::{Mapping, MappingKey, Session},
     limits::ADDRESSES_PER_UPLINK,
     names::{map, program},
-    network::{Config, Network, Subnet, Uplink, UplinkAddress},
+    network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
     policy::Mode,
     port::PortRange,
     timeout::Timeouts,
@@ -112,6 +114,19 @@ impl Rig {
         let namespace = Namespace::new("programs", Ipv6Noise::Off)?;
         namespace.ip_batch(&SETUP.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())?;
         namespace.sysctl("net.ipv4.ip_forward", "1")?;
+        let mut rig = Self::on(&namespace)?;
+        rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
+        rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
+        rig.set_network(NETWORK, |network| network.gateway = ipv4(GATEWAY))?;
+        rig.set_network(OTHER_NETWORK, |network| network.gateway = ipv4("192.168.123.1"))?;
+        rig.set_uplink("eth0", &["198.51.100.1/24"])?;
+        rig.set_uplink("eth1", &["203.0.113.1/24"])?;
+        Ok(rig)
+    }
+
+    /// The object for the interfaces that a namespace has now, without networks and uplinks.
+    pub fn on(namespace: &Namespace) -> Result<Self> {
+        let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
         let mut rig = Self { namespace, ebpf: load::object(0)?, ifindexes };
         rig.configure(|config| {
@@ -119,11 +134,28 @@ impl Rig {
             config.host_ports = PortRange { first: 32768, last: 60999 };
             config.timeouts = TIMEOUTS;
         })?;
-        rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
-        rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
-        rig.set_uplink("eth0", &["198.51.100.1/24"])?;
-        rig.set_uplink("eth1", &["203.0.113.1/24"])?;
         Ok(rig)
+    }
+
+    /// Attaches a program to an interface, as long as the rig lives.
+    pub fn attach(&mut self, program: &str, interface: &str, hook: TcAttachType) -> Result<()> {
+        let namespace = self.namespace.clone();
+        namespace.enter(|| {
+            // Only kernels without tcx need it; elsewhere it does no harm, nor if it is there.
+            let _ = tc::qdisc_add_clsact(interface);
+            let program = self.program(program)?;
+            program.attach(interface, hook).with_context(|| format!("{interface} {hook:?}"))?;
+            Ok(())
+        })?
+    }
+
+    /// Gives every CPU's bucket for ICMP errors so many tokens and no more for now.
+    pub fn set_icmp_tokens(&mut self, tokens: u64) -> Result<()> {
+        let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
+        let map = load::found_mut(&mut self.ebpf, map::ICMP_ERRORS)?;
+        let mut buckets = PerCpuArray::<_, Plain<TokenBucket>>::try_from(map)?;
+        let cpus = buckets.get(&0, 0)?.len();
+        Ok(buckets.set(0, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?)
     }
 
     /// Index of an interface of the host.
@@ -189,6 +221,7 @@ impl Rig {
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
                 flows_per_guest: SLOTS,
+                gateway: Ipv4Be::UNSPECIFIED,
             };
         })?;
         let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;

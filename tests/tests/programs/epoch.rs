@@ -132,7 +132,7 @@ fn uplink_that_is_none_any_more_carries_nothing() -> Result<()> {
         open(rig)?;
         rig.remove_uplink("eth0")?;
         rig.bump_epoch()?;
-        rig.from_guest(&segment())?.assert_dropped(NETWORK, DropReason::NotAnUplink);
+        rig.from_guest(&segment())?.assert_refused(NETWORK, DropReason::NotAnUplink);
         rig.from_outside(&reply())?.assert_handed_over(0, Handover::NoFlow, &reply());
         assert_eq!(rig.tables()?.live().count(), 0);
         Ok(())
@@ -158,7 +158,7 @@ fn network_that_becomes_isolated_ends_its_flows() -> Result<()> {
         open(rig)?;
         rig.set_network(NETWORK, |network| network.mode = Mode::Isolated as u8)?;
         rig.bump_epoch()?;
-        rig.from_guest(&segment())?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+        rig.from_guest(&segment())?.assert_refused(NETWORK, DropReason::PolicyRejected);
         let virbr0 = Origin::Interface("virbr0");
         let outcome = rig.to_outside(virbr0, &segment())?;
         outcome.assert_dropped(NETWORK, DropReason::PolicyRejected);

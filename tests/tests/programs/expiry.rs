@@ -173,7 +173,7 @@ fn full_table_empties_itself_without_a_sweep() -> Result<()> {
         rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
         age(rig, 0, 3)?;
         let new = udp("192.168.122.11:20001", "192.0.2.10:53");
-        rig.from_guest(&new)?.assert_dropped(NETWORK, DropReason::FlowTableFull);
+        rig.from_guest(&new)?.assert_refused(NETWORK, DropReason::FlowTableFull);
         assert_eq!(phase(rig, 0)?, Phase::HoldDown);
         age_held_port(rig, 0, 1)?;
         assert_eq!(rig.from_guest(&new)?.verdict, Verdict::Redirect);
@@ -189,7 +189,7 @@ fn refused_flow_does_not_shorten_the_hold_down_of_its_endpoints_port() -> Result
         age(rig, 0, 3)?;
         rig.sweep()?;
         let again = udp("192.168.122.10:20000", "192.0.2.11:53");
-        rig.from_guest(&again)?.assert_dropped(NETWORK, DropReason::FlowTableFull);
+        rig.from_guest(&again)?.assert_refused(NETWORK, DropReason::FlowTableFull);
         let tables = rig.tables()?;
         assert_eq!((tables.mappings.len(), tables.ports.len()), (1, 1));
         age_held_port(rig, 0, 1)?;

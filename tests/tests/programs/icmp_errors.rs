@@ -1,6 +1,6 @@
 //! ICMP errors: the packet that they quote is translated with them (RFC 5508).
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vnet_common::{
     flow::Direction::*,
     names::FORWARDED_MARK,
@@ -27,7 +27,8 @@ fn packets() -> [Packet; 4] {
 fn open(rig: &mut Rig, packet: &Packet) -> Result<(Packet, String)> {
     rig.from_guest(packet)?;
     let tables = rig.tables()?;
-    let (_, session) = tables.live().find(|(_, s)| s.inside == address(GUEST)).unwrap();
+    let (_, session) =
+        tables.live().find(|(_, s)| s.inside == address(GUEST)).context("no flow of the guest")?;
     let endpoint = format!("{EXTERNAL}:{}", session.external_port.to_host());
     Ok((packet.clone().from(&endpoint).ttl(60), endpoint))
 }

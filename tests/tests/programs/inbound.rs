@@ -97,10 +97,13 @@ fn guest_cannot_be_addressed_from_outside() -> Result<()> {
             echo_request("192.0.2.10:5", GUEST),
             raw(REMOTE, "10.1.0.5", 47),
         ] {
-            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+            // From the uplink's address: no guest's address is ever a source outside.
+            let answer = unreachable(EXTERNAL, 3, &packet);
+            let outcome = rig.from_outside(&packet)?;
+            outcome.assert_rejected(NETWORK, DropReason::PolicyRejected, &answer);
         }
         let packet = udp("192.0.2.10:80", "192.168.123.10:53");
-        rig.from_outside(&packet)?.assert_dropped(OTHER_NETWORK, DropReason::PolicyRejected);
+        rig.from_outside(&packet)?.assert_refused(OTHER_NETWORK, DropReason::PolicyRejected);
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ fn full_flow_table_refuses_new_flows_and_keeps_the_old() -> Result<()> {
         rig.from_guest(&tcp("192.168.122.10:20000", "192.0.2.10:80", SYN))?;
         for port in 20001..20010 {
             let packet = tcp(&format!("{GUEST}:{port}"), "192.0.2.10:80", SYN);
-            rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::FlowTableFull);
+            rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::FlowTableFull);
         }
         let tables = rig.tables()?;
         assert_eq!((tables.mappings.len(), tables.ports.len()), (1, 1));
@@ -31,7 +31,7 @@ fn guest_with_all_its_flows_does_not_starve_its_neighbour() -> Result<()> {
         }
         for port in 20002..20080 {
             let packet = udp(&format!("{GUEST}:{port}"), "192.0.2.10:53");
-            rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::GuestFlowLimit);
+            rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::GuestFlowLimit);
         }
         assert_eq!(rig.tables()?.mappings.len(), 2);
         let outcome = rig.from_guest(&udp("192.168.122.11:20002", "192.0.2.10:53"))?;
@@ -46,7 +46,7 @@ fn refused_flow_of_a_used_mapping_leaves_the_mapping_alone() -> Result<()> {
         rig.set_network(NETWORK, |network| network.flows_per_guest = 1)?;
         rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
         let packet = udp("192.168.122.10:20000", "192.0.2.11:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::GuestFlowLimit);
+        rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::GuestFlowLimit);
         assert_eq!(rig.tables()?.mapping_of(20000).unwrap().references, 1);
         Ok(())
     })
@@ -58,7 +58,7 @@ fn without_a_free_port_new_endpoints_are_refused() -> Result<()> {
         rig.set_network(NETWORK, |n| n.ports = PortRange { first: 5000, last: 5000 })?;
         rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
         let packet = udp("192.168.122.10:20001", "192.0.2.10:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::PortsExhausted);
+        rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::PortsExhausted);
         // The endpoint that has the port may use it for more flows.
         let outcome = rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.11:53"))?;
         assert_eq!(outcome.verdict, Verdict::Redirect);
@@ -71,7 +71,7 @@ fn range_inside_the_hosts_own_has_no_port() -> Result<()> {
     with_rig(|rig| {
         rig.set_network(NETWORK, |n| n.ports = PortRange { first: 40000, last: 40999 })?;
         let packet = udp("192.168.122.10:40000", "192.0.2.10:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::PortsExhausted);
+        rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::PortsExhausted);
         Ok(())
     })
 }

@@ -2,6 +2,7 @@
 
 mod bridge_egress;
 mod epoch;
+mod exceptions;
 mod expiry;
 mod fragments;
 mod icmp_errors;
@@ -10,5 +11,7 @@ mod limits;
 mod malformed;
 mod outbound;
 mod refused;
+mod rejected;
+mod rejected_guests;
 mod uplink_egress;
 mod verifier;

@@ -144,8 +144,9 @@ fn random_frame(random: &mut Random) -> Vec<u8> {
         2 | 3 => "192.0.2.11:80".to_owned(),
         _ => "192.0.2.10:53".to_owned(),
     };
-    let (guest_address, remote_address) =
-        (guest.split(':').next().unwrap(), remote.split(':').next().unwrap());
+    let address =
+        |endpoint: &str| endpoint.rsplit_once(':').map_or_else(String::new, |at| at.0.to_owned());
+    let (guest_address, remote_address) = (&address(&guest), &address(&remote));
     let packet = match random.below(6) {
         0 => tcp(&guest, &remote, random.below(32) as u8),
         1 => echo_request(&guest, remote_address),
@@ -242,6 +243,10 @@ fn whatever_a_guest_sends_is_redirected_translated_or_left_as_it_was() -> Result
             };
             let (action, out, mark) = rig.run_uncounted(arrival)?;
             match Verdict::from_action(action) {
+                // Back to the guest, as an ICMP error.
+                Verdict::Redirect if source(&out) == [192, 168, 122, 1] => {
+                    assert_eq!((out.len(), &out[26 + 4..26 + 8]), (70, source(&frame)));
+                }
                 Verdict::Redirect => {
                     assert_eq!(source(&out), [198, 51, 100, 1], "round {round}\n{}", hex(&frame));
                     redirected += 1;

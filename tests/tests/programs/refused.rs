@@ -36,7 +36,9 @@ fn guest_cannot_reach_the_guests_of_another_nat_network() -> Result<()> {
             udp("192.168.122.10:20000", "192.168.123.10:53"),
             echo_request("192.168.122.10:7", "192.168.123.10"),
         ] {
-            rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+            let answer = unreachable(GATEWAY, 3, &packet);
+            let outcome = rig.from_guest(&packet)?;
+            outcome.assert_rejected(NETWORK, DropReason::PolicyRejected, &answer);
         }
         assert_eq!(rig.tables()?.live().count(), 0);
         Ok(())
@@ -48,7 +50,7 @@ fn isolated_network_reaches_nothing_outside() -> Result<()> {
     with_rig(|rig| {
         rig.set_network(NETWORK, |network| network.mode = Mode::Isolated as u8)?;
         let packet = udp("192.168.122.10:20000", "192.0.2.10:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+        rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::PolicyRejected);
         Ok(())
     })
 }
@@ -59,7 +61,7 @@ fn network_bound_to_an_uplink_uses_no_other() -> Result<()> {
         let eth1 = rig.ifindex("eth1")?;
         rig.set_network(NETWORK, |network| network.forward_ifindex = eth1)?;
         let packet = udp("192.168.122.10:20000", "192.0.2.10:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+        rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::PolicyRejected);
         let outcome = rig.from_guest(&udp("192.168.122.10:20000", "198.18.3.9:53"))?;
         assert_eq!(outcome.verdict, Verdict::Redirect);
         Ok(())
@@ -70,7 +72,8 @@ fn network_bound_to_an_uplink_uses_no_other() -> Result<()> {
 fn interface_that_is_no_uplink_is_not_used() -> Result<()> {
     with_rig(|rig| {
         let packet = udp("192.168.122.10:20000", "198.18.4.9:53");
-        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::NotAnUplink);
+        let answer = unreachable(GATEWAY, 3, &packet);
+        rig.from_guest(&packet)?.assert_rejected(NETWORK, DropReason::NotAnUplink, &answer);
         Ok(())
     })
 }
