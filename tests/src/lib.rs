@@ -1,3 +1,4 @@
-//! The lab: hosts, guests and wires in private network namespaces.
+//! The lab: hosts, guests and wires in private network namespaces; and the product running in it.
 
 pub mod lab;
+pub mod vnet;
