@@ -100,7 +100,7 @@ fn traceroute_shows_the_host_the_router_and_the_target() -> anyhow::Result<()> {
             let hops = traceroute(&net.guest, method)?;
             assert_eq!(hops, ["192.168.122.1", ISP, SERVER], "{method:?}");
         }
-        assert!(net.vnet.handovers(Handover::TtlExpiring)? >= 3);
+        assert!(net.vnet.handovers(Handover::TtlExpiring)? > 0);
         net.finish()?;
     }
     Ok(())
