@@ -76,15 +76,18 @@ impl Vnet {
         let running = host.spawn(&command)?;
         let mut vnet =
             Self { host: host.clone(), running, instance, definitions: directory, stopped: false };
-        wait_until("vnet prints the line `ready`", DEADLINE, || {
+        let ended = wait_until("vnet prints the line `ready`", DEADLINE, || {
             if vnet.running.stdout().lines().any(|line| line == "ready") {
-                return Ok(Ok(()));
+                return Ok(false);
             }
-            let seen = vnet.running.stderr();
             // There is nothing to wait for any more.
-            if vnet.running.is_running() { Err(seen) } else { Ok(Err(seen)) }
-        })?
-        .map_err(|seen| Error::unexpected("vnet run", seen))?;
+            if vnet.running.is_running() { Err(vnet.log()) } else { Ok(true) }
+        })?;
+        if ended {
+            let output = vnet.running.wait(DEADLINE)?;
+            let seen = format!("{}\n{}{}", output.status, output.stdout, output.stderr);
+            return Err(Error::unexpected(output.command, seen));
+        }
         Ok(vnet)
     }
 
@@ -186,8 +189,9 @@ impl Drop for Vnet {
     fn drop(&mut self) {
         if !self.stopped {
             eprintln!("{}", self.describe());
-            // It would leave its lock and its journal in /run/vnet.
             let _ = self.running.terminate(DEADLINE);
+            // Left behind by one that was killed; all else goes with the namespace.
+            let _ = fs::remove_dir_all(Path::new("/run/vnet").join(&self.instance));
         }
         let _ = fs::remove_dir_all(&self.definitions);
     }

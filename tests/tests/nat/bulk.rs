@@ -24,9 +24,9 @@ fn transfer(nat: &Nat, guest: &Node, server: &IperfServer, way: Way) -> anyhow::
     };
     let port = host.port_of(guest.name()).unwrap();
     let captures = [host.capture_headers(&port, "tcp")?, outside.capture_headers("eth0", "ip")?];
-    let before = snmp(sender)?;
+    let before = counters(sender)?;
     let report = server.measure(guest, arguments)?;
-    let after = snmp(sender)?;
+    let after = counters(sender)?;
     assert!(report.sent >= 128 * MIB, "{}", report.sent);
 
     let sent = after["TcpOutSegs"] - before["TcpOutSegs"];

@@ -15,13 +15,14 @@ const KINDS: [PortKind; 2] = [PortKind::Tap, PortKind::Veth];
 
 /// guest --- host --- isp --- server, the last wire with an MTU of its own.
 struct Internet {
+    // Before the lab, whose end kills every process in it.
+    vnet: Vnet,
     lab: Lab,
     host: Node,
     guest: Node,
     server: Node,
     /// On the wire between host and isp, at the isp.
     wire: Capture,
-    vnet: Vnet,
 }
 
 #[derive(Clone, Copy)]
@@ -55,7 +56,7 @@ impl Internet {
         let guest = lab.guest(&host, "virbr0", &guest)?;
         let vnet = Vnet::start(&host, &[default_network()])?;
         let wire = isp.capture("eth0", "ip")?;
-        Ok(Self { lab, host, guest, server, wire, vnet })
+        Ok(Self { vnet, lab, host, guest, server, wire })
     }
 
     fn finish(self) -> anyhow::Result<()> {

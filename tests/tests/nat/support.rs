@@ -28,15 +28,16 @@ pub fn default_network() -> String {
 
 /// The standard lab with vnet running.
 pub struct Nat {
-    pub lab: StandardLab,
+    // Before the lab, whose end kills every process in it.
     pub vnet: Vnet,
+    pub lab: StandardLab,
 }
 
 impl Nat {
     pub fn new() -> anyhow::Result<Self> {
         let lab = StandardLab::new()?;
         let vnet = Vnet::start(&lab.host, &[default_network()])?;
-        Ok(Self { lab, vnet })
+        Ok(Self { vnet, lab })
     }
 
     pub fn guests(&self) -> [&Node; 2] {
@@ -147,17 +148,20 @@ impl PingOnce for Node {
     }
 }
 
-/// Counters of `/proc/net/snmp`, as `TcpInCsumErrors`.
-pub fn snmp(node: &Node) -> anyhow::Result<BTreeMap<String, u64>> {
-    // `/proc/net` would be that of the main thread.
-    let text = node.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))??;
-    let lines: Vec<&str> = text.lines().collect();
+/// Counters of `/proc/net/snmp` and `/proc/net/netstat`, as `TcpInCsumErrors`.
+pub fn counters(node: &Node) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut counters = BTreeMap::new();
-    for pair in lines.chunks_exact(2) {
-        let (protocol, names) = pair[0].split_once(": ").unwrap();
-        let values = pair[1].split(' ').skip(1);
-        for (name, value) in names.split(' ').zip(values) {
-            counters.insert(format!("{protocol}{name}"), value.parse().unwrap_or(0));
+    for file in ["snmp", "netstat"] {
+        // `/proc/net` would be that of the main thread.
+        let path = format!("/proc/thread-self/net/{file}");
+        let text = node.enter(|| std::fs::read_to_string(path))??;
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.chunks_exact(2) {
+            let (protocol, names) = pair[0].split_once(": ").unwrap();
+            let values = pair[1].split(' ').skip(1);
+            for (name, value) in names.split(' ').zip(values) {
+                counters.insert(format!("{protocol}{name}"), value.parse().unwrap_or(0));
+            }
         }
     }
     Ok(counters)
@@ -165,8 +169,8 @@ pub fn snmp(node: &Node) -> anyhow::Result<BTreeMap<String, u64>> {
 
 /// No packet was received there with a wrong checksum.
 pub fn assert_no_checksum_errors(node: &Node) -> anyhow::Result<()> {
-    let counters = snmp(node)?;
-    for name in ["IcmpInCsumErrors", "TcpInCsumErrors", "UdpInCsumErrors", "IpInHdrErrors"] {
+    let counters = counters(node)?;
+    for name in ["IcmpInCsumErrors", "TcpInCsumErrors", "UdpInCsumErrors", "IpExtInCsumErrors"] {
         assert_eq!(counters[name], 0, "{name} of {}", node.name());
     }
     Ok(())
