@@ -27,11 +27,13 @@ fn transfer(nat: &Nat, guest: &Node, server: &IperfServer, way: Way) -> anyhow::
     let before = counters(sender)?;
     let report = server.measure(guest, arguments)?;
     let after = counters(sender)?;
+    // The sender may stop with some on its way, which it counts and the receiver does not read.
     assert!(report.sent >= 128 * MIB, "{}", report.sent);
+    assert!(report.received >= 64 * MIB, "{}", report.received);
 
     let sent = after["TcpOutSegs"] - before["TcpOutSegs"];
     let again = after["TcpRetransSegs"] - before["TcpRetransSegs"];
-    assert!(sent > 128 * MIB / 1448, "{sent}");
+    assert!(sent > report.received / 1448, "{sent}");
     // Loss by full queues is TCP's way to find its rate; a broken translation loses far more.
     assert!(again * 50 <= sent, "{again} of {sent} segments were sent again");
 
@@ -44,7 +46,8 @@ fn transfer(nat: &Nat, guest: &Node, server: &IperfServer, way: Way) -> anyhow::
     let flow = nat.vnet.flows()?.into_iter().max_by_key(|flow| volume(flow, way)).unwrap();
     let (bytes, packets) = (volume(&flow, way), traffic(&flow, way).packets);
     // Headers of the super-packets come on top of the payload.
-    assert!((report.sent..report.sent * 11 / 10).contains(&bytes), "{flow} of {}", report.sent);
+    let possible = report.received..report.sent * 11 / 10;
+    assert!(possible.contains(&bytes), "{flow} of {possible:?}");
     assert!(bytes / packets > 10_000, "super-packets were cut before translation: {flow}");
     Ok(())
 }
