@@ -247,13 +247,12 @@ fn unsupported(packet: &Packet) -> DropReason {
 fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
     let inside = &new.mapping.inside;
     let limit = NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.flows_per_guest);
-    let usage = match GUESTS.get_ptr_mut(inside) {
-        Some(usage) => usage,
-        None => {
-            // Two CPUs may get here together; one insertion wins, both find the entry.
-            let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
-            GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
-        }
+    let usage = if let Some(usage) = GUESTS.get_ptr_mut(inside) {
+        usage
+    } else {
+        // Two CPUs may get here together; one insertion wins, both find the entry.
+        let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
+        GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
     };
     let flows = guest_flows(usage);
     if flows.fetch_add(1) < u64::from(limit) {

@@ -2,7 +2,9 @@
 
 mod check;
 mod detach;
+mod flows;
 mod run;
+mod status;
 
 use std::{
     io::{self, Write as _},
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Status(status::Status),
+    Flows(flows::Flows),
     Detach(detach::Detach),
     #[command(hide = true)]
     Janitor(detach::Janitor),
@@ -45,12 +49,16 @@ pub fn run() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("VNET_LOG", "info"))
         .format_timestamp(None)
         .format_target(false)
+        // `--log` chooses what comes from there.
+        .filter_module(vnet::datapath::KERNEL_LOG_TARGET, log::LevelFilter::Trace)
         .init();
     let result = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Check(check) => check.run(),
         Command::Detach(detach) => detach.run(),
         Command::Janitor(janitor) => janitor.run(),
+        Command::Status(status) => status.run(),
+        Command::Flows(flows) => flows.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");

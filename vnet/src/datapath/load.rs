@@ -56,11 +56,6 @@ impl Datapath {
         Ok(Self { ebpf, config, tables: Tables::default() })
     }
 
-    /// The object, for what reads its log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
-    }
-
     /// Pins every map in a directory, for other processes.
     pub fn pin_maps(&self, directory: &Path) -> Result<(), DatapathError> {
         let failed = |path: &Path, reason: String| DatapathError::Pin { path: path.into(), reason };

@@ -2,10 +2,12 @@
 
 mod attach;
 mod error;
+mod kernel_log;
 mod load;
 mod sweep;
 mod tables;
 
 pub use attach::{AttachMode, Direction, Hook, HookSpec, Mechanism};
 pub use error::DatapathError;
+pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions};

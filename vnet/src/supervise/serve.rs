@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{hooks, startup::Running};
 use crate::{
+    datapath::KernelLog,
     host::{self, sysctl},
     plan::{self, Plan, Problem, Tables},
 };
@@ -54,12 +55,26 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
                     log::error!("cannot follow a change of the host: {error:#}");
                 }
             }
+            result = drain(running.kernel_log.as_mut()) => {
+                if let Err(error) = result {
+                    log::error!("cannot read the programs' log any more: {error:#}");
+                    running.kernel_log = None;
+                }
+            }
             _ = sweep.tick() => {
                 if let Err(error) = running.datapath.sweep() {
                     log::error!("cannot end idle flows: {error}");
                 }
             }
         }
+    }
+}
+
+/// Passes on what the programs log; for ever silent if they do not.
+async fn drain(kernel_log: Option<&mut KernelLog>) -> anyhow::Result<()> {
+    match kernel_log {
+        Some(kernel_log) => kernel_log.drain().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    datapath::{AttachMode, Datapath, Hook},
+    datapath::{AttachMode, Datapath, Hook, KernelLog},
     definition::Network,
     host::{Watch, bpffs, privileges, sysctl},
     instance::{Journal, Lock, Undo},
@@ -25,6 +25,8 @@ pub(super) struct Running {
     pub plan: Plan,
     pub watch: Watch,
     pub datapath: Datapath,
+    /// There only if the programs log.
+    pub kernel_log: Option<KernelLog>,
     pub hooks: Vec<Hook>,
     pub journal: Journal,
     pub pins: PathBuf,
@@ -52,6 +54,7 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
     pause("mounted").await;
 
     let mut datapath = Datapath::load(&options.load)?;
+    let kernel_log = options.load.log.map(|_| datapath.kernel_log()).transpose()?;
     datapath.write(&Tables::of(&plan))?;
     pause("loaded").await;
 
@@ -75,6 +78,7 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
         plan,
         watch,
         datapath,
+        kernel_log,
         hooks: Vec::new(),
         journal,
         pins,
