@@ -1,20 +1,18 @@
 //! The running product: `vnet run` on a host of the lab.
 
 use std::{
-    env, fmt, fs,
-    net::{IpAddr, SocketAddr},
+    env, fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
-use aya::maps::{Array, Map, MapData, PerCpuArray};
+use serde_json::Value;
 use vnet_common::{
-    flow::{FLAG_INSIDE_IS_HOST, Phase, Session, SessionCursor, Traffic},
-    names,
+    flow::Traffic,
     reason::{DropReason, Handover},
-    tcp::State,
 };
 
 use crate::lab::{Error, Node, Result, Running, wait_until};
@@ -48,6 +46,7 @@ pub fn nat_network(name: &str, bridge: &str, addresses: &[&str]) -> String {
 pub struct Vnet {
     host: Node,
     running: Running,
+    program: String,
     instance: String,
     definitions: PathBuf,
     stopped: bool,
@@ -74,8 +73,14 @@ impl Vnet {
         let mut command = vec![program.as_str(), "run", &path, "--instance", &instance];
         command.extend(arguments);
         let running = host.spawn(&command)?;
-        let mut vnet =
-            Self { host: host.clone(), running, instance, definitions: directory, stopped: false };
+        let mut vnet = Self {
+            host: host.clone(),
+            running,
+            program,
+            instance,
+            definitions: directory,
+            stopped: false,
+        };
         let ended = wait_until("vnet prints the line `ready`", DEADLINE, || {
             if vnet.running.stdout().lines().any(|line| line == "ready") {
                 return Ok(false);
@@ -113,76 +118,52 @@ impl Vnet {
         Ok(())
     }
 
-    /// Every live flow, by the inside's address and port.
+    /// What `vnet status -o json` says.
+    pub fn status(&self) -> Result<Value> {
+        self.ask("status")
+    }
+
+    /// What `vnet flows -o json` says.
     pub fn flows(&self) -> Result<Vec<Flow>> {
-        let path = |map| self.pin(map);
-        let read = || -> Result<Vec<Flow>, aya::maps::MapError> {
-            let map = |name| MapData::from_pin(path(name)).map(Map::Array);
-            let cursor: Array<_, SessionCursor> = map(names::map::SESSION_CURSOR)?.try_into()?;
-            let sessions: Array<_, Session> = map(names::map::SESSIONS)?.try_into()?;
-            let used = cursor.get(&0, 0)?.fresh.min(u64::from(sessions.len())) as u32;
-            let mut flows = Vec::new();
-            for index in 0..used {
-                let session = sessions.get(&index, 0)?;
-                if session.phase == Phase::Live as u32 {
-                    flows.push(Flow::of(&session));
-                }
-            }
-            flows.sort_by_key(|flow| (flow.inside, flow.remote, flow.protocol));
-            Ok(flows)
-        };
-        self.host.enter(read)?.map_err(|error| Error::unexpected("flows", error.to_string()))
+        let json = self.ask("flows")?;
+        let flows = json.as_array().and_then(|flows| flows.iter().map(Flow::parse).collect());
+        flows.ok_or_else(|| Error::unexpected("vnet flows", json.to_string()))
     }
 
-    /// Packets dropped for a reason, of all networks.
+    /// Packets dropped for a reason, of all networks and of none.
     pub fn drops(&self, reason: DropReason) -> Result<u64> {
-        let each_network = (0..vnet_common::limits::NETWORKS as u16).map(|n| reason.counter(n));
-        self.counters(names::map::DROPS, each_network)
+        Ok(outcomes(&self.status()?, "drops", reason.id()))
     }
 
-    /// Packets left to the host's stack for a reason, of all networks.
+    /// Packets left to the host's stack for a reason, of all networks and of none.
     pub fn handovers(&self, handover: Handover) -> Result<u64> {
-        let each_network = (0..vnet_common::limits::NETWORKS as u16).map(|n| handover.counter(n));
-        self.counters(names::map::HANDOVERS, each_network)
+        Ok(outcomes(&self.status()?, "handovers", handover.id()))
     }
 
-    fn counters(&self, map: &str, indices: impl Iterator<Item = u32> + Send) -> Result<u64> {
-        let path = self.pin(map);
-        let read = || -> Result<u64, aya::maps::MapError> {
-            let counters: PerCpuArray<_, u64> =
-                Map::PerCpuArray(MapData::from_pin(path)?).try_into()?;
-            let mut sum = 0;
-            for index in indices.filter(|index| *index < counters.len()) {
-                sum += counters.get(&index, 0)?.iter().sum::<u64>();
-            }
-            Ok(sum)
-        };
-        self.host.enter(read)?.map_err(|error| Error::unexpected(map, error.to_string()))
-    }
-
-    fn pin(&self, map: &str) -> PathBuf {
-        Path::new("/sys/fs/bpf/vnet").join(&self.instance).join("maps").join(map)
+    fn ask(&self, what: &str) -> Result<Value> {
+        let command = [&self.program, what, "--instance", &self.instance, "-o", "json"];
+        let text = self.host.run(&command)?;
+        serde_json::from_str(&text).map_err(|error| Error::unexpected(error.to_string(), text))
     }
 
     /// What one wants to see of a failed test.
     fn describe(&self) -> String {
         let mut text = format!("--- vnet run --instance {}\n{}", self.instance, self.log());
-        match self.flows() {
-            Ok(flows) => flows.iter().for_each(|flow| text.push_str(&format!("{flow}\n"))),
-            Err(error) => text.push_str(&format!("{error}\n")),
-        }
-        for &reason in DropReason::ALL {
-            if let Ok(count @ 1..) = self.drops(reason) {
-                text.push_str(&format!("dropped: {count} {}\n", reason.id()));
-            }
-        }
-        for &handover in Handover::ALL {
-            if let Ok(count @ 1..) = self.handovers(handover) {
-                text.push_str(&format!("left to the host's stack: {count} {}\n", handover.id()));
-            }
+        for what in ["status", "flows"] {
+            let shown = self.host.try_run(&[&self.program, what, "--instance", &self.instance]);
+            let shown = shown.map_or_else(|error| error.to_string(), |o| o.stdout + &o.stderr);
+            text = format!("{text}--- vnet {what}\n{shown}");
         }
         text
     }
+}
+
+/// The sum of the counters of one reason.
+fn outcomes(status: &Value, kind: &str, reason: &str) -> u64 {
+    let networks = status["networks"].as_array().into_iter().flatten();
+    let lists = networks.chain([&status["no_network"]]).filter_map(|of| of[kind].as_array());
+    let outcomes = lists.flatten().filter(|outcome| outcome["reason"] == reason);
+    outcomes.filter_map(|outcome| outcome["packets"].as_u64()).sum()
 }
 
 impl Drop for Vnet {
@@ -200,18 +181,18 @@ impl Drop for Vnet {
 /// A flow in both directions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// IP protocol number.
-    pub protocol: u8,
+    /// `tcp`, `udp`, `icmp`.
+    pub protocol: String,
     /// The guest's endpoint; the port is an ICMP query's identifier.
     pub inside: SocketAddr,
     /// What the outside sees of it.
-    pub external: SocketAddr,
-    /// Whom the guest talks to.
+    pub outside: SocketAddr,
+    /// Whom the guest talks to; port 0 for ICMP.
     pub remote: SocketAddr,
     /// What was seen of it.
-    pub state: State,
-    /// Whether the inside is the host itself.
-    pub inside_is_host: bool,
+    pub state: String,
+    /// The uplink's name.
+    pub uplink: String,
     /// From the guest.
     pub outbound: Traffic,
     /// To the guest.
@@ -219,29 +200,27 @@ pub struct Flow {
 }
 
 impl Flow {
-    fn of(session: &Session) -> Self {
-        let at = |address: IpAddr, port: u16| SocketAddr::new(address, port);
-        Self {
-            protocol: session.protocol,
-            inside: at(session.inside.to_addr(), session.inside_port.to_host()),
-            external: at(session.external.to_addr(), session.external_port.to_host()),
-            remote: at(session.remote.to_addr(), session.remote_port.to_host()),
-            state: State::from_byte(session.state),
-            inside_is_host: session.flags & FLAG_INSIDE_IS_HOST != 0,
-            outbound: session.outbound,
-            inbound: session.inbound,
-        }
-    }
-}
-
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { protocol, inside, external, remote, state, outbound, inbound, .. } = self;
-        write!(f, "protocol {protocol} {inside} as {external} to {remote} {}", state.name())?;
-        for (way, traffic) in [("out", outbound), ("in", inbound)] {
-            write!(f, ", {way} {} packets {} bytes", traffic.packets, traffic.bytes)?;
-        }
-        Ok(())
+    fn parse(json: &Value) -> Option<Self> {
+        let text = |name: &str| json[name].as_str().map(str::to_owned);
+        let endpoint = |name: &str| {
+            let json = &json[name];
+            let port = json["port"].as_u64().or(json["identifier"].as_u64()).unwrap_or(0);
+            Some(SocketAddr::new(json["address"].as_str()?.parse().ok()?, port.try_into().ok()?))
+        };
+        let traffic = |name: &str| {
+            let json = &json[name];
+            Some(Traffic { packets: json["packets"].as_u64()?, bytes: json["bytes"].as_u64()? })
+        };
+        Some(Self {
+            protocol: text("protocol")?,
+            inside: endpoint("inside")?,
+            outside: endpoint("outside")?,
+            remote: endpoint("remote")?,
+            state: text("state")?,
+            uplink: text("uplink")?,
+            outbound: traffic("outbound")?,
+            inbound: traffic("inbound")?,
+        })
     }
 }
 

@@ -7,7 +7,6 @@ use vnet_tests::vnet::{Flow, Vnet};
 use crate::support::*;
 
 const MIB: u64 = 1 << 20;
-const TCP: u8 = 6;
 
 #[derive(Clone, Copy)]
 enum Way {
@@ -47,8 +46,8 @@ fn transfer(nat: &Nat, guest: &Node, server: &IperfServer, way: Way) -> anyhow::
     let (bytes, packets) = (volume(&flow, way), traffic(&flow, way).packets);
     // Headers of the super-packets come on top of the payload.
     let possible = report.received..report.sent * 11 / 10;
-    assert!(possible.contains(&bytes), "{flow} of {possible:?}");
-    assert!(bytes / packets > 10_000, "super-packets were cut before translation: {flow}");
+    assert!(possible.contains(&bytes), "{flow:?} of {possible:?}");
+    assert!(bytes / packets > 10_000, "super-packets were cut before translation: {flow:?}");
     Ok(())
 }
 
@@ -127,6 +126,6 @@ fn without_offloads_every_frame_fits_the_mtu_and_every_checksum_is_complete() ->
         assert_no_checksum_errors(&guest)?;
     }
     assert_no_checksum_errors(&outside)?;
-    assert!(vnet.flows()?.iter().all(|flow| flow.protocol == TCP));
+    assert!(vnet.flows()?.iter().all(|flow| flow.protocol == "tcp"));
     finish(&host, vnet)
 }

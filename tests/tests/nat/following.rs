@@ -111,8 +111,8 @@ fn wait_for_more_answers(ping: &Running) -> anyhow::Result<()> {
 fn assert_running_ping_comes_from(vnet: &Vnet, address: &str) -> anyhow::Result<()> {
     let flows = vnet.flows()?;
     // The other pings sent three.
-    let running = flows.iter().filter(|flow| flow.protocol == 1 && flow.outbound.packets > 3);
-    let external: Vec<_> = running.map(|flow| flow.external.ip()).collect();
+    let running = flows.iter().filter(|flow| flow.protocol == "icmp" && flow.outbound.packets > 3);
+    let external: Vec<_> = running.map(|flow| flow.outside.ip()).collect();
     assert_eq!(external, [ip(address).unwrap()]);
     Ok(())
 }
