@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use vnet_tests::lab::services::{TcpEcho, UdpEcho};
-use vnet_tests::lab::{End, Guest, Lab, Node, PortKind, Running, require_root, wait_until};
+use vnet_tests::lab::{
+    CapturedPacket, End, Guest, Lab, Node, PortKind, Running, StandardLab, require_root, wait_until,
+};
 use vnet_tests::vnet::Vnet;
 
 use crate::support::*;
@@ -244,5 +246,25 @@ fn uplink_that_appears_later_is_used() -> anyhow::Result<()> {
         assert_only_uplink_is_seen(&wire.finish()?, &[WAYS[1].0]);
         finish(&net.host, net.vnet)?;
     }
+    Ok(())
+}
+
+#[test]
+fn nothing_untranslated_leaves_while_vnet_starts_and_ends() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    let wire = lab.outside.capture("eth0", "ip")?;
+    let pings = [&lab.tap_guest, &lab.veth_guest]
+        .map(|guest| guest.spawn(&["ping", "-n", "-q", "-i", "0.002", OUTSIDE]).unwrap());
+    for _ in 0..3 {
+        let vnet = Vnet::start(&lab.host, &[default_network()])?;
+        let seen = |packet: &CapturedPacket| packet.outgoing && packet.icmp() == Some((0, 0));
+        wire.wait_for(seen, DEADLINE)?;
+        vnet.stop()?;
+    }
+    drop(pings);
+    assert_only_uplink_is_seen(&wire.finish()?, &[UPLINK]);
     Ok(())
 }
