@@ -1,4 +1,7 @@
-//! The lab: hosts, guests and wires in private network namespaces; and the product running in it.
+//! What the tests of vnet are built from: the lab, the product running in it, the programs one
+//! packet at a time, the demo.
 
+pub mod demo;
 pub mod lab;
+pub mod programs;
 pub mod vnet;

@@ -50,7 +50,7 @@ pub struct NewFlow {
     /// The bridge where the inside lives; 0 if the inside is the host.
     pub bridge_ifindex: u32,
     pub uplink_ifindex: u32,
-    /// The epoch in which it was routed.
+    /// The epoch in which it was routed; 0 if the next packet is to be judged again.
     pub epoch: u32,
     /// Filled once the mapping is acquired.
     pub external_port: PortBe,
@@ -58,9 +58,8 @@ pub struct NewFlow {
     pub mtu: u16,
     /// Slot of the network.
     pub network: u16,
-    pub tcp_flags: u8,
     pub flags: u8,
-    pub reserved: u16,
+    pub reserved: [u8; 3],
 }
 
 impl NewFlow {
@@ -110,7 +109,7 @@ extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
         entered
     });
     if entered.is_err() {
-        mapping::release(&new.mapping, now);
+        mapping::abandon(&new.mapping, now);
     }
     outcome::encode(entered)
 }
@@ -126,7 +125,7 @@ fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
     session.set_bridge_ifindex(new.bridge_ifindex);
     session.set_uplink_ifindex(new.uplink_ifindex);
     session.set_protocol(new.mapping.protocol);
-    session.set_state(initial_state(new) as u8);
+    session.set_state(State::Opening as u8);
     session.set_flags(new.flags);
     session.set_network(new.network);
     session.set_mtu_outbound(new.mtu);
@@ -224,11 +223,6 @@ fn take_slot() -> Option<(u32, SessionSlot)> {
 pub fn fresh_counter(cursor: *mut SessionCursor) -> SharedWord {
     // SAFETY: map memory outlives the program.
     unsafe { SharedWord::new(&raw mut (*cursor).fresh) }
-}
-
-#[inline(always)]
-fn initial_state(new: &NewFlow) -> State {
-    if new.mapping.protocol == protocol::TCP { tcp::initial(new.tcp_flags) } else { State::Opening }
 }
 
 #[inline(always)]
