@@ -25,16 +25,14 @@ const PROGRAM_VARIABLE: &str = "VNET_BIN";
 /// A libvirt definition of a NAT network on an existing bridge; addresses with prefix length.
 #[must_use]
 pub fn nat_network(name: &str, bridge: &str, addresses: &[&str]) -> String {
-    let addresses: String = addresses
-        .iter()
-        .map(|address| {
-            let (address, prefix) = address.split_once('/').unwrap_or((address, "32"));
-            format!("  <ip address='{address}' prefix='{prefix}'/>\n")
-        })
-        .collect();
+    let mut ips = String::new();
+    for address in addresses {
+        let (address, prefix) = address.split_once('/').unwrap_or((address, "32"));
+        ips = format!("{ips}  <ip address='{address}' prefix='{prefix}'/>\n");
+    }
     format!(
         "<network>\n  <name>{name}</name>\n  <forward mode='nat'/>\n  \
-         <bridge name='{bridge}' stp='on' delay='0'/>\n{addresses}</network>\n"
+         <bridge name='{bridge}' stp='on' delay='0'/>\n{ips}</network>\n"
     )
 }
 

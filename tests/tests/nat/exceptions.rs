@@ -1,5 +1,7 @@
 //! What only the host's stack does right: the time to live, the MTU, fragments, neighbours.
 
+use std::io::ErrorKind;
+use std::net::UdpSocket;
 use std::time::Instant;
 
 use vnet_common::reason::Handover;
@@ -13,7 +15,7 @@ const ISP: &str = "203.0.113.1";
 const SERVER: &str = "198.51.100.2";
 const KINDS: [PortKind; 2] = [PortKind::Tap, PortKind::Veth];
 
-/// guest --- host --- isp --- server, the last wire with an MTU of its own.
+/// guest --- host --- isp --- server
 struct Internet {
     // Before the lab, whose end kills every process in it.
     vnet: Vnet,
@@ -28,7 +30,16 @@ struct Internet {
 #[derive(Clone, Copy)]
 struct Mtu {
     bridge: u32,
-    far_wire: u32,
+    /// Between host and isp.
+    uplink: u32,
+    /// Between isp and server.
+    far: u32,
+}
+
+impl Default for Mtu {
+    fn default() -> Self {
+        Self { bridge: 1500, uplink: 1500, far: 1500 }
+    }
 }
 
 impl Internet {
@@ -37,14 +48,17 @@ impl Internet {
         let host = lab.host("host")?;
         let isp = lab.router("isp")?;
         let server = lab.station("server")?;
-        lab.wire(
+        // As distributions set it: what the stack forwards has to pass this as well.
+        host.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
+        lab.wire_with_mtu(
             &End::new(&host, "eth0").address("203.0.113.2/24"),
             &End::new(&isp, "eth0").address("203.0.113.1/24"),
+            mtu.uplink,
         )?;
         lab.wire_with_mtu(
             &End::new(&isp, "eth1").address("198.51.100.1/24"),
             &End::new(&server, "eth0").address("198.51.100.2/24"),
-            mtu.far_wire,
+            mtu.far,
         )?;
         host.route("default", ISP)?;
         server.route("default", "198.51.100.1")?;
@@ -95,7 +109,7 @@ fn traceroute_shows_the_host_the_router_and_the_target() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in KINDS {
-        let net = Internet::new(kind, Mtu { bridge: 1500, far_wire: 1500 })?;
+        let net = Internet::new(kind, Mtu::default())?;
         let _web = HttpServer::start(&net.server, at(SERVER, 80))?;
         for method in [&[][..], &["-I"], &["-T", "-p", "80"]] {
             let hops = traceroute(&net.guest, method)?;
@@ -113,7 +127,7 @@ fn smaller_mtu_beyond_a_router_is_learnt_by_the_guest() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in KINDS {
-        let net = Internet::new(kind, Mtu { bridge: 1500, far_wire: 1300 })?;
+        let net = Internet::new(kind, Mtu { far: 1300, ..Mtu::default() })?;
         let web = HttpServer::start(&net.server, at(SERVER, 80))?;
         // The server offers segments of 1500 as one does that is further away.
         net.server.run(&[
@@ -145,7 +159,7 @@ fn ping_that_may_not_be_fragmented_is_told_the_mtu() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in KINDS {
-        let net = Internet::new(kind, Mtu { bridge: 1500, far_wire: 1300 })?;
+        let net = Internet::new(kind, Mtu { far: 1300, ..Mtu::default() })?;
         let output = net
             .guest
             .try_run(&["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", SERVER])?;
@@ -174,7 +188,7 @@ fn fragments_cross_both_ways() -> anyhow::Result<()> {
         (PortKind::Tap, 1300),
         (PortKind::Veth, 1300),
     ] {
-        let net = Internet::new(kind, Mtu { bridge: 1500, far_wire })?;
+        let net = Internet::new(kind, Mtu { far: far_wire, ..Mtu::default() })?;
         let servers = echo_servers(&net.server)?;
         let ping = net.guest.ping_with(SERVER, 5, &["-M", "dont", "-s", "4000"])?;
         assert_eq!(ping.received, 5, "{kind:?} over {far_wire}");
@@ -183,7 +197,7 @@ fn fragments_cross_both_ways() -> anyhow::Result<()> {
             let answer = net.guest.udp_ask(at(SERVER, 7), &question, DEADLINE)?;
             assert!(answer == question, "{kind:?} over {far_wire}: {length} bytes");
         }
-        assert!(servers.1.peers().iter().all(|peer| Some(peer.ip()) == ip(UPLINK)));
+        assert!(servers.1.peers().iter().all(|peer| peer.ip() == ip(UPLINK)));
         net.finish()?;
     }
     Ok(())
@@ -195,7 +209,7 @@ fn bridge_may_have_a_smaller_mtu_than_the_uplink() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in KINDS {
-        let net = Internet::new(kind, Mtu { bridge: 1300, far_wire: 1500 })?;
+        let net = Internet::new(kind, Mtu { bridge: 1300, ..Mtu::default() })?;
         let web = HttpServer::start(&net.server, at(SERVER, 80))?;
         let _echo = echo_servers(&net.server)?;
         // The guest asks for segments that its own link does not take, as one does behind another
@@ -255,4 +269,89 @@ fn first_packet_finds_its_way_with_an_empty_neighbour_table() -> anyhow::Result<
     }
     assert!(nat.vnet.handovers(Handover::NoNeighbour)? > 0);
     nat.finish()
+}
+
+#[test]
+fn uplink_may_have_a_smaller_mtu_than_the_bridge() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for kind in KINDS {
+        let net = Internet::new(kind, Mtu { uplink: 1400, ..Mtu::default() })?;
+        // Its sockets let routers fragment what they send.
+        net.server.sysctl("net.ipv4.ip_no_pmtu_disc", "1")?;
+        let web = HttpServer::start(&net.server, at(SERVER, 80))?;
+        let _echo = echo_servers(&net.server)?;
+        let output = net
+            .guest
+            .try_run(&["ping", "-n", "-c", "1", "-W", "1", "-M", "do", "-s", "1472", SERVER])?;
+        let told = "From 192.168.122.1 icmp_seq=1 Frag needed and DF set (mtu = 1400)";
+        assert!(output.stdout.contains(told), "{}", output.stdout);
+        net.guest.run(&["ip", "route", "flush", "cache"])?;
+        let url = format!("http://{}/bytes/1000000", web.address());
+        let body = content(1_000_000);
+        let answer = net.guest.curl_upload(&url, &body)?;
+        assert_eq!(Upload::parse(&answer).map(|upload| upload.hash), Some(hash(&body)));
+        let learnt = route_to(&net.guest, SERVER)?;
+        assert!(learnt.contains(" mtu 1400"), "{learnt}");
+        assert!(net.guest.curl(&url)? == body);
+        assert_eq!(net.guest.ping_with(SERVER, 3, &["-M", "dont", "-s", "4000"])?.received, 3);
+        // From now on the guest's do as well.
+        net.guest.sysctl("net.ipv4.ip_no_pmtu_disc", "1")?;
+        net.guest.run(&["ip", "route", "flush", "cache"])?;
+        for length in [1450, 8192] {
+            let question = content(length);
+            assert!(net.guest.udp_ask(at(SERVER, 7), &question, DEADLINE)? == question);
+        }
+        assert!(net.vnet.handovers(Handover::OverMtu)? > 0);
+        net.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn packets_with_ip_options_go_through_the_hosts_stack() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for kind in KINDS {
+        let net = Internet::new(kind, Mtu::default())?;
+        // Record route and time stamps (RFC 791 section 3.1).
+        for option in [&["-R"][..], &["-T", "tsonly"]] {
+            assert_eq!(net.guest.ping_with(SERVER, 3, option)?.received, 3, "{option:?}");
+        }
+        assert!(net.vnet.handovers(Handover::IpOptions)? >= 10);
+        net.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn closed_ports_answer_with_errors_in_both_directions() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for kind in KINDS {
+        let net = Internet::new(kind, Mtu::default())?;
+        let asking = net.guest.udp_socket(at("0.0.0.0", 0), at(SERVER, 9), DEADLINE)?;
+        asking.send(b"anybody?")?;
+        let refused = asking.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        assert!(net.guest.tcp_connect(at(SERVER, 9), DEADLINE).is_err());
+
+        // The guest's socket is gone when the answer comes; the server's socket is told.
+        let server = net.server.enter(|| UdpSocket::bind((SERVER, 7)))??;
+        server.set_read_timeout(Some(DEADLINE))?;
+        let asking = net.guest.udp_socket(at("0.0.0.0", 0), at(SERVER, 7), DEADLINE)?;
+        asking.send(b"question")?;
+        let (_, peer) = server.recv_from(&mut [0; 16])?;
+        assert_eq!(peer.ip(), ip(UPLINK));
+        drop(asking);
+        server.connect(peer)?;
+        server.send(b"too late")?;
+        let refused = server.recv(&mut [0; 16]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        net.finish()?;
+    }
+    Ok(())
 }

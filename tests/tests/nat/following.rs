@@ -1,5 +1,6 @@
 //! The host changes while guests talk.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use vnet_tests::lab::services::{TcpEcho, UdpEcho};
@@ -49,8 +50,8 @@ impl TwoWays {
             let network = WAYS[number - 1].1.rsplit_once('.').unwrap().0.to_owned() + ".0/24";
             server.route(&network, &near)?;
         }
-        for way in 0..uplinks {
-            connect(&lab, &host, &isps[way], way)?;
+        for (way, isp) in isps.iter().enumerate().take(uplinks) {
+            connect(&lab, &host, isp, way)?;
         }
         host.bridge("virbr0", &["192.168.122.1/24"])?;
         host.run(&["ip", "route", "add", "default", "via", WAYS[0].1])?;
@@ -69,7 +70,7 @@ impl TwoWays {
             let asked = self.guest.udp_ask(at(SERVER, 7), b"who am I?", Duration::from_millis(100));
             asked.map_err(|error| error.to_string())?;
             let seen = self.udp.peers().last().copied();
-            if seen.map(|peer| peer.ip()) == ip(address) {
+            if seen.is_some_and(|peer| peer.ip() == ip(address)) {
                 Ok(())
             } else {
                 Err(format!("{seen:?}"))
@@ -77,7 +78,7 @@ impl TwoWays {
         })?;
         let stream = self.guest.tcp_connect(at(SERVER, 7), DEADLINE)?;
         assert_echoes(&stream, 50_000);
-        assert_eq!(self.tcp.peers().last().map(|peer| peer.ip()), ip(address));
+        assert_eq!(self.tcp.peers().last().map(SocketAddr::ip), Some(ip(address)));
         assert_eq!(self.guest.ping(SERVER, 3)?.received, 3);
         Ok(())
     }
@@ -115,7 +116,7 @@ fn assert_running_ping_comes_from(vnet: &Vnet, address: &str) -> anyhow::Result<
     // The other pings sent three.
     let running = flows.iter().filter(|flow| flow.protocol == "icmp" && flow.outbound.packets > 3);
     let external: Vec<_> = running.map(|flow| flow.outside.ip()).collect();
-    assert_eq!(external, [ip(address).unwrap()]);
+    assert_eq!(external, [ip(address)]);
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Services on the host beside vnet.
 
+use std::net::SocketAddr;
+
 use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, TcpEcho, UdpEcho};
 use vnet_tests::lab::{Guest, PortKind, require_root};
 
@@ -74,7 +76,7 @@ fn hosts_own_connections_work_beside_guests_with_the_same_ports() -> anyhow::Res
     }
     for (peers, count) in [(tcp.peers(), 6), (udp.peers(), 12)] {
         assert_eq!(peers.len(), count);
-        let mut ports: Vec<u16> = peers.iter().map(|peer| peer.port()).collect();
+        let mut ports: Vec<u16> = peers.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 6, "{peers:?}");
@@ -94,9 +96,10 @@ fn guests_leave_the_hosts_ephemeral_ports_alone() -> anyhow::Result<()> {
     // The guest is first, and the host comes with the same port afterwards.
     for port in [33_000, 40_000, 60_999] {
         let guest = tcp_from(&nat.lab.tap_guest, v4("0.0.0.0", port), v4(OUTSIDE, 7))?;
-        let own = tcp_from(host, v4("0.0.0.0", port), v4(OUTSIDE, 7))?;
         assert_echoes(&guest, 10_000);
+        let own = tcp_from(host, v4("0.0.0.0", port), v4(OUTSIDE, 7))?;
         assert_echoes(&own, 10_000);
+        assert_echoes(&guest, 10_000);
         let [.., of_guest, of_host] = tcp.peers()[..] else { panic!("{:?}", tcp.peers()) };
         assert_eq!(of_host.port(), port);
         assert!(!(32_768..=60_999).contains(&of_guest.port()), "{of_guest}");

@@ -35,8 +35,13 @@ pub struct Nat {
 
 impl Nat {
     pub fn new() -> anyhow::Result<Self> {
+        Self::with(&[])
+    }
+
+    /// With further arguments of `vnet run`.
+    pub fn with(arguments: &[&str]) -> anyhow::Result<Self> {
         let lab = StandardLab::new()?;
-        let vnet = Vnet::start(&lab.host, &[default_network()])?;
+        let vnet = Vnet::start_with(&lab.host, &[default_network()], arguments)?;
         Ok(Self { vnet, lab })
     }
 
@@ -58,8 +63,8 @@ pub fn finish(host: &Node, vnet: Vnet) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn ip(text: &str) -> Option<IpAddr> {
-    Some(text.parse().unwrap())
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }
 
 pub fn at(address: &str, port: u16) -> SocketAddr {
@@ -73,7 +78,7 @@ pub fn assert_only_uplink_is_seen(packets: &[CapturedPacket], uplink: &[&str]) {
     for packet in packets {
         // Captured beyond the uplink: what is not outgoing there came from the host.
         let host_side = if packet.outgoing { packet.destination() } else { packet.source() };
-        let known = uplink.iter().any(|address| host_side == ip(address));
+        let known = uplink.iter().any(|address| host_side == Some(ip(address)));
         assert!(known, "{packet}\nin\n{}", listing(packets));
         packet.verify_checksums().unwrap_or_else(|wrong| panic!("{wrong}"));
     }

@@ -1,6 +1,6 @@
 //! What a guest does all day.
 
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 
 use vnet_tests::lab::services::{HttpServer, TcpEcho, UdpEcho, Upload, content, hash};
 use vnet_tests::lab::{listing, require_root};
@@ -9,10 +9,19 @@ use crate::support::*;
 
 #[test]
 fn guests_ping_download_upload_and_ask_behind_the_uplinks_address() -> anyhow::Result<()> {
+    everyday(&[])
+}
+
+#[test]
+fn clsact_does_what_tcx_does() -> anyhow::Result<()> {
+    everyday(&["--attach", "clsact"])
+}
+
+fn everyday(arguments: &[&str]) -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let nat = Nat::new()?;
+    let nat = Nat::with(arguments)?;
     let outside = &nat.lab.outside;
     let web = HttpServer::start(outside, at(OUTSIDE, 80))?;
     let echo = UdpEcho::start(outside, at(OUTSIDE, 53))?;
@@ -34,7 +43,7 @@ fn guests_ping_download_upload_and_ask_behind_the_uplinks_address() -> anyhow::R
     }
     assert_eq!((web.peers().len(), echo.peers().len()), (4, 12));
     for peer in web.peers().into_iter().chain(echo.peers()) {
-        assert_eq!(Some(peer.ip()), ip(UPLINK));
+        assert_eq!(peer.ip(), ip(UPLINK));
     }
     let packets = capture.finish()?;
     assert_only_uplink_is_seen(&packets, &[UPLINK]);
@@ -91,14 +100,13 @@ fn guests_with_the_same_source_port_get_different_external_ports() -> anyhow::Re
     let tcp = TcpEcho::start(&nat.lab.outside, at(OUTSIDE, 7))?;
     let udp = UdpEcho::start(&nat.lab.outside, at(OUTSIDE, 7))?;
     let streams = nat.guests().map(|guest| {
-        tcp_from(guest, v4("0.0.0.0", 20_000), v4(OUTSIDE, 7)).map(|stream| {
-            assert_echoes(&stream, 5000);
-            stream
-        })
+        let stream = tcp_from(guest, v4("0.0.0.0", 20_000), v4(OUTSIDE, 7)).unwrap();
+        assert_echoes(&stream, 5000);
+        stream
     });
-    for stream in streams {
+    for stream in &streams {
         // The first connection still works beside the second.
-        assert_echoes(&stream?, 5000);
+        assert_echoes(stream, 5000);
     }
     let sockets = nat.guests().map(|guest| {
         let socket = guest.udp_socket(at("0.0.0.0", 20_000), udp.address(), DEADLINE).unwrap();
@@ -109,8 +117,8 @@ fn guests_with_the_same_source_port_get_different_external_ports() -> anyhow::Re
         assert_udp_echoes(socket, b"still there");
     }
     let ports = [tcp.peers(), udp.peers()].map(|peers| {
-        assert!(peers.iter().all(|peer| Some(peer.ip()) == ip(UPLINK)), "{peers:?}");
-        peers.iter().map(|peer| peer.port()).collect::<Vec<_>>()
+        assert!(peers.iter().all(|peer| peer.ip() == ip(UPLINK)), "{peers:?}");
+        peers.iter().map(SocketAddr::port).collect::<Vec<_>>()
     });
     // The first keeps its port (RFC 4787 section 4.2.1), the second cannot.
     assert_eq!(ports[0][0], 20_000);
