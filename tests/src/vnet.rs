@@ -222,7 +222,8 @@ impl Flow {
     }
 }
 
-/// The built `vnet`: the one of `VNET_BIN`, or the one beside the directory of the test program.
+/// The built `vnet`: the one of `VNET_BIN`, or the one beside the directory of the test program,
+/// which `cargo test` builds for the whole workspace but not for this package alone.
 fn program() -> Result<PathBuf> {
     if let Some(path) = env::var_os(PROGRAM_VARIABLE) {
         return Ok(path.into());
