@@ -10,7 +10,8 @@ use std::process::{self, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use nix::mount::{MsFlags, mount};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::error::{Error, Result, While};
@@ -236,6 +237,11 @@ fn die_with(parent: u32) -> io::Result<()> {
 fn mount_private_sysfs() -> nix::Result<()> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)?;
+    // What is mounted below, as a BPF file system, would stay in the mount table, hidden.
+    match umount2("/sys", MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(error) => return Err(error),
+    }
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
 }
 

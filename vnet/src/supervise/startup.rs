@@ -64,9 +64,6 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
     datapath.pin_maps(&pins.join("maps"))?;
     pause("pinned").await;
 
-    enable_forwarding(&mut journal)?;
-    pause("forwarding").await;
-
     let mut running = Running {
         options: RunningOptions {
             instance: options.instance.to_string(),
@@ -91,6 +88,10 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
         hooks::attach(&mut running, spec).await?;
         pause(&step).await;
     }
+    // Last, and so taken back first: without hooks the host would forward guests untranslated.
+    enable_forwarding(&mut running.journal)?;
+    pause("forwarding").await;
+
     hooks::write_state(&running)?;
     pause("attached").await;
     Ok(running)

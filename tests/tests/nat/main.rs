@@ -1,0 +1,11 @@
+//! What guests, the host and the outside see of each other through a running `vnet`.
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
+mod bulk;
+mod exceptions;
+mod following;
+mod inbound;
+mod networks;
+mod services;
+mod support;
+mod traffic;
