@@ -24,7 +24,9 @@ impl Datapath {
     pub fn kernel_log(&mut self) -> anyhow::Result<KernelLog> {
         let logger = EbpfLogger::init_with_logger(&mut self.ebpf, Named)
             .context("cannot open the programs' log")?;
-        Ok(KernelLog { logger: AsyncFd::with_interest(logger, Interest::READABLE)? })
+        // SAFETY: the logger owns its ring buffer's descriptor, always the same, until it is dropped.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        Ok(KernelLog { logger: logger.map_err(std::io::Error::from)? })
     }
 }
 
