@@ -18,13 +18,12 @@ impl Datapath {
         let mut old = std::mem::take(&mut self.tables);
         let written = self.write_maps(&old, tables);
         self.tables_are_certain = written.is_ok();
-        self.tables = match &written {
-            Ok(()) => tables.clone(),
-            Err(_) => {
-                old.extend(tables);
-                old
-            }
-        };
+        if written.is_ok() {
+            self.tables = tables.clone();
+        } else {
+            old.extend(tables);
+            self.tables = old;
+        }
         written?;
         if let Some(host_ports) = tables.host_ports {
             self.config.host_ports = host_ports;
@@ -61,7 +60,7 @@ impl Datapath {
             &new.bridges,
             &mut bridges,
             |bridges, bridge, slot| bridges.insert(bridge, slot, 0),
-            |bridges, bridge| bridges.remove(bridge),
+            HashMap::remove,
         )
         .map_err(failed(names::map::BRIDGES))
     }
@@ -91,7 +90,7 @@ impl Datapath {
             &new.uplinks,
             &mut uplinks,
             |uplinks, ifindex, uplink| uplinks.insert(ifindex, uplink, 0),
-            |uplinks, ifindex| uplinks.remove(ifindex),
+            HashMap::remove,
         )
         .map_err(failed(names::map::UPLINKS))
     }

@@ -1,6 +1,9 @@
 //! Taking back what a journal names.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Lock, Undo,
@@ -56,14 +59,34 @@ pub struct Elsewhere {
     path: String,
 }
 
+/// Where the changes of a journal are.
+enum Place {
+    Here,
+    Elsewhere(PathBuf),
+    /// In a network namespace that went, with all that was changed in it.
+    Gone,
+}
+
+impl Place {
+    fn of(owner: Option<&Owner>) -> Self {
+        match (owner, namespace::current()) {
+            (Some(owner), Ok(current)) if owner.namespace != current => {
+                namespace::find(owner.namespace).map_or(Self::Gone, Self::Elsewhere)
+            }
+            _ => Self::Here,
+        }
+    }
+}
+
 /// Checks that what an instance left is not in another network namespace.
 pub fn check_namespace(lock: &Lock) -> Result<(), Elsewhere> {
+    // A journal that cannot be read is told of when it is to be taken back.
     let owner = journal::read(lock.name()).unwrap_or_default().owner;
-    match foreign(owner.as_ref()) {
-        Some(Some(path)) => {
+    match Place::of(owner.as_ref()) {
+        Place::Elsewhere(path) => {
             Err(Elsewhere { instance: lock.name().to_string(), path: path.display().to_string() })
         }
-        _ => Ok(()),
+        Place::Here | Place::Gone => Ok(()),
     }
 }
 
@@ -87,7 +110,7 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.push(elsewhere.to_string());
         return outcome;
     }
-    let namespace_is_gone = foreign(owner.as_ref()).is_some();
+    let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
     for undo in undos.iter().rev() {
         if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
             continue;
@@ -116,13 +139,6 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.push(format!("cannot remove {}: {error}", file.display()));
     }
     outcome
-}
-
-/// For a journal of another network namespace: a path to that one if it is still there.
-fn foreign(owner: Option<&Owner>) -> Option<Option<std::path::PathBuf>> {
-    let owner = owner?;
-    let current = namespace::current().ok()?;
-    (owner.namespace != current).then(|| namespace::find(owner.namespace))
 }
 
 async fn take_back(undo: &Undo) -> Result<(), String> {

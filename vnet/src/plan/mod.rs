@@ -164,6 +164,7 @@ pub enum Problem {
 }
 
 /// Plans the definitions for the host, as far as it has what they need.
+#[must_use]
 pub fn plan(
     definitions: &[definition::Network],
     host: &Snapshot,
@@ -221,11 +222,12 @@ fn network(
     let name = definition.name.value.clone();
     let bridge = find_bridge(definition, host).map_err(|problem| problems.push(problem)).ok();
     let forward_ifindex = definition.forward_device().map(|device| {
-        host.link_named(device).map(|link| link.index).unwrap_or_else(|| {
-            let device = device.to_owned();
-            problems.push(Problem::NoForwardDevice { network: name.clone(), device });
-            ABSENT_INTERFACE
-        })
+        if let Some(link) = host.link_named(device) {
+            return link.index;
+        }
+        let device = device.to_owned();
+        problems.push(Problem::NoForwardDevice { network: name.clone(), device });
+        ABSENT_INTERFACE
     });
     let ports =
         definition.forward.nat.as_ref().map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end);
@@ -323,7 +325,7 @@ fn planned_uplink(candidate: UplinkCandidate) -> Option<PlannedUplink> {
     let raw = match candidate.layer {
         LinkLayer::Ethernet => false,
         LinkLayer::RawIp => true,
-        _ => return None,
+        LinkLayer::Other(_) => return None,
     };
     let addresses =
         candidate.masquerade.iter().map(|found| (found.address, found.subnet.prefix_len()));

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     datapath::{AttachMode, Datapath, Hook, KernelLog},
@@ -187,10 +188,15 @@ fn unix_time() -> u64 {
 }
 
 /// Where tests stop the start to see what its death leaves: with `VNET_PAUSE_AT=STEP` it says so
-/// and waits for a signal.
+/// and waits for its end, or for SIGUSR1 to go on.
 async fn pause(step: &str) {
-    if std::env::var_os("VNET_PAUSE_AT").is_some_and(|wanted| wanted == step) {
-        eprintln!("paused at {step}");
-        std::future::pending::<()>().await;
+    if std::env::var_os("VNET_PAUSE_AT").is_none_or(|wanted| wanted != step) {
+        return;
+    }
+    let resume = signal(SignalKind::user_defined1());
+    eprintln!("paused at {step}");
+    match resume {
+        Ok(mut resume) => drop(resume.recv().await),
+        Err(_) => std::future::pending().await,
     }
 }
