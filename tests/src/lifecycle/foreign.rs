@@ -39,7 +39,7 @@ impl ForeignFilter {
         let Self { interface, hook, priority } = self;
         let filter = format!(
             "tc filter add dev {interface} {hook} prio {priority} protocol ip u32 \
-             match ip dst 198.51.100.99/32 action drop"
+             match ip dst 198.51.100.99/32 classid 1:1"
         );
         host.run(&filter.split(' ').collect::<Vec<_>>())?;
         Ok(())

@@ -4,6 +4,7 @@ mod foreign;
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -153,6 +154,14 @@ impl Scene {
         Ok(())
     }
 
+    /// A copy of the program that every user may execute.
+    pub fn copy_of_program(&self) -> Result<String> {
+        let copy = self.directory.join("vnet");
+        fs::copy(program()?, &copy)?;
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+        Ok(copy.display().to_string())
+    }
+
     /// Waits until no process of the instance is left.
     pub fn wait_for_end(&self) -> Result<()> {
         wait_until("no process of the instance is left", DEADLINE, || {
@@ -196,13 +205,48 @@ impl Scene {
     }
 
     /// Ends a daemon by a signal and checks that it was content and left the host as it was.
-    pub fn stop(&self, mut running: Running, signal: Signal) -> Result<Output> {
+    pub fn stop(&self, running: Running, signal: Signal) -> Result<Output> {
+        let output = self.stop_but_for(&[], running, signal)?;
+        ensure!(!output.stderr.contains("ERROR"), "{}", output.stderr);
+        Ok(output)
+    }
+
+    /// As [`Scene::stop`], but for facts that mention one of these words, and for errors on the way.
+    pub fn stop_but_for(
+        &self,
+        changed: &[&str],
+        mut running: Running,
+        signal: Signal,
+    ) -> Result<Output> {
         let output = running.signal_and_wait(signal, DEADLINE)?;
         let log = &output.stderr;
         ensure!(output.status.code() == Some(0), "{:?}\n{log}", output.status);
-        ensure!(!log.contains("ERROR") && !log.contains("panicked"), "{log}");
-        self.assert_clean(&format!("after {signal}"))?;
+        ensure!(!log.contains("panicked"), "{log}");
+        self.assert_clean_but_for(changed, &format!("after {signal}"))?;
         Ok(output)
+    }
+
+    /// Waits until the hooks in `state.json` are these, in any order.
+    pub fn wait_for_hooks(&self, wanted: &[&str]) -> Result<()> {
+        let mut wanted = wanted.to_vec();
+        wanted.sort_unstable();
+        wait_until(&format!("the hooks are {wanted:?}"), DEADLINE, || {
+            let mut hooks = self.hooks().map_err(|error| format!("{error:#}"))?;
+            hooks.sort_unstable();
+            if hooks == wanted { Ok(()) } else { Err(format!("{hooks:?}")) }
+        })?;
+        Ok(())
+    }
+
+    /// Waits until a guest reaches an address.
+    pub fn wait_until_reached(&self, address: &str) -> Result<()> {
+        wait_until(&format!("guests reach {address}"), DEADLINE, || {
+            match self.lab.tap_guest.ping(address, 1) {
+                Ok(ping) if ping.received == 1 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })?;
+        Ok(())
     }
 
     /// The command lines of the instance's processes.

@@ -24,9 +24,9 @@ impl Datapath {
     pub fn kernel_log(&mut self) -> anyhow::Result<KernelLog> {
         let logger = EbpfLogger::init_with_logger(&mut self.ebpf, Named)
             .context("cannot open the programs' log")?;
-        // SAFETY: the logger owns its ring buffer's descriptor, always the same, until it is dropped.
-        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
-        Ok(KernelLog { logger: logger.map_err(std::io::Error::from)? })
+        // SAFETY: the logger owns the descriptor that it names and keeps it open until it is dropped.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE)? };
+        Ok(KernelLog { logger })
     }
 }
 

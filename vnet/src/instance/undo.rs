@@ -110,15 +110,6 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.push(elsewhere.to_string());
         return outcome;
     }
-    let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
-    for undo in undos.iter().rev() {
-        if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
-            continue;
-        }
-        if let Err(failure) = take_back(undo).await {
-            outcome.failures.push(failure);
-        }
-    }
     for line in damaged {
         outcome.damage.push(format!(
             "{}: line {line} is damaged: look for a change of vnet that is left, such as \
@@ -132,6 +123,15 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         // Their place is known without the journal.
         let pins = lock.name().pin_directory(&bpffs);
         outcome.failures.extend(remove_pins(&pins).err());
+    }
+    let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
+    for undo in undos.iter().rev() {
+        if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
+            continue;
+        }
+        if let Err(failure) = take_back(undo).await {
+            outcome.failures.push(failure);
+        }
     }
     if outcome.failures.is_empty()
         && let Err(error) = journal::forget(lock.name())

@@ -199,11 +199,6 @@ pub fn plan(
     Planned { plan: Plan { networks, uplinks, host_ports }, problems }
 }
 
-/// The definitions of modes that are not served yet.
-pub fn unserved(definitions: &[definition::Network]) -> impl Iterator<Item = &definition::Network> {
-    definitions.iter().filter(|definition| mode_of(definition).is_none())
-}
-
 /// How the programs treat a network; `None` if they do not.
 fn mode_of(definition: &definition::Network) -> Option<Mode> {
     match definition.forward.mode.value {

@@ -59,13 +59,6 @@ pub(super) async fn prepare(
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));
     }
-    for network in plan::unserved(&definitions) {
-        log::warn!(
-            "network `{}`: mode '{}' is not forwarded by this version; left alone",
-            network.name.value,
-            network.forward.mode.value.name()
-        );
-    }
     Ok(Prepared { definitions, plan, watch })
 }
 
