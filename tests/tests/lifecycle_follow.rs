@@ -8,7 +8,7 @@ use vnet_common::{
     network::{Config, Network},
 };
 use vnet_tests::{
-    lab::{require_root, services::UdpEcho, wait_until},
+    lab::{listing, require_root, services::UdpEcho, wait_until},
     lifecycle::{DEADLINE, Scene},
 };
 
@@ -17,7 +17,7 @@ const AT_BRIDGE: [&str; 2] = ["egress of virbr0", "ingress of virbr0"];
 const MODES: [&str; 2] = ["tcx", "clsact"];
 
 /// The first element of an array, as the programs read it.
-fn element<T: aya::Pod>(scene: &Scene, name: &str, index: u32) -> Result<T> {
+fn element<T: aya::Pod + Send>(scene: &Scene, name: &str, index: u32) -> Result<T> {
     let path = format!("/sys/fs/bpf/vnet/{}/maps/{name}", scene.instance);
     scene.lab.host.enter(|| {
         let data = MapData::from_pin(path)?;
@@ -158,13 +158,13 @@ fn guests_of_a_bridge_that_is_not_served_yet_do_not_leak() -> Result<()> {
     })?;
     let ping = guest.ping("203.0.113.1", 3)?;
     ensure!(ping.received == 0, "{ping:?}");
-    ensure!(capture.packets()?.is_empty(), "{:?}", capture.packets()?);
     running.signal(Signal::SIGCONT)?;
     wait_until("the guest gets out again", DEADLINE, || match guest.ping("203.0.113.1", 1) {
         Ok(ping) if ping.received == 1 => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    ensure!(capture.packets()?.is_empty(), "{:?}", capture.packets()?);
+    let leaked = capture.finish()?;
+    ensure!(leaked.is_empty(), "{}", listing(&leaked));
     scene.stop_but_for(&["virbr0"], running, Signal::SIGTERM)?;
     Ok(())
 }
@@ -299,7 +299,8 @@ fn uplink_that_cannot_be_hooked_is_tried_again_and_disturbs_no_other() -> Result
     let capture = other.capture("eth0", "ip src net 192.168.122.0/24")?;
     let ping = scene.lab.tap_guest.ping("198.51.100.1", 2)?;
     ensure!(ping.received == 0, "{ping:?}");
-    ensure!(capture.packets()?.is_empty(), "{:?}", capture.packets()?);
+    let leaked = capture.finish()?;
+    ensure!(leaked.is_empty(), "{}", listing(&leaked));
 
     host.run(&["tc", "qdisc", "delete", "dev", "wan1", "ingress"])?;
     // Deleting a qdisc is nothing that the daemon hears of.
