@@ -1,4 +1,6 @@
-//! The lab: hosts, guests and wires in private network namespaces.
+//! What the tests of vnet are built from: the lab, the programs one packet at a time, the demo.
 
+pub mod demo;
 pub mod lab;
 pub mod lifecycle;
+pub mod programs;

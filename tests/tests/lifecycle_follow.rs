@@ -127,7 +127,18 @@ fn bridge_that_is_made_anew_is_served_again() -> Result<()> {
         }
         let all = [AT_UPLINK[0], AT_UPLINK[1], wan[0], wan[1], AT_BRIDGE[0], AT_BRIDGE[1]];
         scene.wait_for_hooks(&all).context(mode)?;
-        scene.wait_until_reached("203.0.113.1").context(mode)?;
+        if let Err(e) = scene.wait_until_reached("203.0.113.1").context(mode) {
+            println!("{}", running.stderr());
+            println!("{}", scene.vnet(&["status","--instance",&scene.instance])?.stdout);
+            println!("{}", scene.lab.tap_guest.run(&["ip","neigh"])?);
+            println!("{}", host.run(&["ip","neigh"])?);
+            println!("{}", host.run(&["ip","-d", "link"])?);
+            println!("{}", host.run(&["bridge","fdb"])?);
+            println!("{}", scene.lab.tap_guest.run(&["ip","route"])?);
+            println!("{}", host.run(&["ip","route"])?);
+            println!("{}", host.run(&["sysctl","-a", "-r", "net.ipv4.conf.*.forwarding"])?);
+            return Err(e);
+        }
         scene.wait_until_reached("198.51.100.1").context(mode)?;
         let changed = ["virbr0", "wan1", "198.51.100."];
         scene.stop_but_for(&changed, running, Signal::SIGTERM)?;
@@ -165,7 +176,9 @@ fn guests_of_a_bridge_that_is_not_served_yet_do_not_leak() -> Result<()> {
     })?;
     let leaked = capture.finish()?;
     ensure!(leaked.is_empty(), "{}", listing(&leaked));
-    scene.stop_but_for(&["virbr0"], running, Signal::SIGTERM)?;
+    // The other guest's port is in no bridge now.
+    let port = host.port_of("guest1").context("no port")?;
+    scene.stop_but_for(&["virbr0", &port], running, Signal::SIGTERM)?;
     Ok(())
 }
 

@@ -10,8 +10,8 @@ pub const UPLINKS: u32 = 256;
 pub const ADDRESSES_PER_UPLINK: usize = 8;
 /// Live flows of all guests, unless set.
 pub const DEFAULT_SESSIONS: u32 = 1 << 18;
-/// Live flows of one guest, unless set.
-pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 16;
+/// Live flows of one guest, unless set: less than half of the ports that one uplink address has.
+pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 14;
 /// Guests that may have flows at the same time.
 pub const GUESTS: u32 = 1 << 16;
 /// Fragmented datagrams whose first fragment is remembered.

@@ -25,8 +25,10 @@ pub enum State {
     FinInside = 2,
     /// TCP: the outside has sent FIN.
     FinOutside = 3,
-    /// TCP: both sides have sent FIN, or one RST.
+    /// TCP: both sides have sent FIN, or one RST, or FIN came before an answer.
     Closing = 4,
+    /// TCP: the outside has answered with SYN, the handshake is not over.
+    Answered = 5,
 }
 
 impl State {
@@ -39,6 +41,7 @@ impl State {
             1 => Self::Established,
             2 => Self::FinInside,
             3 => Self::FinOutside,
+            5 => Self::Answered,
             _ => Self::Closing,
         }
     }
@@ -52,6 +55,7 @@ impl State {
             Self::FinInside => "fin-inside",
             Self::FinOutside => "fin-outside",
             Self::Closing => "closing",
+            Self::Answered => "answered",
         }
     }
 }
@@ -66,14 +70,10 @@ pub const fn may_open(tcp_flags: u8) -> bool {
     tcp_flags & (flags::RST | flags::FIN) == 0
 }
 
-/// The state of a new flow whose first segment carries these flags.
-#[inline]
-#[must_use]
-pub const fn initial(tcp_flags: u8) -> State {
-    if tcp_flags & flags::SYN != 0 { State::Opening } else { State::Established }
-}
-
-/// The state after a segment; `from_inside` tells who sent it.
+/// The state after a segment; `from_inside` tells who sent it. A new flow is [`State::Opening`].
+///
+/// Whatever the inside sends alone, the flow stays one that ends soon: only an answer from the
+/// outside earns the long idle time of an established connection.
 #[inline]
 #[must_use]
 pub const fn advance(state: State, tcp_flags: u8, from_inside: bool) -> State {
@@ -84,21 +84,22 @@ pub const fn advance(state: State, tcp_flags: u8, from_inside: bool) -> State {
         // A SYN from the inside on a closing connection opens the next one on the same ports.
         return match (state, from_inside) {
             (State::Closing, true) => State::Opening,
+            (State::Opening, false) => State::Answered,
             (other, _) => other,
         };
     }
     if tcp_flags & flags::FIN != 0 {
         return match (state, from_inside) {
-            (State::FinOutside, true) | (State::FinInside, false) | (State::Closing, _) => {
-                State::Closing
-            }
+            (State::FinOutside | State::Opening, true)
+            | (State::FinInside, false)
+            | (State::Closing, _) => State::Closing,
             (_, true) => State::FinInside,
             (_, false) => State::FinOutside,
         };
     }
     match (state, from_inside) {
-        // The inside's ACK of the outside's SYN-ACK, or data from the outside, ends the handshake.
-        (State::Opening, _) => State::Established,
+        // The ACK that ends the handshake, or an answer in mid-connection.
+        (State::Answered, _) | (State::Opening, false) => State::Established,
         (other, _) => other,
     }
 }
@@ -111,11 +112,31 @@ mod tests {
         segments.iter().fold(start, |state, &(flags, inside)| advance(state, flags, inside))
     }
 
+    const ALL: [State; 6] = [Opening, Established, FinInside, FinOutside, Closing, Answered];
+
     #[test]
     fn handshake_establishes_with_its_third_segment() {
-        assert_eq!(initial(SYN), Opening);
-        assert_eq!(walk(Opening, &[(SYN | ACK, false)]), Opening);
+        assert_eq!(walk(Opening, &[(SYN, true), (SYN | ACK, false)]), Answered);
         assert_eq!(walk(Opening, &[(SYN | ACK, false), (ACK, true)]), Established);
+    }
+
+    #[test]
+    fn simultaneous_open_establishes() {
+        let segments = [(SYN, false), (SYN | ACK, true), (SYN | ACK, false), (ACK, true)];
+        assert_eq!(walk(Opening, &segments[..3]), Answered);
+        assert_eq!(walk(Opening, &segments), Established);
+    }
+
+    #[test]
+    fn an_inside_that_gets_no_answer_never_establishes() {
+        let segments = [(ACK, true), (ACK, true), (SYN, true), (ACK, true)];
+        assert_eq!(walk(Opening, &segments), Opening);
+        assert_eq!(walk(Opening, &[(FIN | ACK, true)]), Closing);
+    }
+
+    #[test]
+    fn an_answer_in_mid_connection_establishes() {
+        assert_eq!(walk(Opening, &[(ACK, true), (ACK, false)]), Established);
     }
 
     #[test]
@@ -128,7 +149,7 @@ mod tests {
 
     #[test]
     fn reset_closes_from_every_state() {
-        for state in [Opening, Established, FinInside, FinOutside, Closing] {
+        for state in ALL {
             assert_eq!(advance(state, RST, false), Closing);
             assert_eq!(advance(state, RST | ACK, true), Closing);
         }
@@ -142,15 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn mid_connection_segments_open_established_and_ends_open_nothing() {
-        assert_eq!(initial(ACK), Established);
+    fn mid_connection_segments_open_a_flow_and_ends_open_none() {
         assert!(may_open(SYN) && may_open(ACK));
         assert!(!may_open(RST) && !may_open(FIN | ACK) && !may_open(RST | ACK));
     }
 
     #[test]
     fn byte_round_trips() {
-        for state in [Opening, Established, FinInside, FinOutside, Closing] {
+        for state in ALL {
             assert_eq!(State::from_byte(state as u8), state);
         }
         assert_eq!(State::from_byte(200), Closing);

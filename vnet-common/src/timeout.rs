@@ -43,7 +43,7 @@ impl Timeouts {
         match ip_protocol {
             protocol::TCP => match state {
                 State::Established | State::FinInside | State::FinOutside => self.tcp_established,
-                State::Opening | State::Closing => self.tcp_transitory,
+                State::Opening | State::Answered | State::Closing => self.tcp_transitory,
             },
             protocol::UDP => self.udp,
             protocol::ICMP => self.icmp_query,

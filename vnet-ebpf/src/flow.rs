@@ -50,7 +50,7 @@ pub struct NewFlow {
     /// The bridge where the inside lives; 0 if the inside is the host.
     pub bridge_ifindex: u32,
     pub uplink_ifindex: u32,
-    /// The epoch in which it was routed.
+    /// The epoch in which it was routed; 0 if the next packet is to be judged again.
     pub epoch: u32,
     /// Filled once the mapping is acquired.
     pub external_port: PortBe,
@@ -58,9 +58,8 @@ pub struct NewFlow {
     pub mtu: u16,
     /// Slot of the network.
     pub network: u16,
-    pub tcp_flags: u8,
     pub flags: u8,
-    pub reserved: u16,
+    pub reserved: [u8; 3],
 }
 
 impl NewFlow {
@@ -110,7 +109,7 @@ extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
         entered
     });
     if entered.is_err() {
-        mapping::release(&new.mapping, now);
+        mapping::abandon(&new.mapping, now);
     }
     outcome::encode(entered)
 }
@@ -126,7 +125,7 @@ fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
     session.set_bridge_ifindex(new.bridge_ifindex);
     session.set_uplink_ifindex(new.uplink_ifindex);
     session.set_protocol(new.mapping.protocol);
-    session.set_state(initial_state(new) as u8);
+    session.set_state(State::Opening as u8);
     session.set_flags(new.flags);
     session.set_network(new.network);
     session.set_mtu_outbound(new.mtu);
@@ -227,11 +226,6 @@ pub fn fresh_counter(cursor: *mut SessionCursor) -> SharedWord {
 }
 
 #[inline(always)]
-fn initial_state(new: &NewFlow) -> State {
-    if new.mapping.protocol == protocol::TCP { tcp::initial(new.tcp_flags) } else { State::Opening }
-}
-
-#[inline(always)]
 fn unsupported(packet: &Packet) -> DropReason {
     use crate::parse::Fragment;
     if packet.fragment == Fragment::Later {
@@ -247,13 +241,12 @@ fn unsupported(packet: &Packet) -> DropReason {
 fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
     let inside = &new.mapping.inside;
     let limit = NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.flows_per_guest);
-    let usage = match GUESTS.get_ptr_mut(inside) {
-        Some(usage) => usage,
-        None => {
-            // Two CPUs may get here together; one insertion wins, both find the entry.
-            let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
-            GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
-        }
+    let usage = if let Some(usage) = GUESTS.get_ptr_mut(inside) {
+        usage
+    } else {
+        // Two CPUs may get here together; one insertion wins, both find the entry.
+        let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
+        GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
     };
     let flows = guest_flows(usage);
     if flows.fetch_add(1) < u64::from(limit) {

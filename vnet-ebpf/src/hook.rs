@@ -78,8 +78,8 @@ impl Hook {
 
     /// Counts the outcome and returns the action for the kernel.
     #[inline(always)]
-    pub fn finish(&self, outcome: Step<Verdict>) -> i32 {
-        match outcome {
+    pub fn finish(&self, outcome: &Step<Verdict>) -> i32 {
+        match *outcome {
             Ok(Verdict::Pass) => NEXT,
             Ok(Verdict::Redirect(action)) => action,
             Err(Stop::Handover(handover)) => {

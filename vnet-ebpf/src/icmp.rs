@@ -143,6 +143,10 @@ fn translate_outbound(hook: &mut Hook, packet: &Packet, ttl: Ttl) -> Step<()> {
     let skb = hook.skb;
     let quote = Quote::parse(skb, packet).ok_or(DropReason::UnrelatedIcmpError)?;
     let session = quote.flow_seen_inside().ok_or(DropReason::UnrelatedIcmpError)?;
+    // The flows of other networks are none of this guest's business.
+    if session.network() != hook.network {
+        return Err(DropReason::UnrelatedIcmpError.into());
+    }
     let external = session.external().ipv4_part();
     translate_quote(skb, packet, &quote, Side::Destination, external, session.external_port())?;
     count::traffic(session.network(), Direction::Outbound, skb.len());

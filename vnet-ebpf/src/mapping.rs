@@ -21,6 +21,8 @@ use crate::{
     skb::Skb,
 };
 
+const NANOSECONDS: u64 = 1_000_000_000;
+
 /// The key of the mapping that a session uses.
 #[inline(always)]
 pub fn key_of(session: SessionSlot) -> MappingKey {
@@ -80,6 +82,21 @@ pub fn release(key: &MappingKey, now: u64) -> bool {
     // SAFETY: map memory outlives the program; the field is aligned plain data.
     unsafe { (&raw mut (*mapping).idle_since).write_volatile(now) };
     references(mapping).fetch_decrement() == 1
+}
+
+/// Gives back the reference of a flow that was refused after all. No session will expire a mapping
+/// that was made for it, so that one is deleted at once: nobody outside has seen its port.
+#[inline(always)]
+pub fn abandon(key: &MappingKey, now: u64) {
+    let (Some(config), Some(mapping)) = (maps::config(), MAPPINGS.get_ptr_mut(key)) else { return };
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    let idle_since = unsafe { (&raw const (*mapping).idle_since).read_volatile() };
+    if references(mapping).fetch_decrement() == 1 {
+        let was_used = idle_since != 0;
+        let hold_down =
+            if was_used { u64::from(config.timeouts.port_hold_down) * NANOSECONDS } else { 0 };
+        expire(key, now, hold_down);
+    }
 }
 
 /// Deletes a mapping that nobody has used for the hold-down time; keeps any other.

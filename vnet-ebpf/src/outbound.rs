@@ -49,12 +49,7 @@ pub fn from_bridge(hook: &mut Hook) -> Step<Verdict> {
     }
     check_exceptions(skb, &packet, way.route.mtu)?;
     let session = match known {
-        Some(session) if still_valid(session, &way) => {
-            session.set_next_hop(way.route.next_hop);
-            session.set_mtu_outbound(way.route.mtu);
-            session.set_epoch_outbound(config.epoch);
-            session
-        }
+        Some(session) if still_valid(session, &way) => renew(session, config, &way),
         stale => {
             if let Some(session) = stale {
                 flow::end(session, flow::now());
@@ -71,6 +66,15 @@ struct Way {
     route: Route,
     uplink: &'static Uplink,
     external: Ipv4Be,
+}
+
+impl Way {
+    /// The epoch for flows on this way: none while the stack resolves the neighbour, so that the
+    /// bridge looks for it again and then takes the short way.
+    #[inline(always)]
+    fn epoch(&self, config: &Config) -> u32 {
+        if self.route.resolved { config.epoch } else { 0 }
+    }
 }
 
 /// Policy and route of a packet that no current flow answers for.
@@ -116,6 +120,15 @@ fn still_valid(session: SessionSlot, way: &Way) -> bool {
         && route::has_address(way.uplink, session.external().ipv4_part())
 }
 
+/// The flow on its way of this epoch.
+#[inline(always)]
+fn renew(session: SessionSlot, config: &Config, way: &Way) -> SessionSlot {
+    session.set_next_hop(way.route.next_hop);
+    session.set_mtu_outbound(way.route.mtu);
+    session.set_epoch_outbound(way.epoch(config));
+    session
+}
+
 #[inline(always)]
 fn open(hook: &Hook, packet: &Packet, config: &Config, way: &Way, flags: u8) -> Step<SessionSlot> {
     let inside_is_host = flags & FLAG_INSIDE_IS_HOST != 0;
@@ -132,14 +145,13 @@ fn open(hook: &Hook, packet: &Packet, config: &Config, way: &Way, flags: u8) -> 
         remote: packet.destination,
         bridge_ifindex: if inside_is_host { 0 } else { way.network.network.bridge_ifindex },
         uplink_ifindex: way.route.ifindex,
-        epoch: config.epoch,
+        epoch: way.epoch(config),
         external_port: PortBe::NONE,
         remote_port: packet.destination_port,
         mtu: way.route.mtu,
         network: way.network.slot,
-        tcp_flags: packet.tcp_flags,
         flags,
-        reserved: 0,
+        reserved: [0; 3],
     };
     let session = flow::open(hook.skb, packet, new)?;
     if packet.fragment == Fragment::First
@@ -220,7 +232,7 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
         return icmp::from_forwarded_guest(hook, &packet);
     }
     let session = match known {
-        Some(session) if still_valid(session, &way) => session,
+        Some(session) if still_valid(session, &way) => renew(session, config, &way),
         stale => {
             if let Some(session) = stale {
                 flow::end(session, flow::now());
@@ -236,12 +248,13 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
 fn route_out(skb: Skb, packet: &Packet, network: NetworkAt) -> Route {
     match route::lookup(skb, packet, network.network.bridge_ifindex) {
         Ok(route) if route.ifindex == skb.ifindex() => route,
-        // The stack knows better, by marks or sockets; the bridge will judge its packets anew.
+        // The stack knows better, by marks or sockets: an MTU that no packet fits leaves all the
+        // flow's packets to it.
         _ => Route {
             ifindex: skb.ifindex(),
             next_hop: Address::from_ipv4(packet.destination),
             mtu: 0,
-            resolved: false,
+            resolved: true,
         },
     }
 }

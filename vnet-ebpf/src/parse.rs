@@ -161,6 +161,10 @@ impl Packet {
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.
     #[inline(always)]
     pub fn flow_key(&self, direction: Direction) -> Option<FlowKey> {
+        // Later fragments have no ports.
+        if self.fragment == Fragment::Later {
+            return None;
+        }
         let has_flow = match self.protocol {
             protocol::TCP | protocol::UDP => true,
             protocol::ICMP => match direction {

@@ -85,8 +85,8 @@ impl Skb {
     /// Makes the first `bytes` readable in place, or all of a shorter packet.
     #[inline(always)]
     pub fn pull(self, bytes: u32) {
+        let bytes = if self.len() < bytes { self.len() } else { bytes };
         if self.data() + bytes as usize > self.data_end() {
-            let bytes = if self.len() < bytes { self.len() } else { bytes };
             // SAFETY: the context is valid; pointers are derived anew after this call.
             // A failure leaves the packet as it was: the checked reads that follow fail.
             let _ = unsafe { bpf_skb_pull_data(self.raw, bytes) };

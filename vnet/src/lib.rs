@@ -6,4 +6,5 @@ pub mod host;
 pub mod instance;
 pub mod object;
 pub mod plan;
+pub mod report;
 pub mod supervise;

@@ -2,7 +2,9 @@
 
 mod check;
 mod detach;
+mod flows;
 mod run;
+mod status;
 
 use std::{
     io::{self, Write as _},
@@ -26,6 +28,8 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Status(status::Status),
+    Flows(flows::Flows),
     Detach(detach::Detach),
     #[command(hide = true)]
     Janitor(detach::Janitor),
@@ -53,6 +57,8 @@ pub fn run() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Detach(detach) => detach.run(),
         Command::Janitor(janitor) => janitor.run(),
+        Command::Status(status) => status.run(),
+        Command::Flows(flows) => flows.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");

@@ -88,7 +88,7 @@ llvm-22-dev:
   Candidate: 1:22.1.8-1~deb12u1
   Version table:
      1:22.1.8-1~deb12u1 500
-        500 http://deb.debian.org/debian-security bookworm-security/main amd64 Packages
+        500 https://mirror.example/debian stable/main amd64 Packages
 bpftool:
   Installed: (none)
   Candidate: (none)

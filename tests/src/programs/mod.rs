@@ -1,0 +1,22 @@
+//! One packet in, everything that becomes of it out: the BPF programs under `BPF_PROG_TEST_RUN`.
+//!
+//! A [`Rig`] is a namespace with a host's interfaces, routes and neighbours, the loaded object and
+//! filled maps. Each run checks that the tables agree with each other.
+
+mod counters;
+mod load;
+mod outcome;
+mod packet;
+mod rig;
+mod run;
+mod tables;
+
+pub use counters::{Counted, counted};
+pub use load::Plain;
+pub use outcome::{Outcome, Verdict};
+pub use packet::{Body, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp};
+pub use rig::{
+    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,
+};
+pub use run::{Arrival, Origin};
+pub use tables::Tables;

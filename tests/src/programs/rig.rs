@@ -1,0 +1,353 @@
+//! A host with its interfaces and routes, and the programs loaded for it.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use vnet_common::{
+    address::{Address, Ipv4Be},
+    flow::{Mapping, MappingKey, Session},
+    limits::ADDRESSES_PER_UPLINK,
+    names::{map, program},
+    network::{Config, Network, Subnet, Uplink, UplinkAddress},
+    policy::Mode,
+    port::PortRange,
+    timeout::Timeouts,
+};
+
+use super::load::{self, Plain, SLOTS};
+use super::outcome::Outcome;
+use super::packet::Packet;
+use super::run::{Arrival, Origin};
+use super::tables::Tables;
+use crate::lab::{Ipv6Noise, Namespace, require_root};
+
+/// Slot of the NAT network 192.168.122.0/24 and 10.1.0.0/24 on `virbr0`.
+pub const NETWORK: u16 = 1;
+/// Slot of the NAT network 192.168.123.0/24 on `virbr1`.
+pub const OTHER_NETWORK: u16 = 2;
+/// A guest on `virbr0`; so is 192.168.122.11.
+pub const GUEST: &str = "192.168.122.10";
+/// The host's address on `virbr0`.
+pub const GATEWAY: &str = "192.168.122.1";
+/// The host's address on its uplink `eth0`.
+pub const EXTERNAL: &str = "198.51.100.1";
+/// A host behind the default route.
+pub const REMOTE: &str = "192.0.2.10";
+
+/// Idle times of a few seconds, so that a clock that has just started can be wound back by them.
+const TIMEOUTS: Timeouts = Timeouts {
+    tcp_established: 8,
+    tcp_transitory: 4,
+    udp: 3,
+    icmp_query: 2,
+    other: 3,
+    port_hold_down: 1,
+};
+
+/// `virbr0` and `virbr1` are bridges with a port each, `eth0` and `eth1` uplinks, `vpn0` is none.
+const SETUP: &[&str] = &[
+    "link add virbr0 type bridge forward_delay 0",
+    "link add virbr1 type bridge forward_delay 0",
+    "link add port0 type veth peer name guest0",
+    "link add port1 type veth peer name guest1",
+    "link add eth0 type veth peer name far0",
+    "link add eth1 type veth peer name far1",
+    "link add vpn0 type veth peer name far2",
+    "link set port0 master virbr0 up",
+    "link set port1 master virbr1 up",
+    "link set guest0 up",
+    "link set guest1 up",
+    "link set far0 up",
+    "link set far1 up",
+    "link set far2 up",
+    "link set virbr0 up",
+    "link set virbr1 up",
+    "link set eth0 up",
+    "link set eth1 up",
+    "link set vpn0 up",
+    "address add 192.168.122.1/24 dev virbr0",
+    "address add 10.1.0.1/24 dev virbr0",
+    "address add 192.168.123.1/24 dev virbr1",
+    "address add 198.51.100.1/24 dev eth0",
+    "address add 203.0.113.1/24 dev eth1",
+    "address add 10.99.0.1/24 dev vpn0",
+    "route add default via 198.51.100.254 dev eth0",
+    "route add 198.18.3.0/24 via 203.0.113.254 dev eth1",
+    "route add 198.18.4.0/24 via 10.99.0.2 dev vpn0",
+    "route add blackhole 198.18.5.0/24",
+    "route add unreachable 198.18.6.0/24",
+    "route add prohibit 198.18.7.0/24",
+    "neighbour add 198.51.100.254 lladdr 02:00:00:00:00:01 nud permanent dev eth0",
+    "neighbour add 203.0.113.254 lladdr 02:00:00:00:00:02 nud permanent dev eth1",
+    "neighbour add 10.99.0.2 lladdr 02:00:00:00:00:03 nud permanent dev vpn0",
+    "neighbour add 192.168.122.10 lladdr 52:54:00:00:00:01 nud permanent dev virbr0",
+    "neighbour add 10.1.0.5 lladdr 52:54:00:00:00:02 nud permanent dev virbr0",
+    "neighbour add 192.168.123.10 lladdr 52:54:00:00:00:03 nud permanent dev virbr1",
+];
+
+/// A host with its interfaces and routes, and the programs loaded for it.
+pub struct Rig {
+    /// Where the host's interfaces are.
+    pub namespace: Namespace,
+    ebpf: Ebpf,
+    ifindexes: HashMap<String, u32>,
+}
+
+/// Runs `work` inside the namespace of a new rig, so that its sockets are the host's; not at all,
+/// and says so, without root rights.
+pub fn with_rig(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut rig = Rig::new()?;
+    let namespace = rig.namespace.clone();
+    namespace.enter(|| work(&mut rig))?
+}
+
+impl Rig {
+    fn new() -> Result<Self> {
+        let namespace = Namespace::new("programs", Ipv6Noise::Off)?;
+        namespace.ip_batch(&SETUP.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())?;
+        namespace.sysctl("net.ipv4.ip_forward", "1")?;
+        let ifindexes = namespace.enter(interfaces)??;
+        let mut rig = Self { namespace, ebpf: load::object(0)?, ifindexes };
+        rig.configure(|config| {
+            config.session_limit = SLOTS;
+            config.host_ports = PortRange { first: 32768, last: 60999 };
+            config.timeouts = TIMEOUTS;
+        })?;
+        rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
+        rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
+        rig.set_uplink("eth0", &["198.51.100.1/24"])?;
+        rig.set_uplink("eth1", &["203.0.113.1/24"])?;
+        Ok(rig)
+    }
+
+    /// Index of an interface of the host.
+    pub fn ifindex(&self, name: &str) -> Result<u32> {
+        self.ifindexes.get(name).copied().with_context(|| format!("no interface {name}"))
+    }
+
+    pub(crate) fn ebpf(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
+    pub(crate) fn ebpf_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Replaces the object by one whose programs log; nothing is in its maps.
+    pub fn reload_with_logging(&mut self) -> Result<()> {
+        self.ebpf = load::object(5)?;
+        Ok(())
+    }
+
+    /// All tables as they stand.
+    pub fn tables(&self) -> Result<Tables> {
+        Tables::read(&self.ebpf)
+    }
+
+    /// Runs `ip` with the words of a line.
+    pub fn ip(&self, line: &str) -> Result<()> {
+        Ok(self.namespace.ip_batch(&[line.to_owned()])?)
+    }
+
+    /// Changes the settings.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut array = load::array_mut::<Config>(&mut self.ebpf, map::CONFIG)?;
+        let mut config = array.get(&0, 0)?.0;
+        if config.epoch == 0 {
+            config = Config::default();
+        }
+        change(&mut config);
+        Ok(array.set(0, Plain(config), 0)?)
+    }
+
+    /// What userspace does after any change.
+    pub fn bump_epoch(&mut self) -> Result<()> {
+        self.configure(|config| config.epoch += 1)
+    }
+
+    /// Enters a network with its bridge and subnets (`address/length`).
+    pub fn add_network(
+        &mut self,
+        slot: u16,
+        bridge: &str,
+        mode: Mode,
+        subnets: &[&str],
+    ) -> Result<()> {
+        let bridge_ifindex = self.ifindex(bridge)?;
+        self.set_network(slot, |network| {
+            *network = Network {
+                bridge_ifindex,
+                forward_ifindex: 0,
+                mode: mode as u8,
+                reserved: 0,
+                mtu: 1500,
+                ports: PortRange::MASQUERADE_DEFAULT,
+                flows_per_guest: SLOTS,
+            };
+        })?;
+        let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;
+        bridges.insert(Plain(bridge_ifindex), Plain(u32::from(slot)), 0)?;
+        for subnet in subnets {
+            let value = Plain(Subnet { network: slot, reserved: 0 });
+            self.subnets()?.insert(&subnet_key(subnet), value, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a network's settings.
+    pub fn set_network(&mut self, slot: u16, change: impl FnOnce(&mut Network)) -> Result<()> {
+        let mut networks = load::array_mut::<Network>(&mut self.ebpf, map::NETWORKS)?;
+        let mut network = networks.get(&u32::from(slot), 0)?.0;
+        change(&mut network);
+        Ok(networks.set(u32::from(slot), Plain(network), 0)?)
+    }
+
+    /// Takes a network's bridge and subnets out.
+    pub fn remove_network(&mut self, bridge: &str, subnets: &[&str]) -> Result<()> {
+        let ifindex = self.ifindex(bridge)?;
+        load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?.remove(&Plain(ifindex))?;
+        for subnet in subnets {
+            self.subnets()?.remove(&subnet_key(subnet))?;
+        }
+        Ok(())
+    }
+
+    /// Enters an uplink with its addresses (`address/length`) in the kernel's order.
+    pub fn set_uplink(&mut self, name: &str, addresses: &[&str]) -> Result<()> {
+        let mut uplink = Uplink {
+            address_count: addresses.len() as u32,
+            addresses: [UplinkAddress::default(); ADDRESSES_PER_UPLINK],
+        };
+        for (place, text) in uplink.addresses.iter_mut().zip(addresses) {
+            let (address, prefix_length) = prefix(text);
+            *place = UplinkAddress {
+                address: Ipv4Be::from_addr(address),
+                prefix_length,
+                reserved: [0; 3],
+            };
+        }
+        let ifindex = self.ifindex(name)?;
+        let mut uplinks = load::hash_mut::<u32, Uplink>(&mut self.ebpf, map::UPLINKS)?;
+        Ok(uplinks.insert(Plain(ifindex), Plain(uplink), 0)?)
+    }
+
+    /// Takes an uplink out.
+    pub fn remove_uplink(&mut self, name: &str) -> Result<()> {
+        let ifindex = self.ifindex(name)?;
+        let mut uplinks = load::hash_mut::<u32, Uplink>(&mut self.ebpf, map::UPLINKS)?;
+        Ok(uplinks.remove(&Plain(ifindex))?)
+    }
+
+    fn subnets(&mut self) -> Result<LpmTrie<&mut aya::maps::MapData, [u8; 16], Plain<Subnet>>> {
+        Ok(LpmTrie::try_from(load::found_mut(&mut self.ebpf, map::SUBNETS)?)?)
+    }
+
+    /// Changes a slot of the session array.
+    pub fn set_session(&mut self, index: u32, change: impl FnOnce(&mut Session)) -> Result<()> {
+        let mut sessions = load::array_mut::<Session>(&mut self.ebpf, map::SESSIONS)?;
+        let mut session = sessions.get(&index, 0)?.0;
+        change(&mut session);
+        Ok(sessions.set(index, Plain(session), 0)?)
+    }
+
+    /// Changes every mapping.
+    pub fn set_mappings(&mut self, change: impl Fn(&mut Mapping)) -> Result<()> {
+        let all = self.tables()?.mappings;
+        let mut mappings = load::hash_mut::<MappingKey, Mapping>(&mut self.ebpf, map::MAPPINGS)?;
+        for (key, mut mapping) in all {
+            change(&mut mapping);
+            mappings.insert(Plain(key), Plain(mapping), 0)?;
+        }
+        Ok(())
+    }
+
+    /// A guest's packet at the ingress of `virbr0`.
+    pub fn from_guest(&mut self, packet: &Packet) -> Result<Outcome> {
+        self.frame_from_guest(&packet.frame())
+    }
+
+    /// A guest's frame at the ingress of `virbr0`.
+    pub fn frame_from_guest(&mut self, frame: &[u8]) -> Result<Outcome> {
+        self.at(program::BRIDGE_INGRESS, "virbr0", Origin::Interface("virbr0"), frame)
+    }
+
+    /// A packet from outside at the ingress of `eth0`.
+    pub fn from_outside(&mut self, packet: &Packet) -> Result<Outcome> {
+        self.frame_from_outside(&packet.frame())
+    }
+
+    /// A frame from outside at the ingress of `eth0`.
+    pub fn frame_from_outside(&mut self, frame: &[u8]) -> Result<Outcome> {
+        self.at(program::UPLINK_INGRESS, "eth0", Origin::Interface("eth0"), frame)
+    }
+
+    /// A packet that the stack sends out of `eth0`.
+    pub fn to_outside(&mut self, origin: Origin<'_>, packet: &Packet) -> Result<Outcome> {
+        self.at(program::UPLINK_EGRESS, "eth0", origin, &packet.frame())
+    }
+
+    /// A packet that the stack sends out of `virbr0`.
+    pub fn to_bridge(&mut self, origin: Origin<'_>, packet: &Packet) -> Result<Outcome> {
+        self.at(program::BRIDGE_EGRESS, "virbr0", origin, &packet.frame())
+    }
+
+    /// An unmarked frame at any hook.
+    pub fn at(
+        &mut self,
+        program: &'static str,
+        interface: &str,
+        origin: Origin<'_>,
+        frame: &[u8],
+    ) -> Result<Outcome> {
+        self.run(Arrival { program, frame, interface, origin, mark: 0, gso_size: 0 })
+    }
+
+    /// Sweeps over the whole table once.
+    pub fn sweep(&mut self) -> Result<()> {
+        for _ in 0..SLOTS.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+            self.at(program::SWEEP, "lo", Origin::Host, &[0; 64])?;
+        }
+        Ok(())
+    }
+}
+
+/// An address as the tables hold it.
+#[must_use]
+pub fn address(text: &str) -> Address {
+    Address::from_ipv4(ipv4(text))
+}
+
+/// An IPv4 address as the tables hold it.
+#[must_use]
+pub fn ipv4(text: &str) -> Ipv4Be {
+    Ipv4Be::from_addr(text.parse().unwrap_or_else(|_| panic!("no address: {text}")))
+}
+
+fn prefix(text: &str) -> (Ipv4Addr, u8) {
+    let parsed = text.split_once('/').and_then(|(address, length)| {
+        Some((address.parse::<Ipv4Addr>().ok()?, length.parse::<u8>().ok()?))
+    });
+    parsed.unwrap_or_else(|| panic!("no prefix: {text}"))
+}
+
+fn subnet_key(text: &str) -> Key<[u8; 16]> {
+    let (network, length) = prefix(text);
+    let words = Address::from_ipv4(Ipv4Be::from_addr(network)).to_wire();
+    Key::new(Address::IPV4_PREFIX_BITS + u32::from(length), bytemuck::cast(words))
+}
+
+fn interfaces() -> Result<HashMap<String, u32>> {
+    let mut found = HashMap::new();
+    for entry in std::fs::read_dir("/sys/class/net")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let index = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))?;
+        found.insert(name, index.trim().parse()?);
+    }
+    Ok(found)
+}

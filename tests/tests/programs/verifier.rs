@@ -1,0 +1,45 @@
+//! What the verifier has to do to accept the programs.
+
+use anyhow::{Context as _, Result};
+use vnet_common::names::program;
+use vnet_tests::programs::*;
+
+/// Instructions that the verifier may process for each program; the kernel's limit is a million
+/// (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`).
+const BOUNDS: [(&str, u32); 7] = [
+    (program::BRIDGE_INGRESS, 150_000),
+    (program::BRIDGE_EGRESS, 5_000),
+    (program::UPLINK_INGRESS, 40_000),
+    (program::UPLINK_EGRESS, 200_000),
+    (program::UPLINK_INGRESS_RAW, 40_000),
+    (program::UPLINK_EGRESS_RAW, 200_000),
+    (program::SWEEP, 20_000),
+];
+
+fn within_bounds(rig: &mut Rig, factor: u32) -> Result<()> {
+    let mut above = Vec::new();
+    for (name, bound) in BOUNDS {
+        let info = rig.program(name)?.info()?;
+        let count = info.verified_instruction_count().context("the kernel does not tell")?;
+        println!("{name}: {count} instructions verified");
+        if count > factor * bound {
+            above.push(format!("{name}: {count} instructions, at most {bound} are allowed"));
+        }
+    }
+    assert!(above.is_empty(), "{}", above.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn verifier_accepts_every_program_within_bounds() -> Result<()> {
+    assert_eq!(BOUNDS.map(|(name, _)| name), program::ALL);
+    with_rig(|rig| within_bounds(rig, 1))
+}
+
+#[test]
+fn verifier_accepts_every_program_with_logging_on() -> Result<()> {
+    with_rig(|rig| {
+        rig.reload_with_logging()?;
+        within_bounds(rig, 3)
+    })
+}

@@ -1,0 +1,120 @@
+//! The status for people.
+
+use std::{fmt::Write as _, time::Duration};
+
+use super::{HookState, NetworkStatus, Outcome, Outcomes, Status, UplinkState};
+use crate::report::text::{Column, count, duration, numbers, table, words};
+
+const WIDTH: u16 = 100;
+
+pub fn render(status: &Status) -> String {
+    let mut text = header(status);
+    section(&mut text, "Hooks", &hooks(&status.hooks));
+    section(&mut text, "Networks", &networks(&status.networks));
+    section(&mut text, "Uplinks", &uplinks(&status.uplinks));
+    section(&mut text, "Drops", &outcomes(status, |outcomes| &outcomes.drops));
+    let handovers = outcomes(status, |outcomes| &outcomes.handovers);
+    section(&mut text, "Left to the host's own stack (normal)", &handovers);
+    text
+}
+
+fn header(status: &Status) -> String {
+    let Status { instance, version, pid, flows, .. } = status;
+    let daemon = if status.daemon_running {
+        format!("process {pid}")
+    } else {
+        format!("daemon gone (was process {pid}), datapath still in place")
+    };
+    let expired = match flows.expired {
+        0 => String::new(),
+        expired => format!(", {expired} expired"),
+    };
+    let uptime = duration(Duration::from_secs(status.uptime_seconds));
+    format!(
+        "Instance  {instance}, vnet {version}\nDaemon    {daemon}\nUptime    {uptime}\nFlows     \
+         {live} of {limit}{expired}\n",
+        live = flows.live,
+        limit = flows.limit
+    )
+}
+
+fn section(text: &mut String, title: &str, body: &str) {
+    let _ = write!(text, "\n{title}\n{body}");
+}
+
+fn rows_or_none(columns: &[Column], rows: Vec<Vec<String>>) -> String {
+    if rows.is_empty() { "none\n".to_owned() } else { table(columns, Some(WIDTH), rows) }
+}
+
+fn hooks(hooks: &[HookState]) -> String {
+    let columns =
+        [words("INTERFACE"), words("HOOK"), words("BY"), words("PROGRAM"), numbers("PROGRAM ID")];
+    let row = |hook: &HookState| {
+        vec![
+            hook.interface.clone(),
+            hook.direction.clone(),
+            hook.mechanism.clone(),
+            hook.program.clone(),
+            hook.program_id.to_string(),
+        ]
+    };
+    rows_or_none(&columns, hooks.iter().map(row).collect())
+}
+
+fn networks(networks: &[NetworkStatus]) -> String {
+    let columns = [
+        words("NETWORK"),
+        words("MODE"),
+        words("BRIDGE"),
+        words("SUBNETS"),
+        numbers("FLOWS"),
+        numbers("PACKETS\nOUT"),
+        numbers("BYTES\nOUT"),
+        numbers("PACKETS\nIN"),
+        numbers("BYTES\nIN"),
+        numbers("DROPS"),
+    ];
+    let row = |status: &NetworkStatus| {
+        let network = &status.network;
+        let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+        vec![
+            network.name.clone(),
+            network.mode.clone(),
+            network.bridge.clone(),
+            subnets.join("\n"),
+            count(status.flows),
+            count(status.outbound.packets),
+            count(status.outbound.bytes),
+            count(status.inbound.packets),
+            count(status.inbound.bytes),
+            count(status.outcomes.drops.iter().map(|drop| drop.packets).sum()),
+        ]
+    };
+    rows_or_none(&columns, networks.iter().map(row).collect())
+}
+
+fn uplinks(uplinks: &[UplinkState]) -> String {
+    let row = |uplink: &UplinkState| {
+        let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
+        vec![uplink.interface.clone(), addresses.join(", ")]
+    };
+    let columns = [words("INTERFACE"), words("ADDRESSES")];
+    rows_or_none(&columns, uplinks.iter().map(row).collect())
+}
+
+fn outcomes(status: &Status, kind: fn(&Outcomes) -> &[Outcome]) -> String {
+    let of_networks =
+        status.networks.iter().map(|network| (network.network.name.as_str(), &network.outcomes));
+    let rows = of_networks.chain([("(none)", &status.no_network)]).flat_map(|(network, all)| {
+        kind(all).iter().map(move |outcome| {
+            vec![
+                count(outcome.packets),
+                network.to_owned(),
+                outcome.reason.to_owned(),
+                outcome.description.to_owned(),
+            ]
+        })
+    });
+    let columns = [numbers("PACKETS"), words("NETWORK"), words("REASON"), words("MEANING")];
+    rows_or_none(&columns, rows.collect())
+}

@@ -1,0 +1,217 @@
+use super::*;
+
+fn outcome(reason: DropReason, packets: u64) -> Outcome {
+    Outcome { reason: reason.id(), description: reason.description(), packets }
+}
+
+fn handover(reason: Handover, packets: u64) -> Outcome {
+    Outcome { reason: reason.id(), description: reason.description(), packets }
+}
+
+fn hook(
+    interface: &str,
+    ifindex: u32,
+    direction: &str,
+    program: &str,
+    program_id: u32,
+) -> HookState {
+    HookState {
+        interface: interface.to_owned(),
+        ifindex,
+        direction: direction.to_owned(),
+        program: program.to_owned(),
+        program_id,
+        mechanism: "tcx".to_owned(),
+    }
+}
+
+fn network(slot: u16, name: &str, bridge: &str, subnets: &[&str]) -> NetworkStatus {
+    NetworkStatus {
+        network: NetworkState {
+            slot,
+            name: name.to_owned(),
+            mode: "nat".to_owned(),
+            bridge: bridge.to_owned(),
+            bridge_ifindex: 40 + u32::from(slot),
+            subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+        },
+        flows: 0,
+        outbound: Counts::default(),
+        inbound: Counts::default(),
+        outcomes: Outcomes::default(),
+    }
+}
+
+fn status() -> Status {
+    let mut default = network(1, "default", "virbr0", &["192.168.122.0/24", "2001:db8:7::/64"]);
+    default.flows = 11;
+    default.outbound = Counts { packets: 123_456, bytes: 9_876_543_210 };
+    default.inbound = Counts { packets: 9_999, bytes: 14_000_000 };
+    default.outcomes = Outcomes {
+        drops: vec![outcome(DropReason::SpoofedSource, 3), outcome(DropReason::NoFlow, 12_345)],
+        handovers: vec![handover(Handover::OverMtu, 7)],
+    };
+    Status {
+        instance: "default".to_owned(),
+        version: "0.1.0".to_owned(),
+        pid: 4711,
+        daemon_running: true,
+        started: 1_700_000_000,
+        uptime_seconds: 7_500,
+        flows: FlowTable { live: 12, limit: 262_144, expired: 340 },
+        hooks: vec![
+            hook("virbr0", 41, "ingress", "bridge_ingress", 101),
+            hook("virbr0", 41, "egress", "bridge_egress", 102),
+            hook("enp1s0", 2, "ingress", "uplink_ingress", 1103),
+        ],
+        networks: vec![default, network(2, "lab", "br-lab", &["10.7.0.0/16"])],
+        uplinks: vec![UplinkState {
+            interface: "enp1s0".to_owned(),
+            ifindex: 2,
+            addresses: vec!["198.51.100.1".parse().unwrap(), "198.51.100.2".parse().unwrap()],
+        }],
+        no_network: Outcomes {
+            drops: vec![outcome(DropReason::NoNetwork, 1)],
+            handovers: vec![handover(Handover::NoFlow, 55)],
+        },
+    }
+}
+
+#[test]
+fn the_table_shows_everything() {
+    assert_eq!(
+        status().table(),
+        "\
+Instance  default, vnet 0.1.0
+Daemon    process 4711
+Uptime    2h05m
+Flows     12 of 262144, 340 expired
+
+Hooks
+INTERFACE  HOOK     BY   PROGRAM         PROGRAM ID
+virbr0     ingress  tcx  bridge_ingress         101
+virbr0     egress   tcx  bridge_egress          102
+enp1s0     ingress  tcx  uplink_ingress        1103
+
+Networks
+NETWORK  MODE  BRIDGE  SUBNETS           FLOWS  PACKETS  BYTES  PACKETS  BYTES  DROPS
+                                                    OUT    OUT       IN     IN
+default  nat   virbr0  192.168.122.0/24     11     123k  9.87G     9999  14.0M  12.3k
+                       2001:db8:7::/64
+lab      nat   br-lab  10.7.0.0/16           0        0      0        0      0      0
+
+Uplinks
+INTERFACE  ADDRESSES
+enp1s0     198.51.100.1, 198.51.100.2
+
+Drops
+PACKETS  NETWORK  REASON          MEANING
+      3  default  spoofed-source  the source address is not of the network it came from
+  12.3k  default  no-flow         the end of a connection that is not known
+      1  (none)   no-network      the bridge belongs to no network of a definition
+
+Left to the host's own stack (normal)
+PACKETS  NETWORK  REASON    MEANING
+      7  default  over-mtu  larger than the way takes: the stack fragments or sends the ICMP error
+     55  (none)   no-flow   a packet from outside that belongs to no flow: the host's own
+"
+    );
+}
+
+#[test]
+fn an_idle_instance_without_a_daemon_says_so() {
+    let idle = Status {
+        daemon_running: false,
+        flows: FlowTable { live: 0, limit: 64, expired: 0 },
+        hooks: vec![],
+        networks: vec![],
+        uplinks: vec![],
+        no_network: Outcomes::default(),
+        ..status()
+    };
+    assert_eq!(
+        idle.table(),
+        "\
+Instance  default, vnet 0.1.0
+Daemon    daemon gone (was process 4711), datapath still in place
+Uptime    2h05m
+Flows     0 of 64
+
+Hooks
+none
+
+Networks
+none
+
+Uplinks
+none
+
+Drops
+none
+
+Left to the host's own stack (normal)
+none
+"
+    );
+}
+
+#[test]
+fn no_line_is_longer_than_100_characters() {
+    let mut wide = status();
+    let network = &mut wide.networks[0];
+    network.network.name = "a-network-with-quite-a-long-name".to_owned();
+    network.network.mode = "isolated".to_owned();
+    network.network.bridge = "br-fifteen-char".to_owned();
+    network.network.subnets = vec!["2001:db8:1234:5678:9abc::/80".parse().unwrap()];
+    let full = Counts { packets: u64::MAX, bytes: u64::MAX };
+    (network.flows, network.outbound, network.inbound) = (123_456, full, full);
+    network.outcomes.drops =
+        DropReason::ALL.iter().map(|reason| outcome(*reason, 123_456)).collect();
+    network.outcomes.handovers =
+        Handover::ALL.iter().map(|reason| handover(*reason, 123_456)).collect();
+    for line in wide.table().lines() {
+        assert!(line.chars().count() <= 100, "{line}");
+    }
+}
+
+#[test]
+fn json_has_raw_numbers_and_stable_names() {
+    let json: serde_json::Value = serde_json::to_value(status()).unwrap();
+    assert_eq!(json["instance"], "default");
+    assert_eq!(json["daemon_running"], true);
+    assert_eq!(json["flows"], serde_json::json!({"live": 12, "limit": 262_144, "expired": 340}));
+    assert_eq!(
+        json["networks"][0],
+        serde_json::json!({
+            "slot": 1,
+            "name": "default",
+            "mode": "nat",
+            "bridge": "virbr0",
+            "bridge_ifindex": 41,
+            "subnets": ["192.168.122.0/24", "2001:db8:7::/64"],
+            "flows": 11,
+            "outbound": {"packets": 123_456, "bytes": 9_876_543_210_u64},
+            "inbound": {"packets": 9_999, "bytes": 14_000_000},
+            "drops": [
+                {
+                    "reason": "spoofed-source",
+                    "description": "the source address is not of the network it came from",
+                    "packets": 3
+                },
+                {
+                    "reason": "no-flow",
+                    "description": "the end of a connection that is not known",
+                    "packets": 12_345
+                }
+            ],
+            "handovers": [{
+                "reason": "over-mtu",
+                "description":
+                    "larger than the way takes: the stack fragments or sends the ICMP error",
+                "packets": 7
+            }]
+        })
+    );
+    assert_eq!(json["no_network"]["drops"][0]["reason"], "no-network");
+    assert_eq!(json["hooks"][2]["program_id"], 1103);
+}
