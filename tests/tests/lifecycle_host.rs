@@ -87,7 +87,7 @@ fn filters_of_others() -> impl Iterator<Item = ForeignFilter> {
 
 #[test]
 fn clsact_and_filters_of_others_stay() -> Result<()> {
-    with(|lab| filters_of_others().try_for_each(|filter| filter.add(&lab.host)))
+    with(|lab| filters_of_others().try_for_each(|filter| filter.attach(&lab.host)))
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn clsact_to_which_others_add_filters_meanwhile_stays() -> Result<()> {
     let scene = Scene::new()?;
     let mut running = scene.ready(&["--attach", "clsact"])?;
     let filter = ForeignFilter { interface: "eth0", hook: "egress", priority: "7" };
-    filter.add(&scene.lab.host)?;
+    filter.attach(&scene.lab.host)?;
     let output = running.terminate(DEADLINE)?;
     ensure!(output.status.code() == Some(0), "{output:?}");
     let filters = scene.lab.host.run(&["tc", "filter", "show", "dev", "eth0", "egress"])?;

@@ -32,7 +32,7 @@ pub struct ForeignFilter {
 
 impl ForeignFilter {
     /// Adds it, and clsact if that is not there.
-    pub fn add(self, host: &Namespace) -> Result<()> {
+    pub fn attach(self, host: &Namespace) -> Result<()> {
         // It may be there already.
         let qdisc = ["tc", "qdisc", "add", "dev", self.interface, "clsact"];
         host.try_run(&qdisc)?;
