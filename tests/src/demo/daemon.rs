@@ -98,5 +98,6 @@ impl Daemon {
 
 fn ended(running: &mut Running) -> Result<()> {
     let output = running.wait(END)?;
-    bail!("vnet ended with {} before it was ready:\n{}", output.status, output.stderr.trim_end())
+    let last = output.stderr.lines().next_back().unwrap_or("it says nothing");
+    bail!("vnet was never ready, {}: {last}\nAll it said:\n{}", output.status, output.stderr)
 }
