@@ -206,7 +206,7 @@ fn missing_rights_are_named() -> Result<()> {
     assert_refused(&scene, &output, &wanted)?;
     let output = scene.lab.host.try_run(&[&as_nobody[..], &detach[..]].concat())?;
     let seen = (output.status.code(), output.stderr.as_str());
-    ensure!(seen == (Some(1), &*wanted), "{seen:?}");
+    ensure!(seen == (Some(2), &*wanted), "{seen:?}");
 
     let set = without("-net_admin");
     let set: Vec<&str> = set.iter().map(String::as_str).collect();

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
 use vnet_common::{
+    flow::SessionCursor,
     names::map,
     network::{Config, Network},
 };
@@ -194,6 +195,24 @@ fn mtu_of_the_bridge_is_followed() -> Result<()> {
         }
     })?;
     scene.lab.host.run(&["ip", "link", "set", "virbr0", "mtu", "1500"])?;
+    scene.stop(running, Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn sessions_are_swept() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let running = scene.ready(&[])?;
+    scene.assert_guests_get_out()?;
+    wait_until("the sweep has looked at a session", DEADLINE, || {
+        match element::<SessionCursor>(&scene, map::SESSION_CURSOR, 0) {
+            Ok(cursor) if cursor.sweep > 0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })?;
     scene.stop(running, Signal::SIGTERM)?;
     Ok(())
 }

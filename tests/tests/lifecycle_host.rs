@@ -154,7 +154,7 @@ fn hang_up_does_not_end_the_daemon() -> Result<()> {
 }
 
 #[test]
-fn idle_daemon_does_nothing() -> Result<()> {
+fn idle_daemon_uses_no_time_to_speak_of() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
@@ -171,7 +171,7 @@ fn idle_daemon_does_nothing() -> Result<()> {
     Ok(())
 }
 
-/// User and system time, proc_pid_stat(5).
+/// User and system time, see `proc_pid_stat(5)`.
 fn cpu_milliseconds(process: u32) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let (_, fields) = stat.rsplit_once(')').context("no name")?;

@@ -33,16 +33,16 @@ pub struct Janitor {
 
 impl Detach {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        privileges::check()?;
+        if let Err(error) = privileges::check() {
+            return Ok(refuse(&error.to_string()));
+        }
         let lock = match Lock::take(&self.instance) {
             Ok(lock) => lock,
             Err(LockError::Running { name, holder }) => {
-                let _ = writeln!(
-                    io::stderr(),
-                    "error: instance `{name}` is running (process {holder}): end that process, \
-                     which takes everything down"
-                );
-                return Ok(ExitCode::from(REFUSED));
+                return Ok(refuse(&format!(
+                    "instance `{name}` is running (process {holder}): end that process, which \
+                     takes everything down"
+                )));
             }
             Err(error) => return Err(error.into()),
         };
@@ -56,6 +56,11 @@ impl Janitor {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         Ok(report(&runtime()?.block_on(supervise::keep_watch(&self.instance, self.daemon))?))
     }
+}
+
+fn refuse(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {reason}");
+    ExitCode::from(REFUSED)
 }
 
 fn report(outcome: &Outcome) -> ExitCode {
