@@ -3,5 +3,6 @@
 
 pub mod demo;
 pub mod lab;
+pub mod lifecycle;
 pub mod programs;
 pub mod vnet;

@@ -7,11 +7,12 @@ use std::{
 
 use clap::Args;
 use vnet::{
-    instance::{Lock, Name, journal},
+    host::privileges,
+    instance::{self, Lock, LockError, Name, Outcome, Whose},
     supervise,
 };
 
-use super::runtime;
+use super::{REFUSED, runtime};
 
 /// Take down what a killed `vnet run` left in place, and leave the host as it was found.
 #[derive(Debug, Args)]
@@ -26,26 +27,45 @@ pub struct Detach {
 pub struct Janitor {
     #[arg(long, value_name = "NAME")]
     instance: Name,
+    #[arg(long, value_name = "PROCESS")]
+    daemon: u32,
 }
 
 impl Detach {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let lock = Lock::take(&self.instance)?;
-        let failures = runtime()?.block_on(journal::undo_all(&self.instance));
-        drop(lock);
-        Ok(report(&failures))
+        if let Err(error) = privileges::check() {
+            return Ok(refuse(&error.to_string()));
+        }
+        let lock = match Lock::take(&self.instance) {
+            Ok(lock) => lock,
+            Err(LockError::Running { name, holder }) => {
+                return Ok(refuse(&format!(
+                    "instance `{name}` is running (process {holder}): end that process, which \
+                     takes everything down"
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let outcome = runtime()?.block_on(instance::undo(&lock, Whose::Anybodys));
+        lock.release();
+        Ok(report(&outcome))
     }
 }
 
 impl Janitor {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        Ok(report(&runtime()?.block_on(supervise::keep_watch(&self.instance))))
+        Ok(report(&runtime()?.block_on(supervise::keep_watch(&self.instance, self.daemon))?))
     }
 }
 
-fn report(failures: &[String]) -> ExitCode {
-    for failure in failures {
-        let _ = writeln!(io::stderr(), "error: {failure}");
+fn refuse(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {reason}");
+    ExitCode::from(REFUSED)
+}
+
+fn report(outcome: &Outcome) -> ExitCode {
+    for message in outcome.messages() {
+        let _ = writeln!(io::stderr(), "error: {message}");
     }
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if outcome.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,18 +8,18 @@ use std::{
 };
 
 use aya::programs::{
-    LinkOrder, ProgramError, TcAttachType,
+    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
     tc::{TcAttachOptions, TcError},
 };
 
 use super::{Datapath, DatapathError, error::with_sources};
 use crate::{
-    host::qdisc::{self, FilterSlot},
-    instance::{Journal, Undo, journal::FILTER_NAME},
+    host::qdisc::{self, FilterSlot, QdiscError},
+    instance::{Journal, Undo},
 };
 
-/// Our place among the filters of clsact, in both directions.
+/// Our place among the filters of clsact, or the first free one after it.
 const FILTER_PRIORITY: u16 = 49;
 const FILTER_HANDLE: u32 = 1;
 
@@ -111,24 +111,47 @@ pub struct Hook {
     pub program_id: u32,
     /// How it is attached.
     pub mechanism: Mechanism,
-    pin: Option<PathBuf>,
+    hold: Hold,
+}
+
+/// What keeps a program at its hook.
+#[derive(Debug)]
+enum Hold {
     /// The kernel keeps the link as long as this or its pin is there.
-    _link: Option<PinnedLink>,
+    Link {
+        pin: PathBuf,
+        _link: PinnedLink,
+    },
+    Filter {
+        name: String,
+    },
+}
+
+/// How and as whose a program is attached.
+#[derive(Debug)]
+pub struct Attachment<'a> {
+    /// What to use.
+    pub mode: AttachMode,
+    /// The instance's directory of pins.
+    pub pins: &'a Path,
+    /// The name of the instance's filters.
+    pub filter: &'a str,
+    /// Where changes of qdiscs and filters are written down first.
+    pub journal: &'a mut Journal,
 }
 
 impl Datapath {
-    /// Attaches a program and pins its link, so that it outlives this process.
+    /// Attaches a program so that it outlives this process.
     pub async fn attach(
         &mut self,
         spec: HookSpec,
-        mode: AttachMode,
-        pins: &Path,
-        journal: &mut Journal,
+        attachment: Attachment<'_>,
     ) -> Result<Hook, DatapathError> {
-        if mode != AttachMode::Clsact {
-            match self.attach_tcx(&spec, pins) {
+        check_index(&spec)?;
+        if attachment.mode != AttachMode::Clsact {
+            match self.attach_tcx(&spec, attachment.pins) {
                 Ok(hook) => return Ok(hook),
-                Err(Tcx::Unsupported) if mode == AttachMode::Auto => {}
+                Err(Tcx::Unsupported) if attachment.mode == AttachMode::Auto => {}
                 Err(Tcx::Unsupported) => {
                     let reason = "the kernel has no tcx (Linux 6.6): use `--attach clsact`";
                     return Err(refused(&spec, reason.to_owned()));
@@ -136,7 +159,7 @@ impl Datapath {
                 Err(Tcx::Failed(error)) => return Err(error),
             }
         }
-        self.attach_clsact(spec, journal).await
+        self.attach_clsact(spec, attachment).await
     }
 
     fn attach_tcx(&mut self, spec: &HookSpec, pins: &Path) -> Result<Hook, Tcx> {
@@ -156,6 +179,9 @@ impl Datapath {
             .map_err(|error| if lacks_tcx(&error) { Tcx::Unsupported } else { failed(&error) })?;
         let link = program.take_link(link_id).map_err(|error| failed(&error))?;
         let link = FdLink::try_from(link).map_err(|error| unpinned(error.to_string()))?;
+        // It was attached by name: dropping the link takes it off an interface that has got the name
+        // meanwhile.
+        check_index(spec).map_err(Tcx::Failed)?;
         fs::create_dir_all(&directory).map_err(|error| unpinned(error.to_string()))?;
         // Left by an interface that had this index earlier.
         let _ = fs::remove_file(&pin);
@@ -164,57 +190,121 @@ impl Datapath {
             spec: spec.clone(),
             program_id,
             mechanism: Mechanism::Tcx,
-            pin: Some(pin),
-            _link: Some(link),
+            hold: Hold::Link { pin, _link: link },
         })
     }
 
     async fn attach_clsact(
         &mut self,
         spec: HookSpec,
-        journal: &mut Journal,
+        attachment: Attachment<'_>,
     ) -> Result<Hook, DatapathError> {
         let interface = spec.ifindex;
-        if !qdisc::has_clsact(interface).await? {
-            journal.record(Undo::Clsact { interface }).map_err(DatapathError::Journal)?;
+        let name = attachment.filter;
+        let qdisc_failed = |error: QdiscError| refused(&spec, filter_reason(&spec, error));
+        if !qdisc::has_clsact(interface).await.map_err(qdisc_failed)? {
+            attachment.journal.record(Undo::Clsact { interface })?;
         }
-        journal.record(Undo::Filters { interface }).map_err(DatapathError::Journal)?;
-        qdisc::add_clsact(interface).await?;
+        attachment.journal.record(Undo::Filters { interface, name: name.to_owned() })?;
+        qdisc::add_clsact(interface).await.map_err(qdisc_failed)?;
         let program = self.classifier(spec.program)?;
         let failed = |error: &ProgramError| refused(&spec, with_sources(error));
         let program_id = program.info().map_err(|error| failed(&error))?.id();
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        let direction = spec.direction.of_filter();
         let slot = FilterSlot {
             interface,
-            direction: spec.direction.of_filter(),
-            priority: FILTER_PRIORITY,
+            direction,
+            priority: free_priority(interface, direction, name).await.map_err(qdisc_failed)?,
             handle: FILTER_HANDLE,
-            name: FILTER_NAME,
+            name,
         };
-        let fd = program.fd().map_err(|error| failed(&error))?;
-        qdisc::set_bpf_filter(slot, fd.as_fd()).await?;
-        Ok(Hook { spec, program_id, mechanism: Mechanism::Clsact, pin: None, _link: None })
+        qdisc::set_bpf_filter(slot, fd.as_fd()).await.map_err(qdisc_failed)?;
+        let hold = Hold::Filter { name: name.to_owned() };
+        Ok(Hook { spec, program_id, mechanism: Mechanism::Clsact, hold })
     }
 }
 
 impl Hook {
+    /// Whether the program is still at its hook: an interface that goes takes it along, and anybody
+    /// may take it off.
+    pub async fn is_attached(&self) -> bool {
+        if check_index(&self.spec).is_err() {
+            return false;
+        }
+        let HookSpec { ifindex, interface, direction, .. } = &self.spec;
+        match &self.hold {
+            Hold::Link { .. } => SchedClassifier::query_tcx(interface, direction.attach_type())
+                .is_ok_and(|(_, programs)| {
+                    programs.iter().any(|program| program.id() == self.program_id)
+                }),
+            Hold::Filter { name } => qdisc::list_bpf_filters(*ifindex, direction.of_filter())
+                .await
+                .is_ok_and(|filters| {
+                    filters.iter().any(|filter| {
+                        filter.name.as_deref() == Some(name)
+                            && filter.program_id == Some(self.program_id)
+                    })
+                }),
+        }
+    }
+
     /// Takes the program off its hook. An interface that is gone has taken it along already.
-    pub async fn detach(self) -> Result<(), DatapathError> {
-        if let Some(pin) = &self.pin {
-            match fs::remove_file(pin) {
+    pub async fn detach(&self) -> Result<(), DatapathError> {
+        match &self.hold {
+            Hold::Link { pin, .. } => match fs::remove_file(pin) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(DatapathError::Pin {
-                        path: pin.clone(),
-                        reason: error.to_string(),
-                    });
+                    Err(DatapathError::Pin { path: pin.clone(), reason: error.to_string() })
                 }
-                _ => return Ok(()),
+                _ => Ok(()),
+            },
+            Hold::Filter { name } => {
+                let direction = self.spec.direction.of_filter();
+                match qdisc::delete_bpf_filters_named(self.spec.ifindex, direction, name).await {
+                    Ok(_) | Err(QdiscError::NoInterface { .. }) => Ok(()),
+                    Err(error) => Err(error.into()),
+                }
             }
         }
-        let direction = self.spec.direction.of_filter();
-        match qdisc::delete_bpf_filters_named(self.spec.ifindex, direction, FILTER_NAME).await {
-            Ok(_) | Err(qdisc::QdiscError::NoInterface { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    }
+}
+
+/// The first priority from ours on that nobody else has, so that no filter of others is replaced.
+async fn free_priority(
+    interface: u32,
+    direction: qdisc::Direction,
+    name: &str,
+) -> Result<u16, QdiscError> {
+    let ours = qdisc::list_bpf_filters(interface, direction)
+        .await?
+        .into_iter()
+        .find(|filter| filter.name.as_deref() == Some(name) && filter.handle == FILTER_HANDLE);
+    if let Some(filter) = ours {
+        return Ok(filter.priority);
+    }
+    let taken = qdisc::filter_priorities(interface, direction).await?;
+    Ok((FILTER_PRIORITY..u16::MAX)
+        .find(|priority| !taken.contains(priority))
+        .unwrap_or(FILTER_PRIORITY))
+}
+
+/// The name may belong to another interface by now.
+fn check_index(spec: &HookSpec) -> Result<(), DatapathError> {
+    match nix::net::if_::if_nametoindex(spec.interface.as_str()) {
+        Ok(index) if index == spec.ifindex => Ok(()),
+        _ => Err(refused(spec, "the interface is gone".to_owned())),
+    }
+}
+
+fn filter_reason(spec: &HookSpec, error: QdiscError) -> String {
+    match error {
+        QdiscError::IngressInTheWay { .. } => format!(
+            "an ingress qdisc is in the place of clsact: remove it with `tc qdisc del dev {} \
+             ingress` if nothing needs it",
+            spec.interface
+        ),
+        QdiscError::NoInterface { .. } => "the interface is gone".to_owned(),
+        error => error.to_string(),
     }
 }
 

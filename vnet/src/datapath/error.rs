@@ -1,10 +1,10 @@
 //! What can go wrong with the kernel's side.
 
-use std::{io, path::PathBuf};
+use std::path::PathBuf;
 
 use aya::{EbpfError, maps::MapError, programs::ProgramError};
 
-use crate::{host::qdisc::QdiscError, object::NotBuilt};
+use crate::{host::qdisc::QdiscError, instance::JournalError, object::NotBuilt};
 
 /// Why the datapath could not be loaded, filled or attached.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,9 @@ pub enum DatapathError {
     /// A clsact qdisc or filter could not be changed.
     #[error(transparent)]
     Qdisc(#[from] QdiscError),
+    /// The expiry of flows failed.
+    #[error("cannot run the program `sweep`: {0}")]
+    Sweep(ProgramError),
     /// A pin could not be made.
     #[error("cannot pin {}: {reason}", path.display())]
     Pin {
@@ -61,8 +64,8 @@ pub enum DatapathError {
         reason: String,
     },
     /// The journal could not be written.
-    #[error("cannot write the journal: {0}")]
-    Journal(io::Error),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 impl DatapathError {

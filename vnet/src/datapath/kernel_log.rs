@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn numbers_of_reasons_become_words() {
-        let name = |number| DropReason::ALL.get(number).map(|reason| reason.id());
+        let name = |number: usize| DropReason::ALL.get(number).map(|reason| reason.id());
         let text = "drop ifindex=5 network=1 drop=3 protocol=6";
         assert_eq!(
             name_number(text, "drop=", name),

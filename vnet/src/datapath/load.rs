@@ -29,6 +29,8 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) config: Config,
     pub(super) tables: Tables,
+    /// Whether the maps say what `tables` says.
+    pub(super) tables_are_certain: bool,
 }
 
 impl Datapath {
@@ -53,7 +55,7 @@ impl Datapath {
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };
-        Ok(Self { ebpf, config, tables: Tables::default() })
+        Ok(Self { ebpf, config, tables: Tables::default(), tables_are_certain: true })
     }
 
     /// Pins every map in a directory, for other processes.

@@ -7,7 +7,8 @@ mod load;
 mod sweep;
 mod tables;
 
-pub use attach::{AttachMode, Direction, Hook, HookSpec, Mechanism};
+pub use attach::{AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism};
 pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions};
+pub use sweep::Sweep;

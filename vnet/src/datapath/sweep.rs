@@ -2,7 +2,7 @@
 
 use aya::{
     maps::Array,
-    programs::{TestRun as _, TestRunOptions},
+    programs::{ProgramError, TestRun as _, TestRunOptions},
 };
 use vnet_common::{flow::SessionCursor, limits, names};
 
@@ -10,32 +10,49 @@ use super::{Datapath, DatapathError};
 
 /// Runs of the program in one system call: a slice of some thousand slots, well under a
 /// millisecond.
-const RUNS_PER_CALL: u32 = 256;
+const RUNS_PER_SLICE: u32 = 256;
 /// A test run wants a packet, if only an empty one.
 const EMPTY_FRAME: [u8; 14] = [0; 14];
 
-impl Datapath {
-    /// Looks at every used slot once. Returns how many flows have ended since load.
-    pub fn sweep(&mut self) -> Result<u64, DatapathError> {
-        let cursor = self.cursor()?;
-        let used = cursor.fresh.min(u64::from(self.config.session_limit)) as u32;
-        let mut runs = used.div_ceil(limits::SWEEP_SLICE);
-        let program = self.classifier(names::program::SWEEP)?;
-        while runs > 0 {
-            let repeat = runs.min(RUNS_PER_CALL);
-            let options =
-                TestRunOptions { data_in: Some(&EMPTY_FRAME), repeat, ..TestRunOptions::default() };
-            program
-                .test_run(options)
-                .map_err(|error| DatapathError::program(names::program::SWEEP, &error))?;
-            runs -= repeat;
-        }
-        Ok(self.cursor()?.ended)
-    }
+/// What is left of one look at every used slot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sweep {
+    runs: u32,
+}
 
-    fn cursor(&mut self) -> Result<SessionCursor, DatapathError> {
+impl Sweep {
+    /// Whether every slot has been looked at.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        self.runs == 0
+    }
+}
+
+impl Datapath {
+    /// A look at every slot that is used now.
+    pub fn begin_sweep(&mut self) -> Result<Sweep, DatapathError> {
         let map: Array<_, SessionCursor> = self.map(names::map::SESSION_CURSOR)?;
         let failed = |source| DatapathError::Map { map: names::map::SESSION_CURSOR, source };
-        map.get(&0, 0).map_err(failed)
+        let cursor = map.get(&0, 0).map_err(failed)?;
+        let used = cursor.fresh.min(u64::from(self.config.session_limit)) as u32;
+        Ok(Sweep { runs: used.div_ceil(limits::SWEEP_SLICE) })
+    }
+
+    /// Looks at the next slice of slots.
+    pub fn sweep_slice(&mut self, sweep: &mut Sweep) -> Result<(), DatapathError> {
+        let repeat = sweep.runs.min(RUNS_PER_SLICE);
+        if repeat == 0 {
+            return Ok(());
+        }
+        let options =
+            TestRunOptions { data_in: Some(&EMPTY_FRAME), repeat, ..TestRunOptions::default() };
+        match self.classifier(names::program::SWEEP)?.test_run(options) {
+            // A signal has come in between; the slice is repeated after it.
+            Err(ProgramError::SyscallError(error))
+                if error.io_error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(DatapathError::Sweep(error)),
+            Ok(_) => sweep.runs -= repeat,
+        }
+        Ok(())
     }
 }

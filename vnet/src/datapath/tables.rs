@@ -13,17 +13,28 @@ use crate::plan::Tables;
 
 impl Datapath {
     /// Makes the maps say what the tables say, then starts a new epoch, in which every flow is
-    /// judged anew.
+    /// judged anew. After a failure the maps may say some of both; the next call mends that.
     pub fn write(&mut self, tables: &Tables) -> Result<(), DatapathError> {
-        let old = std::mem::take(&mut self.tables);
-        self.write_networks(&old, tables)?;
-        self.write_subnets(&old, tables)?;
-        self.write_uplinks(&old, tables)?;
-        self.tables = tables.clone();
+        let mut old = std::mem::take(&mut self.tables);
+        let written = self.write_maps(&old, tables);
+        self.tables_are_certain = written.is_ok();
+        if written.is_ok() {
+            self.tables = tables.clone();
+        } else {
+            old.extend(tables);
+            self.tables = old;
+        }
+        written?;
         if let Some(host_ports) = tables.host_ports {
             self.config.host_ports = host_ports;
         }
         self.next_epoch()
+    }
+
+    fn write_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        self.write_networks(old, new)?;
+        self.write_subnets(old, new)?;
+        self.write_uplinks(old, new)
     }
 
     /// Starts a new epoch: something outside of the maps has changed, such as a route.
@@ -41,20 +52,24 @@ impl Datapath {
         for (slot, network) in &new.networks {
             networks.set(*slot, network, 0).map_err(failed(names::map::NETWORKS))?;
         }
+        let certain = self.tables_are_certain;
         let mut bridges: HashMap<_, u32, u32> = self.map(names::map::BRIDGES)?;
         replace(
+            certain,
             &old.bridges,
             &new.bridges,
             &mut bridges,
             |bridges, bridge, slot| bridges.insert(bridge, slot, 0),
-            |bridges, bridge| bridges.remove(bridge),
+            HashMap::remove,
         )
         .map_err(failed(names::map::BRIDGES))
     }
 
     fn write_subnets(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        let certain = self.tables_are_certain;
         let mut subnets: LpmTrie<_, [u8; 16], Subnet> = self.map(names::map::SUBNETS)?;
         replace(
+            certain,
             &old.subnets,
             &new.subnets,
             &mut subnets,
@@ -67,13 +82,15 @@ impl Datapath {
     }
 
     fn write_uplinks(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        let certain = self.tables_are_certain;
         let mut uplinks: HashMap<_, u32, Uplink> = self.map(names::map::UPLINKS)?;
         replace(
+            certain,
             &old.uplinks,
             &new.uplinks,
             &mut uplinks,
             |uplinks, ifindex, uplink| uplinks.insert(ifindex, uplink, 0),
-            |uplinks, ifindex| uplinks.remove(ifindex),
+            HashMap::remove,
         )
         .map_err(failed(names::map::UPLINKS))
     }
@@ -91,19 +108,66 @@ fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
 }
 
-/// Writes what is new or another value, then removes what is gone.
+/// Writes what is new or another value, then removes what is gone. If it is not certain that the
+/// map says what `old` says, everything is written, and what is to be removed may be absent.
 fn replace<M, K: Ord, V: PartialEq>(
+    certain: bool,
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
     map: &mut M,
     insert: impl Fn(&mut M, &K, &V) -> Result<(), MapError>,
     remove: impl Fn(&mut M, &K) -> Result<(), MapError>,
 ) -> Result<(), MapError> {
-    for (key, value) in new.iter().filter(|(key, value)| old.get(key) != Some(value)) {
+    for (key, value) in new.iter().filter(|(key, value)| !certain || old.get(key) != Some(value)) {
         insert(map, key, value)?;
     }
     for key in old.keys().filter(|key| !new.contains_key(key)) {
-        remove(map, key)?;
+        match remove(map, key) {
+            Err(error) if certain || !is_absent(&error) => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Map = BTreeMap<u32, u32>;
+
+    fn write(certain: bool, old: &Map, new: &Map, map: &mut Map, room: usize) -> bool {
+        let insert = |map: &mut Map, key: &u32, value: &u32| {
+            if map.len() >= room && !map.contains_key(key) {
+                return Err(MapError::OutOfBounds { index: *key, max_entries: 0 });
+            }
+            map.insert(*key, *value);
+            Ok(())
+        };
+        let remove =
+            |map: &mut Map, key: &u32| map.remove(key).map(drop).ok_or(MapError::KeyNotFound);
+        replace(certain, old, new, map, insert, remove).is_ok()
+    }
+
+    #[test]
+    fn map_is_mended_after_a_write_that_failed_half_way() {
+        let old = Map::from([(1, 10), (2, 20)]);
+        let mut map = old.clone();
+        let mut failed = Map::from([(1, 11), (3, 30), (4, 40)]);
+        assert!(!write(true, &old, &failed, &mut map, 3));
+        assert_eq!(map, Map::from([(1, 11), (2, 20), (3, 30)]));
+
+        let new = Map::from([(1, 10), (2, 20)]);
+        failed.extend(old);
+        assert!(write(false, &failed, &new, &mut map, 3));
+        assert_eq!(map, new);
+    }
 }

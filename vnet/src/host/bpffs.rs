@@ -9,6 +9,7 @@ use std::{
 use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 use thiserror::Error;
 
@@ -86,7 +87,12 @@ pub fn ensure() -> Result<BpfFs, BpfFsError> {
 /// Where a writable BPF file system is mounted: [`DEFAULT_PATH`] if it is one, else the first.
 pub fn find() -> Result<Option<PathBuf>, BpfFsError> {
     let table = fs::read(MOUNTINFO).map_err(|source| BpfFsError::MountInfo { source })?;
-    Ok(find_in(&table))
+    Ok(find_in(&table, is_bpf))
+}
+
+/// A mount on a directory above, such as a new sysfs at /sys, hides what the table still lists.
+fn is_bpf(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 impl BpfFs {
@@ -119,13 +125,16 @@ fn is_unused(path: &Path) -> bool {
 
 /// Reads a mount table, see `proc_pid_mountinfo(5)`. A mount may hide an earlier one at the same
 /// place, so the last one counts.
-fn find_in(table: &[u8]) -> Option<PathBuf> {
+fn find_in(table: &[u8], is_visible: impl Fn(&Path) -> bool) -> Option<PathBuf> {
     let mut found: Vec<(PathBuf, bool)> = Vec::new();
     for (path, is_bpf) in table.split(|byte| *byte == b'\n').filter_map(parse_mount) {
         found.retain(|(other, _)| *other != path);
         found.push((path, is_bpf));
     }
-    let mut usable = found.into_iter().filter(|(_, is_bpf)| *is_bpf).map(|(path, _)| path);
+    let mut usable = found
+        .into_iter()
+        .filter(|(path, is_bpf)| *is_bpf && is_visible(path))
+        .map(|(path, _)| path);
     let first = usable.next()?;
     if first == Path::new(DEFAULT_PATH) {
         return Some(first);
@@ -167,7 +176,14 @@ mod tests {
     const OTHER: &str = "41 1 0:40 / /run/my\\040bpf rw - bpf none rw\n";
 
     fn find(lines: &[&str]) -> Option<PathBuf> {
-        find_in(lines.concat().as_bytes())
+        find_in(lines.concat().as_bytes(), |_| true)
+    }
+
+    #[test]
+    fn mount_below_a_later_mount_does_not_count() {
+        let table = [SYSFS, USUAL, SYSFS, OTHER].concat();
+        let found = find_in(table.as_bytes(), |path| path != Path::new(DEFAULT_PATH));
+        assert_eq!(found, Some(PathBuf::from("/run/my bpf")));
     }
 
     #[test]

@@ -179,6 +179,32 @@ pub async fn list_bpf_filters(
     Ok(filters)
 }
 
+/// Lists the priorities of the filters of any kind at one hook of an interface. Empty without
+/// clsact.
+pub async fn filter_priorities(
+    interface: u32,
+    direction: Direction,
+) -> Result<Vec<u16>, QdiscError> {
+    if !has_clsact(interface).await? {
+        return Ok(Vec::new());
+    }
+    let mut priorities = Vec::new();
+    let request = Request {
+        action: "list the filters",
+        message_type: RTM_GETTFILTER,
+        flags: 0,
+        body: tcmsg(interface, 0, direction.parent(), 0),
+    };
+    Connection::open()?
+        .dump(request, |kind, body| {
+            if kind == RTM_NEWTFILTER {
+                priorities.extend(u32_at(body, 16).map(|info| (info >> 16) as u16));
+            }
+        })
+        .await?;
+    Ok(priorities)
+}
+
 /// Attaches a program in direct-action mode for all protocols, in the place of a filter that has
 /// the same hook, priority and handle, if any: packets see one or the other, never neither.
 ///

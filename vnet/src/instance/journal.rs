@@ -1,17 +1,18 @@
 //! What was changed on the host, written down before it is changed, so that it can be taken back
 //! by whoever finds the journal: the daemon itself, its janitor, or the next start.
+//!
+//! A file of JSON lines: whose it is, then one change after the other.
 
 use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
-    io::{self, BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
+    io::{self, Write as _},
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::Name;
-use crate::host::{bpffs::BpfFs, qdisc, sysctl};
+use super::{Lock, Name, namespace, state};
 
 const FILE: &str = "journal";
 
@@ -21,7 +22,7 @@ const FILE: &str = "journal";
 pub enum Undo {
     /// Give a sysctl its former value, if it still has the one that was set.
     Sysctl {
-        /// Its name with dots.
+        /// Its name with dots, or with slashes.
         name: String,
         /// The value it had.
         former: String,
@@ -42,6 +43,8 @@ pub enum Undo {
     Filters {
         /// Index of the interface.
         interface: u32,
+        /// The filters' name.
+        name: String,
     },
     /// Delete the clsact qdisc of an interface, if no filter of others is there.
     Clsact {
@@ -50,137 +53,164 @@ pub enum Undo {
     },
 }
 
-/// The name that our filters have in clsact.
-pub const FILTER_NAME: &str = "vnet";
+/// The first line: whose journal it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owner {
+    /// The daemon's process.
+    pub process: u32,
+    /// Inode of the network namespace that it changes.
+    pub namespace: u64,
+}
+
+/// The journal cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {source}", path.display())]
+pub struct JournalError {
+    path: PathBuf,
+    source: io::Error,
+}
 
 /// The journal of a running instance.
 #[derive(Debug)]
 pub struct Journal {
+    path: PathBuf,
     file: File,
+    /// Length of the whole lines.
+    length: u64,
     written: BTreeSet<Undo>,
 }
 
 impl Journal {
-    /// Begins an empty journal in an instance's directory.
-    pub fn begin(name: &Name) -> io::Result<Self> {
-        let path = name.runtime_directory().join(FILE);
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
-        Ok(Self { file, written: BTreeSet::new() })
+    /// Begins the calling process's journal, which replaces an earlier one.
+    pub fn begin(lock: &Lock) -> Result<Self, JournalError> {
+        let path = file_of(lock.name());
+        let failed = |source| JournalError { path: path.clone(), source };
+        let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
+        let file = file.map_err(failed)?;
+        let namespace = namespace::current().map_err(failed)?;
+        let mut journal = Self { path, file, length: 0, written: BTreeSet::new() };
+        let begun = journal.append(&Owner { process: std::process::id(), namespace });
+        if begun.is_err() {
+            // Nothing is to be taken back by it.
+            let _ = fs::remove_file(&journal.path);
+        }
+        begun.map(|()| journal)
     }
 
     /// Writes down how to take a change back, before it is made.
-    pub fn record(&mut self, undo: Undo) -> io::Result<()> {
+    pub fn record(&mut self, undo: Undo) -> Result<(), JournalError> {
         if self.written.contains(&undo) {
             return Ok(());
         }
-        let mut line = serde_json::to_vec(&undo)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
+        self.append(&undo)?;
         self.written.insert(undo);
         Ok(())
     }
+
+    fn append(&mut self, entry: &impl Serialize) -> Result<(), JournalError> {
+        let written = serde_json::to_vec(entry).map_err(io::Error::from).and_then(|mut line| {
+            line.push(b'\n');
+            self.file.write_all(&line)?;
+            Ok(line.len() as u64)
+        });
+        match written {
+            Ok(written) => {
+                self.length += written;
+                Ok(())
+            }
+            Err(source) => {
+                // The next line must not continue half of this one.
+                let _ = self.file.set_len(self.length);
+                let _ = io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.length));
+                Err(JournalError { path: self.path.clone(), source })
+            }
+        }
+    }
+}
+
+/// What a journal says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    pub owner: Option<Owner>,
+    pub undos: Vec<Undo>,
+    /// Numbers, from 1, of lines that say nothing that is understood.
+    pub damaged: Vec<usize>,
 }
 
 /// Whether an instance left a journal.
 #[must_use]
 pub fn exists(name: &Name) -> bool {
-    name.runtime_directory().join(FILE).exists()
+    file_of(name).exists()
 }
 
-/// Takes every change back, the last one first, and removes the instance's files. Goes on after a
-/// failure; returns the failures, after which the journal stays. An instance that left nothing is
-/// fine.
-pub async fn undo_all(name: &Name) -> Vec<String> {
-    let failures = take_back_all(name).await;
-    if failures.is_empty() {
-        let directory = name.runtime_directory();
-        for file in ["state.json.new", "state.json", FILE, "lock"] {
-            let _ = fs::remove_file(directory.join(file));
-        }
-        let _ = fs::remove_dir(&directory);
-        // The last instance takes the common directory along.
-        let _ = directory.parent().map(fs::remove_dir);
+/// The journal's file.
+pub(super) fn file_of(name: &Name) -> PathBuf {
+    name.runtime_directory().join(FILE)
+}
+
+/// Removes the journal and the state of an instance that nothing is left of.
+pub(super) fn forget(name: &Name) -> io::Result<()> {
+    for file in state::FILES {
+        let _ = fs::remove_file(name.runtime_directory().join(file));
     }
-    failures
-}
-
-/// As [`undo_all`], but leaves the instance's files to the caller, who holds its lock.
-pub async fn take_back_all(name: &Name) -> Vec<String> {
-    let mut failures = Vec::new();
-    match read(&name.runtime_directory().join(FILE)) {
-        Ok(undos) => {
-            for undo in undos.into_iter().rev() {
-                if let Err(failure) = take_back(&undo).await {
-                    failures.push(failure);
-                }
-            }
-        }
-        Err(error) => failures.push(format!("cannot read the journal: {error}")),
-    }
-    failures
-}
-
-fn read(path: &Path) -> io::Result<Vec<Undo>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    // A line that was cut short belongs to a change that was not made.
-    let lines = BufReader::new(file).lines().collect::<io::Result<Vec<_>>>()?;
-    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
-}
-
-async fn take_back(undo: &Undo) -> Result<(), String> {
-    match undo {
-        Undo::Sysctl { name, former, given } => {
-            let current = sysctl::read(name).map_err(|error| error.to_string())?;
-            if current.trim() == given {
-                sysctl::write(name, former).map_err(|error| error.to_string())?;
-            }
-            Ok(())
-        }
-        Undo::Mount { path } => {
-            let mounted = BpfFs { path: path.clone(), mounted_here: true };
-            mounted.release().map(|_| ()).map_err(|error| error.to_string())
-        }
-        Undo::Pins { path } => remove_pins(path)
-            .map_err(|error| format!("cannot remove the pins below {}: {error}", path.display())),
-        Undo::Filters { interface } => {
-            for direction in [qdisc::Direction::Egress, qdisc::Direction::Ingress] {
-                let deleted =
-                    qdisc::delete_bpf_filters_named(*interface, direction, FILTER_NAME).await;
-                absent_interface_is_fine(deleted.map(|_| ()))?;
-            }
-            Ok(())
-        }
-        Undo::Clsact { interface } => absent_interface_is_fine(delete_unused(*interface).await),
+    match fs::remove_file(file_of(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
-async fn delete_unused(interface: u32) -> Result<(), qdisc::QdiscError> {
-    for direction in [qdisc::Direction::Egress, qdisc::Direction::Ingress] {
-        if !qdisc::list_bpf_filters(interface, direction).await?.is_empty() {
-            return Ok(());
+/// Reads a journal; an absent one is empty.
+pub(super) fn read(name: &Name) -> io::Result<Entries> {
+    match fs::read(file_of(name)) {
+        Ok(bytes) => Ok(parse(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Entries::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Entries {
+    let mut entries = Entries::default();
+    for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
+        // A line that was cut short belongs to a change that was not made.
+        let Some(line) = line.strip_suffix(b"\n") else { continue };
+        if number == 1
+            && let Ok(owner) = serde_json::from_slice(line)
+        {
+            entries.owner = Some(owner);
+        } else if let Ok(undo) = serde_json::from_slice(line) {
+            entries.undos.push(undo);
+        } else {
+            entries.damaged.push(number);
         }
     }
-    qdisc::delete_clsact(interface).await.map(|_| ())
+    entries
 }
 
-fn absent_interface_is_fine(result: Result<(), qdisc::QdiscError>) -> Result<(), String> {
-    match result {
-        Ok(()) | Err(qdisc::QdiscError::NoInterface { .. }) => Ok(()),
-        Err(error) => Err(error.to_string()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn remove_pins(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
+    const OWNER: &str = r#"{"process":7,"namespace":4026531840}"#;
+    const CLSACT: &str = r#"{"undo":"clsact","interface":4}"#;
+
+    #[test]
+    fn last_line_that_was_cut_short_is_a_change_that_was_not_made() {
+        let cut = format!("{OWNER}\n{CLSACT}\n{}", &CLSACT[..20]);
+        let entries = parse(cut.as_bytes());
+        assert_eq!(entries.owner, Some(Owner { process: 7, namespace: 4_026_531_840 }));
+        assert_eq!(entries.undos, [Undo::Clsact { interface: 4 }]);
+        assert_eq!(entries.damaged, [0; 0]);
+        assert_eq!(parse(b""), Entries::default());
+        assert_eq!(parse(&OWNER.as_bytes()[..9]), Entries::default());
     }
-    // The last instance takes the common directory along.
-    let _ = path.parent().map(fs::remove_dir);
-    Ok(())
+
+    #[test]
+    fn damaged_lines_are_numbered_and_the_others_are_still_understood() {
+        let mut bytes = b"\xff\xfe\0\n".to_vec();
+        bytes.extend(format!("{CLSACT}\n{{\"undo\":\"nothing\"}}\n{CLSACT}\n").bytes());
+        let entries = parse(&bytes);
+        assert_eq!(entries.owner, None);
+        assert_eq!(entries.undos, [Undo::Clsact { interface: 4 }, Undo::Clsact { interface: 4 }]);
+        assert_eq!(entries.damaged, [1, 3]);
+    }
 }

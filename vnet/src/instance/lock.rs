@@ -3,6 +3,8 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
 };
 
 use nix::{
@@ -10,12 +12,18 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::Name;
+use super::{Name, journal, state};
+
+const FILE: &str = "lock";
+
+/// How often the lock file may be removed by others while it is being taken.
+const ATTEMPTS: u32 = 100;
 
 /// The lock of an instance; released when dropped or when the process ends.
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    name: Name,
+    file: Flock<File>,
 }
 
 /// Why the lock was not had.
@@ -45,30 +53,77 @@ pub enum LockError {
 impl Lock {
     /// Takes the lock, making the instance's directory if needed.
     pub fn take(name: &Name) -> Result<Self, LockError> {
-        let directory = name.runtime_directory();
-        let path = directory.join("lock");
+        let path = name.runtime_directory().join(FILE);
         let failed = |source| LockError::Io { path: path.display().to_string(), source };
-        fs::create_dir_all(&directory).map_err(failed)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                let holder = holder.trim().to_owned();
-                return Err(LockError::Running { name: name.clone(), holder });
+        for _ in 0..ATTEMPTS {
+            let Some(file) = open(&path).map_err(failed)? else { continue };
+            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                Err((mut file, Errno::EWOULDBLOCK)) => {
+                    let mut holder = String::new();
+                    let _ = file.read_to_string(&mut holder);
+                    let holder = holder.trim().to_owned();
+                    return Err(LockError::Running { name: name.clone(), holder });
+                }
+                Err((_, error)) => return Err(failed(error.into())),
+            };
+            // Its last holder may have removed it since it was opened: that lock is nobody's.
+            if !is_at(&file, &path) {
+                continue;
             }
-            Err((_, error)) => return Err(failed(error.into())),
-        };
-        file.set_len(0).map_err(failed)?;
-        file.rewind().map_err(failed)?;
-        writeln!(file, "{}", std::process::id()).map_err(failed)?;
-        Ok(Self { _file: file })
+            let mut lock = Self { name: name.clone(), file };
+            if let Err(error) = lock.sign() {
+                lock.release();
+                return Err(failed(error));
+            }
+            return Ok(lock);
+        }
+        Err(failed(io::Error::other("it is being removed again and again")))
     }
+
+    /// The instance that it is the lock of.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Lets go of the lock and removes the instance's files, but for a journal that there still is
+    /// something to do for.
+    pub fn release(self) {
+        if journal::exists(&self.name) {
+            return;
+        }
+        let directory = self.name.runtime_directory();
+        for file in state::FILES.into_iter().chain([FILE]) {
+            let _ = fs::remove_file(directory.join(file));
+        }
+        let _ = fs::remove_dir(&directory);
+        // The last instance takes the common directory along.
+        let _ = directory.parent().map(fs::remove_dir);
+    }
+
+    /// Writes down who holds it.
+    fn sign(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        writeln!(self.file, "{}", std::process::id())
+    }
+}
+
+/// `None` if the directory has been removed meanwhile.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let opened = made.and_then(|()| {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    });
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(theirs)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())
 }

@@ -10,7 +10,9 @@
 
 pub mod journal;
 pub mod lock;
+mod namespace;
 pub mod state;
+pub mod undo;
 
 use std::{
     fmt,
@@ -18,9 +20,10 @@ use std::{
     str::FromStr,
 };
 
-pub use journal::{Journal, Undo};
+pub use journal::{Journal, JournalError, Undo};
 pub use lock::{Lock, LockError};
 pub use state::State;
+pub use undo::{Outcome, Whose, undo};
 
 const RUNTIME_ROOT: &str = "/run/vnet";
 
@@ -60,6 +63,12 @@ impl Name {
     #[must_use]
     pub fn pin_directory(&self, bpffs: &Path) -> PathBuf {
         bpffs.join("vnet").join(&self.0)
+    }
+
+    /// The name of the instance's filters in clsact.
+    #[must_use]
+    pub fn filter(&self) -> String {
+        format!("vnet-{self}")
     }
 
     /// The pin of a map.

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::Name;
 
 const FILE: &str = "state.json";
+const NEW_FILE: &str = "state.json.new";
+/// Everything that may be left of it.
+pub(super) const FILES: [&str; 2] = [NEW_FILE, FILE];
 
 /// What an instance runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +50,7 @@ pub struct NetworkState {
     pub mode: String,
     /// The bridge.
     pub bridge: String,
-    /// The bridge's interface index.
+    /// The bridge's interface index; 0 while there is no such bridge.
     pub bridge_ifindex: u32,
     /// The subnets of the guests.
     pub subnets: Vec<IpNet>,
@@ -93,8 +96,13 @@ impl State {
 
     /// Writes the state into an instance's directory, at once or not at all.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let new = directory.join("state.json.new");
-        fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        fs::rename(new, directory.join(FILE))
+        let new = directory.join(NEW_FILE);
+        let written = fs::write(&new, serde_json::to_vec_pretty(self)?)
+            .and_then(|()| fs::rename(&new, directory.join(FILE)));
+        if written.is_err() {
+            // Half of it, on a full file system.
+            let _ = fs::remove_file(&new);
+        }
+        written
     }
 }

@@ -21,6 +21,19 @@ pub struct Options {
     pub uplinks: Vec<String>,
 }
 
+/// The index that no interface ever has: the kernel's are positive and count from 1.
+pub const ABSENT_INTERFACE: u32 = i32::MAX as u32;
+
+/// A plan, and what of the definitions it could not follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What fits the host. A network without its bridge keeps its slot and its subnets, so that
+    /// its packets are still known, and has nothing else.
+    pub plan: Plan,
+    /// What is in the way of the rest; a start refuses any.
+    pub problems: Vec<Problem>,
+}
+
 /// What should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -43,15 +56,15 @@ pub struct PlannedNetwork {
     pub mode: Mode,
     /// The bridge's name.
     pub bridge: String,
-    /// The bridge's interface index.
-    pub bridge_ifindex: u32,
+    /// The bridge's interface index; none while there is no such bridge.
+    pub bridge_ifindex: Option<u32>,
     /// The bridge's MTU in bytes.
     pub mtu: u32,
     /// The subnets of the guests.
     pub subnets: Vec<IpNet>,
     /// The host's first IPv4 address there.
     pub gateway: Option<Ipv4Addr>,
-    /// The uplink that the network is bound to.
+    /// The uplink that the network is bound to; [`ABSENT_INTERFACE`] while it is not there.
     pub forward_ifindex: Option<u32>,
     /// External ports to masquerade to.
     pub ports: RangeInclusive<u16>,
@@ -150,27 +163,27 @@ pub enum Problem {
     },
 }
 
-/// Plans the definitions for the host, or tells everything that is in the way.
+/// Plans the definitions for the host, as far as it has what they need.
+#[must_use]
 pub fn plan(
     definitions: &[definition::Network],
     host: &Snapshot,
     host_ports: RangeInclusive<u16>,
     options: &Options,
-) -> Result<Plan, Vec<Problem>> {
+) -> Planned {
     let mut problems = Vec::new();
-    let served: Vec<_> = definitions.iter().filter(|network| mode_of(network).is_some()).collect();
-    if served.is_empty() {
+    let served =
+        definitions.iter().filter_map(|definition| Some((definition, mode_of(definition)?)));
+    // Slots do not depend on the host, so that they stay.
+    let networks: Vec<_> = (1_u16..)
+        .zip(served)
+        .map(|(slot, (definition, mode))| network(definition, slot, mode, host, &mut problems))
+        .collect();
+    if networks.is_empty() {
         problems.push(Problem::NothingToServe);
     }
-    let mut networks = Vec::new();
-    for (slot, definition) in (1_u16..).zip(served) {
-        match network(definition, slot, host) {
-            Ok(planned) => networks.push(planned),
-            Err(found) => problems.extend(found),
-        }
-    }
-    let bridges: Vec<u32> = networks.iter().map(|network| network.bridge_ifindex).collect();
-    let uplinks = uplinks(host, &bridges, options, &mut problems);
+    let bridges: Vec<u32> = networks.iter().filter_map(|network| network.bridge_ifindex).collect();
+    let mut uplinks = uplinks(host, &bridges, options, &mut problems);
     let subnets = networks.iter().map(|network| network.subnets.len()).sum();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
@@ -182,7 +195,8 @@ pub fn plan(
             problems.push(Problem::TooMany { what, count, limit: limit as usize });
         }
     }
-    if problems.is_empty() { Ok(Plan { networks, uplinks, host_ports }) } else { Err(problems) }
+    uplinks.truncate(limits::UPLINKS as usize);
+    Planned { plan: Plan { networks, uplinks, host_ports }, problems }
 }
 
 /// How the programs treat a network; `None` if they do not.
@@ -196,41 +210,38 @@ fn mode_of(definition: &definition::Network) -> Option<Mode> {
 fn network(
     definition: &definition::Network,
     slot: u16,
+    mode: Mode,
     host: &Snapshot,
-) -> Result<PlannedNetwork, Vec<Problem>> {
+    problems: &mut Vec<Problem>,
+) -> PlannedNetwork {
     let name = definition.name.value.clone();
-    let mut problems = Vec::new();
     let bridge = find_bridge(definition, host).map_err(|problem| problems.push(problem)).ok();
-    let forward_ifindex = definition.forward_device().and_then(|device| {
-        let found = host.link_named(device).map(|link| link.index);
-        if found.is_none() {
-            let device = device.to_owned();
-            problems.push(Problem::NoForwardDevice { network: name.clone(), device });
+    let forward_ifindex = definition.forward_device().map(|device| {
+        if let Some(link) = host.link_named(device) {
+            return link.index;
         }
-        found
+        let device = device.to_owned();
+        problems.push(Problem::NoForwardDevice { network: name.clone(), device });
+        ABSENT_INTERFACE
     });
-    let (Some(bridge), Some(mode)) = (bridge, mode_of(definition)) else { return Err(problems) };
-    if !problems.is_empty() {
-        return Err(problems);
-    }
     let ports =
         definition.forward.nat.as_ref().map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end);
     let first_ipv4 = definition.ips.iter().find_map(|ip| match ip.address.value {
         std::net::IpAddr::V4(address) => Some(address),
         std::net::IpAddr::V6(_) => None,
     });
-    Ok(PlannedNetwork {
+    PlannedNetwork {
         slot,
         name,
         mode,
-        bridge: bridge.name.clone(),
-        bridge_ifindex: bridge.index,
-        mtu: bridge.mtu,
+        bridge: definition.bridge.name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
+        bridge_ifindex: bridge.map(|bridge| bridge.index),
+        mtu: bridge.map_or(0, |bridge| bridge.mtu),
         subnets: definition.subnets().collect(),
         gateway: first_ipv4,
         forward_ifindex,
         ports,
-    })
+    }
 }
 
 fn find_bridge<'a>(
@@ -309,7 +320,7 @@ fn planned_uplink(candidate: UplinkCandidate) -> Option<PlannedUplink> {
     let raw = match candidate.layer {
         LinkLayer::Ethernet => false,
         LinkLayer::RawIp => true,
-        _ => return None,
+        LinkLayer::Other(_) => return None,
     };
     let addresses =
         candidate.masquerade.iter().map(|found| (found.address, found.subnet.prefix_len()));

@@ -10,7 +10,7 @@ use vnet_common::{
     port::PortRange,
 };
 
-use super::{Plan, PlannedNetwork, PlannedUplink};
+use super::{ABSENT_INTERFACE, Plan, PlannedNetwork, PlannedUplink};
 
 /// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
 pub type SubnetKey = (u32, [u8; 16]);
@@ -44,7 +44,7 @@ impl Tables {
         for network in &plan.networks {
             let slot = u32::from(network.slot);
             tables.networks.insert(slot, network_entry(network));
-            tables.bridges.insert(network.bridge_ifindex, slot);
+            tables.bridges.extend(network.bridge_ifindex.map(|bridge| (bridge, slot)));
             for subnet in &network.subnets {
                 let entry = Subnet { network: network.slot, reserved: 0 };
                 // IPv6 is the host's own stack's in this version.
@@ -58,11 +58,20 @@ impl Tables {
         }
         tables
     }
+
+    /// Adds the entries of others, whose values win.
+    pub(crate) fn extend(&mut self, others: &Self) {
+        self.networks.extend(&others.networks);
+        self.bridges.extend(&others.bridges);
+        self.subnets.extend(&others.subnets);
+        self.uplinks.extend(&others.uplinks);
+    }
 }
 
 fn network_entry(network: &PlannedNetwork) -> Network {
     Network {
-        bridge_ifindex: network.bridge_ifindex,
+        // No packet comes from there, so that whatever claims to is spoofed.
+        bridge_ifindex: network.bridge_ifindex.unwrap_or(ABSENT_INTERFACE),
         forward_ifindex: network.forward_ifindex.unwrap_or(0),
         mode: network.mode as u8,
         reserved: 0,

@@ -1,10 +1,11 @@
 //! Which programs belong where, and keeping it so.
 
+use anyhow::Context as _;
 use vnet_common::names::program;
 
 use super::startup::Running;
 use crate::{
-    datapath::{DatapathError, Direction, HookSpec},
+    datapath::{Attachment, DatapathError, Direction, HookSpec},
     instance::{
         State,
         state::{HookState, NetworkState, UplinkState},
@@ -28,8 +29,9 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         for network in &plan.networks {
+            let Some(ifindex) = network.bridge_ifindex else { continue };
             hooks.push(HookSpec {
-                ifindex: network.bridge_ifindex,
+                ifindex,
                 interface: network.bridge.clone(),
                 direction,
                 program: match direction {
@@ -52,40 +54,94 @@ fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str 
 }
 
 pub(super) async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
-    let mode = running.options.attach;
-    let hook = running.datapath.attach(spec, mode, &running.pins, &mut running.journal).await?;
+    let attachment = Attachment {
+        mode: running.options.attach,
+        pins: &running.pins,
+        filter: &running.options.filter,
+        journal: &mut running.journal,
+    };
+    let hook = running.datapath.attach(spec, attachment).await?;
     running.hooks.push(hook);
     Ok(())
 }
 
-/// Takes off what the plan no longer has and attaches what it has anew.
-pub(super) async fn reconcile(running: &mut Running) -> anyhow::Result<()> {
-    let wanted = wanted(&running.plan);
-    let is_wanted = |spec: &HookSpec| {
-        // A renamed interface keeps its programs.
-        wanted.iter().any(|hook| {
-            (hook.ifindex, hook.direction, hook.program)
-                == (spec.ifindex, spec.direction, spec.program)
-        })
-    };
-    let (kept, gone): (Vec<_>, Vec<_>) =
-        std::mem::take(&mut running.hooks).into_iter().partition(|hook| is_wanted(&hook.spec));
-    running.hooks = kept;
-    for hook in gone {
-        log::info!("detached from {} of `{}`", hook.spec.direction.name(), hook.spec.interface);
-        hook.detach().await?;
-    }
-    for spec in wanted {
-        let has = running
-            .hooks
-            .iter()
-            .any(|hook| (hook.spec.ifindex, hook.spec.direction) == (spec.ifindex, spec.direction));
-        if !has {
-            log::info!("attaching to {} of `{}`", spec.direction.name(), spec.interface);
-            attach(running, spec).await?;
+/// Attaches what a plan has anew, and again what others have taken off. Returns what failed.
+pub(super) async fn attach_missing(running: &mut Running, plan: &Plan) -> Vec<String> {
+    let mut failures = Vec::new();
+    for spec in wanted(plan) {
+        let at = running.hooks.iter().position(|hook| is_same(&hook.spec, &spec));
+        if let Some(hook) = at.and_then(|at| running.hooks.get_mut(at)) {
+            // A renamed interface keeps its programs.
+            hook.spec.interface.clone_from(&spec.interface);
+            if hook.is_attached().await {
+                continue;
+            }
+            log::warn!(
+                "`{}` was taken off {} of `{}` by somebody: attaching it again",
+                spec.program,
+                spec.direction.name(),
+                spec.interface
+            );
+        }
+        // In the place of another program, or of a link that holds nothing any more.
+        let place = (spec.ifindex, spec.direction);
+        if let Err(error) = detach(running, |spec| (spec.ifindex, spec.direction) == place).await {
+            failures.push(error);
+            continue;
+        }
+        log::info!("attaching to {} of `{}`", spec.direction.name(), spec.interface);
+        if let Err(error) = attach(running, spec).await {
+            failures.push(error.to_string());
         }
     }
-    write_state(running)
+    failures
+}
+
+/// Takes off what a plan does not have. Returns what failed, which stays known.
+pub(super) async fn detach_unwanted(running: &mut Running, plan: &Plan) -> Result<(), String> {
+    let wanted = wanted(plan);
+    detach(running, |spec| !wanted.iter().any(|wanted| is_same(spec, wanted))).await
+}
+
+/// Whether some hook has been emptied by others.
+pub(super) async fn any_is_lost(running: &Running) -> bool {
+    for hook in &running.hooks {
+        if !hook.is_attached().await {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether both hooks of an interface have our programs.
+pub(super) fn are_attached(running: &Running, ifindex: u32) -> bool {
+    [Direction::Egress, Direction::Ingress].into_iter().all(|direction| {
+        running
+            .hooks
+            .iter()
+            .any(|hook| (hook.spec.ifindex, hook.spec.direction) == (ifindex, direction))
+    })
+}
+
+async fn detach(running: &mut Running, which: impl Fn(&HookSpec) -> bool) -> Result<(), String> {
+    let mut failures = Vec::new();
+    let mut kept = Vec::new();
+    for hook in std::mem::take(&mut running.hooks) {
+        if !which(&hook.spec) {
+            kept.push(hook);
+        } else if let Err(error) = hook.detach().await {
+            failures.push(error.to_string());
+            kept.push(hook);
+        } else {
+            log::info!("detached from {} of `{}`", hook.spec.direction.name(), hook.spec.interface);
+        }
+    }
+    running.hooks = kept;
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+fn is_same(a: &HookSpec, b: &HookSpec) -> bool {
+    (a.ifindex, a.direction, a.program) == (b.ifindex, b.direction, b.program)
 }
 
 /// Tells other processes what runs.
@@ -112,7 +168,10 @@ pub(super) fn write_state(running: &Running) -> anyhow::Result<()> {
             })
             .collect(),
     };
-    Ok(state.write(&running.runtime_directory)?)
+    let directory = &running.runtime_directory;
+    state
+        .write(directory)
+        .with_context(|| format!("cannot write the state to {}", directory.display()))
 }
 
 fn network_state(network: &crate::plan::PlannedNetwork) -> NetworkState {
@@ -121,7 +180,7 @@ fn network_state(network: &crate::plan::PlannedNetwork) -> NetworkState {
         name: network.name.clone(),
         mode: format!("{:?}", network.mode).to_lowercase(),
         bridge: network.bridge.clone(),
-        bridge_ifindex: network.bridge_ifindex,
+        bridge_ifindex: network.bridge_ifindex.unwrap_or(0),
         subnets: network.subnets.clone(),
     }
 }

@@ -8,11 +8,18 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::process::CommandExt as _,
     process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::Context as _;
+use tokio::time::{Instant, sleep};
 
-use crate::instance::{Lock, Name, journal};
+use super::signals::Signals;
+use crate::instance::{self, Lock, LockError, Name, Outcome, Whose};
+
+/// How long the kernel may take to let go of a dead daemon's lock.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+const LOCK_RETRY: Duration = Duration::from_millis(2);
 
 const DISMISSED: &[u8] = b"dismissed";
 
@@ -30,6 +37,7 @@ impl Janitor {
         let mut command = Command::new(program);
         command
             .args([SUBCOMMAND, "--instance", &instance.to_string()])
+            .args(["--daemon", &std::process::id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // A signal to the daemon's process group is the daemon's alone.
@@ -50,14 +58,36 @@ impl Janitor {
 }
 
 /// The janitor's process: waits for its dismissal, or takes down what the dead daemon left.
-pub async fn keep_watch(instance: &Name) -> Vec<String> {
+pub async fn keep_watch(instance: &Name, daemon: u32) -> anyhow::Result<Outcome> {
+    // Whoever ends the daemon and all of its children wants to leave nothing behind.
+    let _signals = Signals::listen()?;
     let mut said = Vec::new();
     if io::stdin().read_to_end(&mut said).is_ok() && said == DISMISSED {
-        return Vec::new();
+        return Ok(Outcome::default());
     }
-    // Whoever has the lock by now is a new start, which takes the leftovers down itself.
-    match Lock::take(instance) {
-        Ok(_lock) => journal::undo_all(instance).await,
-        Err(_) => Vec::new(),
+    let Some(lock) = inherit(instance, daemon).await? else { return Ok(Outcome::default()) };
+    let outcome = instance::undo(&lock, Whose::Process(daemon)).await;
+    lock.release();
+    Ok(outcome)
+}
+
+/// The lock of the dead daemon, whose files the kernel closes one after the other. `None` if it is
+/// another process's by now: a new start, which takes the leftovers down itself.
+async fn inherit(instance: &Name, daemon: u32) -> Result<Option<Lock>, LockError> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match Lock::take(instance) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err(LockError::Running { holder, .. })
+                if holder.is_empty() || holder == daemon.to_string() =>
+            {
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+                sleep(LOCK_RETRY).await;
+            }
+            Err(LockError::Running { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! `vnet run`: bring the datapath up, follow the host's changes, take it all down.
 
+mod follow;
 mod hooks;
 mod janitor;
 mod prepare;
 mod serve;
+mod signals;
 mod startup;
 
 use std::path::PathBuf;
@@ -13,9 +15,13 @@ pub use prepare::Refusal;
 
 use crate::{
     datapath::{AttachMode, LoadOptions},
-    instance::Name,
+    definition::Network,
+    host::privileges,
+    instance::{self, Lock, Name, Whose},
     plan,
 };
+use janitor::Janitor;
+use signals::Signals;
 
 /// What `vnet run` was told.
 #[derive(Debug, Clone)]
@@ -45,33 +51,47 @@ pub enum RunError {
 
 /// Runs until SIGINT or SIGTERM. `ready` is called when every hook is in place.
 pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
-    let mut signals = serve::Signals::listen()?;
-    let prepared = tokio::select! {
-        prepared = prepare::prepare(options) => prepared?,
-        () = signals.stop() => return Ok(()),
-    };
-    let mut janitor = janitor::Janitor::start(&options.instance)?;
-    let started = tokio::select! {
-        started = startup::start(options, prepared) => started.map(Some),
-        () = signals.stop() => Ok(None),
-    };
-    let result = match started {
-        Ok(Some(mut running)) => {
+    let mut signals = Signals::listen()?;
+    let definitions = prepare::load_definitions(options)?;
+    privileges::check().map_err(Refusal::from)?;
+    // Before the first change, which is the lock's file.
+    let mut janitor = Janitor::start(&options.instance)?;
+    let lock = match Lock::take(&options.instance) {
+        Ok(lock) => lock,
+        Err(error) => {
             janitor.dismiss();
-            ready();
-            serve::serve(&mut running, &mut signals).await
+            return Err(Refusal::from(error).into());
         }
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
     };
-    take_down(&options.instance, janitor).await;
-    result.map_err(RunError::Failed)
+    let result = bring_up_and_serve(options, definitions, &lock, &mut signals, ready, &mut janitor);
+    let result = result.await;
+    // The lock is held until nothing is left.
+    let outcome = instance::undo(&lock, Whose::Process(std::process::id())).await;
+    for message in outcome.messages() {
+        log::error!("while taking down: {message}");
+    }
+    lock.release();
+    janitor.dismiss();
+    result
 }
 
-/// Takes back everything that the journal names.
-async fn take_down(instance: &Name, mut janitor: janitor::Janitor) {
-    for failure in crate::instance::journal::undo_all(instance).await {
-        log::error!("while taking down: {failure}");
-    }
+async fn bring_up_and_serve(
+    options: &Options,
+    definitions: Vec<Network>,
+    lock: &Lock,
+    signals: &mut Signals,
+    ready: impl FnOnce(),
+    janitor: &mut Janitor,
+) -> Result<(), RunError> {
+    let started = async {
+        let prepared = prepare::prepare(options, definitions, lock).await?;
+        Ok::<_, RunError>(startup::start(options, prepared, lock).await?)
+    };
+    let mut running = tokio::select! {
+        started = started => started?,
+        () = signals.stop() => return Ok(()),
+    };
     janitor.dismiss();
+    ready();
+    Ok(serve::serve(&mut running, signals).await?)
 }

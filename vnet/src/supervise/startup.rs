@@ -1,19 +1,20 @@
 //! The start: every change is in the journal before it is made.
 
 use std::{
-    fs,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     datapath::{AttachMode, Datapath, Hook, KernelLog},
     definition::Network,
     host::{Watch, bpffs, privileges, sysctl},
-    instance::{Journal, Lock, Undo},
-    plan::{self, Plan, Tables},
+    instance::{self, Journal, Lock, Undo, Whose, journal},
+    plan::{self, Plan, Problem, Tables},
 };
 
 use super::{Options, hooks, prepare::Prepared};
@@ -22,7 +23,10 @@ use super::{Options, hooks, prepare::Prepared};
 pub(super) struct Running {
     pub options: RunningOptions,
     pub definitions: Vec<Network>,
+    /// What is in place, but for what `Running::hooks` lacks of it.
     pub plan: Plan,
+    /// What the host lacks of the definitions for now.
+    pub problems: Vec<Problem>,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -32,47 +36,55 @@ pub(super) struct Running {
     pub pins: PathBuf,
     pub runtime_directory: PathBuf,
     pub started: u64,
-    /// Held until the end.
-    pub _lock: Lock,
 }
 
 /// What of the options matters after the start.
 pub(super) struct RunningOptions {
     pub instance: String,
+    /// The name of the instance's filters.
+    pub filter: String,
     pub plan: plan::Options,
     pub attach: AttachMode,
     pub flow_limit: u32,
 }
 
-pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Result<Running> {
-    let Prepared { definitions, plan, watch, lock } = prepared;
+pub(super) async fn start(
+    options: &Options,
+    prepared: Prepared,
+    lock: &Lock,
+) -> anyhow::Result<Running> {
+    let Prepared { definitions, plan, watch } = prepared;
     pause("prepared").await;
-    let mut journal = Journal::begin(&options.instance).context("cannot begin the journal")?;
 
     privileges::raise_memlock_limit();
-    let bpffs = mount_bpffs(&mut journal)?;
-    pause("mounted").await;
-
     let mut datapath = Datapath::load(&options.load)?;
     let kernel_log = options.load.log.map(|_| datapath.kernel_log()).transpose()?;
     datapath.write(&Tables::of(&plan))?;
     pause("loaded").await;
 
+    // As late as can be: it has served its guests all the time.
+    take_leftovers_down(lock).await?;
+    let mut journal = Journal::begin(lock)?;
+    let bpffs = mount_bpffs(&mut journal)?;
+    pause("mounted").await;
+
     let pins = options.instance.pin_directory(&bpffs);
     journal.record(Undo::Pins { path: pins.clone() })?;
-    fs::create_dir_all(&pins).with_context(|| format!("cannot make {}", pins.display()))?;
+    make_directory(&pins)?;
     datapath.pin_maps(&pins.join("maps"))?;
     pause("pinned").await;
 
     let mut running = Running {
         options: RunningOptions {
             instance: options.instance.to_string(),
+            filter: options.instance.filter(),
             plan: options.plan.clone(),
             attach: options.attach,
             flow_limit: options.load.flow_limit,
         },
         definitions,
         plan,
+        problems: Vec::new(),
         watch,
         datapath,
         kernel_log,
@@ -81,7 +93,6 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
         pins,
         runtime_directory: options.instance.runtime_directory(),
         started: unix_time(),
-        _lock: lock,
     };
     for spec in hooks::wanted(&running.plan) {
         let step = format!("attached-{}-{}", spec.program, spec.interface);
@@ -95,6 +106,22 @@ pub(super) async fn start(options: &Options, prepared: Prepared) -> anyhow::Resu
     hooks::write_state(&running)?;
     pause("attached").await;
     Ok(running)
+}
+
+/// A daemon that was killed leaves its datapath in place; this start replaces it.
+async fn take_leftovers_down(lock: &Lock) -> anyhow::Result<()> {
+    if !journal::exists(lock.name()) {
+        return Ok(());
+    }
+    log::warn!("an earlier run of instance `{}` was killed: replacing it", lock.name());
+    let outcome = instance::undo(lock, Whose::Anybodys).await;
+    for message in &outcome.damage {
+        log::warn!("{message}");
+    }
+    if !outcome.failures.is_empty() {
+        anyhow::bail!("an earlier run left something behind: {}", outcome.failures.join("; "));
+    }
+    Ok(())
 }
 
 fn mount_bpffs(journal: &mut Journal) -> anyhow::Result<PathBuf> {
@@ -115,7 +142,8 @@ fn enable_forwarding(journal: &mut Journal) -> anyhow::Result<()> {
         return Ok(());
     }
     for name in coupled_parameters()? {
-        let former = sysctl::read(&name)?;
+        // An interface may go while its parameters are read.
+        let Ok(former) = sysctl::read(&name) else { continue };
         let turned_off = if name.ends_with("accept_redirects") { "1" } else { "0" };
         if former != turned_off {
             journal.record(Undo::Sysctl { name, former, given: turned_off.to_owned() })?;
@@ -144,15 +172,32 @@ fn coupled_parameters() -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// Another instance that ends removes the common directory when it is empty.
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    let mut made = fs::create_dir_all(path);
+    for _ in 0..100 {
+        if !matches!(&made, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+        made = fs::create_dir_all(path);
+    }
+    made.with_context(|| format!("cannot make {}", path.display()))
+}
+
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Where tests stop the start to see what its death leaves: with `VNET_PAUSE_AT=STEP` it says so
-/// and waits for a signal.
+/// and waits for its end, or for SIGUSR1 to go on.
 async fn pause(step: &str) {
-    if std::env::var_os("VNET_PAUSE_AT").is_some_and(|wanted| wanted == step) {
-        eprintln!("paused at {step}");
-        std::future::pending::<()>().await;
+    if std::env::var_os("VNET_PAUSE_AT").is_none_or(|wanted| wanted != step) {
+        return;
+    }
+    let resume = signal(SignalKind::user_defined1());
+    eprintln!("paused at {step}");
+    match resume {
+        Ok(mut resume) => drop(resume.recv().await),
+        Err(_) => std::future::pending().await,
     }
 }

@@ -1,0 +1,204 @@
+//! Taking back what a journal names.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Lock, Undo,
+    journal::{self, Entries, Owner},
+    namespace,
+};
+use crate::host::{
+    bpffs::{self, BpfFs},
+    qdisc,
+    sysctl::{self, SysctlError},
+};
+
+/// Whose journal is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// That of a process.
+    Process(u32),
+    /// Any.
+    Anybodys,
+}
+
+/// What could not be taken back.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Changes that are still there; the journal stays.
+    pub failures: Vec<String>,
+    /// What trying again does not help against; the journal is gone.
+    pub damage: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether the host is as it was.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty() && self.damage.is_empty()
+    }
+
+    /// Everything that was not taken back.
+    pub fn messages(&self) -> impl Iterator<Item = &str> {
+        self.failures.iter().chain(&self.damage).map(String::as_str)
+    }
+}
+
+/// The instance's journal is of another network namespace, which is still there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "instance `{instance}` was started in another network namespace and left its programs there: \
+     take them off with `nsenter --net={path} vnet detach --instance {instance}`, or start this \
+     one with `--instance OTHER`"
+)]
+pub struct Elsewhere {
+    instance: String,
+    path: String,
+}
+
+/// Where the changes of a journal are.
+enum Place {
+    Here,
+    Elsewhere(PathBuf),
+    /// In a network namespace that went, with all that was changed in it.
+    Gone,
+}
+
+impl Place {
+    fn of(owner: Option<&Owner>) -> Self {
+        match (owner, namespace::current()) {
+            (Some(owner), Ok(current)) if owner.namespace != current => {
+                namespace::find(owner.namespace).map_or(Self::Gone, Self::Elsewhere)
+            }
+            _ => Self::Here,
+        }
+    }
+}
+
+/// Checks that what an instance left is not in another network namespace.
+pub fn check_namespace(lock: &Lock) -> Result<(), Elsewhere> {
+    // A journal that cannot be read is told of when it is to be taken back.
+    let owner = journal::read(lock.name()).unwrap_or_default().owner;
+    match Place::of(owner.as_ref()) {
+        Place::Elsewhere(path) => {
+            Err(Elsewhere { instance: lock.name().to_string(), path: path.display().to_string() })
+        }
+        Place::Here | Place::Gone => Ok(()),
+    }
+}
+
+/// Takes every change back, the last one first, and goes on after a failure. An instance that left
+/// nothing is fine. The lock's file stays.
+pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
+    let mut outcome = Outcome::default();
+    let file = journal::file_of(lock.name());
+    let Entries { owner, undos, damaged } = match journal::read(lock.name()) {
+        Ok(entries) => entries,
+        Err(error) => {
+            outcome.failures.push(format!("cannot read {}: {error}", file.display()));
+            return outcome;
+        }
+    };
+    let process = owner.as_ref().map(|owner| owner.process);
+    if matches!(whose, Whose::Process(wanted) if process != Some(wanted)) {
+        return outcome;
+    }
+    if let Err(elsewhere) = check_namespace(lock) {
+        outcome.failures.push(elsewhere.to_string());
+        return outcome;
+    }
+    for line in damaged {
+        outcome.damage.push(format!(
+            "{}: line {line} is damaged: look for a change of vnet that is left, such as \
+             net.ipv4.ip_forward or a clsact qdisc",
+            file.display()
+        ));
+    }
+    if !outcome.damage.is_empty()
+        && let Ok(Some(bpffs)) = bpffs::find()
+    {
+        // Their place is known without the journal.
+        let pins = lock.name().pin_directory(&bpffs);
+        outcome.failures.extend(remove_pins(&pins).err());
+    }
+    let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
+    for undo in undos.iter().rev() {
+        if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
+            continue;
+        }
+        if let Err(failure) = take_back(undo).await {
+            outcome.failures.push(failure);
+        }
+    }
+    if outcome.failures.is_empty()
+        && let Err(error) = journal::forget(lock.name())
+    {
+        outcome.failures.push(format!("cannot remove {}: {error}", file.display()));
+    }
+    outcome
+}
+
+async fn take_back(undo: &Undo) -> Result<(), String> {
+    match undo {
+        Undo::Sysctl { name, former, given } => {
+            restore(name, former, given).map_err(|error| error.to_string())
+        }
+        Undo::Mount { path } => {
+            let mounted = BpfFs { path: path.clone(), mounted_here: true };
+            mounted.release().map(|_| ()).map_err(|error| error.to_string())
+        }
+        Undo::Pins { path } => remove_pins(path),
+        Undo::Filters { interface, name } => {
+            for direction in [qdisc::Direction::Egress, qdisc::Direction::Ingress] {
+                let deleted = qdisc::delete_bpf_filters_named(*interface, direction, name).await;
+                absent_interface_is_fine(deleted.map(|_| ()))?;
+            }
+            Ok(())
+        }
+        Undo::Clsact { interface } => absent_interface_is_fine(delete_unused(*interface).await),
+    }
+}
+
+/// A parameter of an interface goes with the interface.
+fn restore(name: &str, former: &str, given: &str) -> Result<(), SysctlError> {
+    let absent = |error: &SysctlError| match error {
+        SysctlError::Read { source, .. } | SysctlError::Write { source, .. } => {
+            source.kind() == io::ErrorKind::NotFound
+        }
+        SysctlError::Unexpected { .. } => false,
+    };
+    let restored = sysctl::read(name)
+        .and_then(|current| if current == given { sysctl::write(name, former) } else { Ok(()) });
+    restored.or_else(|error| if absent(&error) { Ok(()) } else { Err(error) })
+}
+
+async fn delete_unused(interface: u32) -> Result<(), qdisc::QdiscError> {
+    for direction in [qdisc::Direction::Egress, qdisc::Direction::Ingress] {
+        if !qdisc::filter_priorities(interface, direction).await?.is_empty() {
+            return Ok(());
+        }
+    }
+    qdisc::delete_clsact(interface).await.map(|_| ())
+}
+
+fn absent_interface_is_fine(result: Result<(), qdisc::QdiscError>) -> Result<(), String> {
+    match result {
+        Ok(()) | Err(qdisc::QdiscError::NoInterface { .. }) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn remove_pins(path: &Path) -> Result<(), String> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(format!("cannot remove the pins below {}: {error}", path.display()));
+        }
+        _ => {}
+    }
+    // The last instance takes the common directory along.
+    let _ = path.parent().map(fs::remove_dir);
+    Ok(())
+}
