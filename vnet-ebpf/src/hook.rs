@@ -82,8 +82,8 @@ impl Hook {
     /// Counts the outcome and returns the action for the kernel.
     #[expect(clippy::needless_pass_by_value, reason = "the outcome ends here")]
     #[inline(always)]
-    pub fn finish(&self, outcome: &Step<Verdict>) -> i32 {
-        match *outcome {
+    pub fn finish(&self, outcome: Step<Verdict>) -> i32 {
+        match outcome {
             Ok(Verdict::Pass) => NEXT,
             Ok(Verdict::Redirect(action)) => action,
             Err(Stop::Handover(handover)) => {

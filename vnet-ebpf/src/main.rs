@@ -1,12 +1,13 @@
 //! The BPF programs of vnet: one entry point per hook, in the order in which a packet meets them.
 #![no_std]
 #![no_main]
-// Each program is one function to the verifier; a call costs stack, of which there are 512 bytes.
-#![allow(clippy::inline_always)]
-// `#[classifier]` makes a second, undocumented function of each entry point.
+#![allow(
+    clippy::inline_always,
+    clippy::cast_possible_wrap,
+    reason = "BPF: calls cost stack and verifier work, and helpers take and return signed words"
+)]
+// The functions that `classifier` writes have none.
 #![allow(missing_docs)]
-// Helpers take and return what C has: lengths and errors of 32 bits.
-#![allow(clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 // Atomic instructions: see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
@@ -41,7 +42,7 @@ use crate::hook::{Hook, Link};
 pub fn bridge_ingress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = outbound::from_bridge(&mut hook);
-    hook.finish(&verdict)
+    hook.finish_or_reject(verdict, reject::guest)
 }
 
 /// TC egress of a network's bridge: what the host's stack sends to guests.
@@ -49,7 +50,7 @@ pub fn bridge_ingress(ctx: TcContext) -> i32 {
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = inbound::to_bridge(&mut hook);
-    hook.finish(&verdict)
+    hook.finish(verdict)
 }
 
 /// TC ingress of an uplink with Ethernet headers: packets from outside.
@@ -57,7 +58,7 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = inbound::from_uplink(&mut hook, Link::Ethernet);
-    hook.finish(&verdict)
+    hook.finish_or_reject(verdict, reject::outside)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.
@@ -65,7 +66,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = outbound::to_uplink(&mut hook, Link::Ethernet);
-    hook.finish(&verdict)
+    hook.finish(verdict)
 }
 
 /// TC ingress of an uplink without link-layer headers (tun, `WireGuard`, PPP).
@@ -73,7 +74,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = inbound::from_uplink(&mut hook, Link::Raw);
-    hook.finish(&verdict)
+    hook.finish(verdict)
 }
 
 /// TC egress of an uplink without link-layer headers.
@@ -81,7 +82,7 @@ pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
 pub fn uplink_egress_raw(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = outbound::to_uplink(&mut hook, Link::Raw);
-    hook.finish(&verdict)
+    hook.finish(verdict)
 }
 
 /// Ends flows that have been idle too long. Userspace runs it over the table in slices.

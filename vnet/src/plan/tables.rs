@@ -78,6 +78,7 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
         flows_per_guest: limits::DEFAULT_FLOWS_PER_GUEST,
+        gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
     }
 }
 
