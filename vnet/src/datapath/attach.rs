@@ -269,6 +269,14 @@ impl Hook {
     }
 }
 
+/// By the interface's name of the moment, since it may be renamed at any time.
+fn is_tcx_program(ifindex: u32, direction: Direction, program_id: u32) -> bool {
+    let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return false };
+    let Ok(name) = name.into_string() else { return false };
+    SchedClassifier::query_tcx(&name, direction.attach_type())
+        .is_ok_and(|(_, programs)| programs.iter().any(|program| program.id() == program_id))
+}
+
 /// The first priority from ours on that nobody else has, so that no filter of others is replaced.
 async fn free_priority(
     interface: u32,
