@@ -229,23 +229,19 @@ impl Hook {
     /// Whether the program is still at its hook: an interface that goes takes it along, and anybody
     /// may take it off.
     pub async fn is_attached(&self) -> bool {
-        if check_index(&self.spec).is_err() {
-            return false;
-        }
-        let HookSpec { ifindex, interface, direction, .. } = &self.spec;
+        let HookSpec { ifindex, direction, .. } = &self.spec;
         match &self.hold {
-            Hold::Link { .. } => SchedClassifier::query_tcx(interface, direction.attach_type())
-                .is_ok_and(|(_, programs)| {
-                    programs.iter().any(|program| program.id() == self.program_id)
-                }),
-            Hold::Filter { name } => qdisc::list_bpf_filters(*ifindex, direction.of_filter())
-                .await
-                .is_ok_and(|filters| {
-                    filters.iter().any(|filter| {
+            Hold::Link { .. } => is_tcx_program(*ifindex, *direction, self.program_id),
+            Hold::Filter { name } => {
+                match qdisc::list_bpf_filters(*ifindex, direction.of_filter()).await {
+                    Ok(filters) => filters.iter().any(|filter| {
                         filter.name.as_deref() == Some(name)
                             && filter.program_id == Some(self.program_id)
-                    })
-                }),
+                    }),
+                    // Not knowing is no reason to take it off. An interface that is gone has none.
+                    Err(_) => true,
+                }
+            }
         }
     }
 
@@ -267,6 +263,14 @@ impl Hook {
             }
         }
     }
+}
+
+/// By the interface's name of the moment, since it may be renamed at any time.
+fn is_tcx_program(ifindex: u32, direction: Direction, program_id: u32) -> bool {
+    let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return false };
+    let Ok(name) = name.into_string() else { return false };
+    SchedClassifier::query_tcx(&name, direction.attach_type())
+        .is_ok_and(|(_, programs)| programs.iter().any(|program| program.id() == program_id))
 }
 
 /// The first priority from ours on that nobody else has, so that no filter of others is replaced.
