@@ -20,20 +20,24 @@ fn main() -> io::Result<()> {
         fs::copy(&object, &embedded)?;
     } else {
         watch_directory_of(&object)?;
+        // OUT_DIR is TARGET/PROFILE/build/vnet-HASH/out; the object may yet come there.
+        if let Some(target) = out.ancestors().nth(4) {
+            println!("cargo:rerun-if-changed={}", target.join("bpf/vnet-ebpf.o").display());
+        }
         println!("cargo:warning=built without BPF programs; run `cargo xtask build`");
         fs::write(&embedded, [])?;
     }
     Ok(())
 }
 
-/// The root of cargo's output, which cargo marks as a cache. Not passed by xtask, because this
-/// crate would be rebuilt whenever plain cargo and `cargo xtask` take turns.
+/// The root of cargo's output: the directory above ours that has the object. Not passed by xtask,
+/// because this crate would be rebuilt whenever plain cargo and `cargo xtask` take turns.
 fn target_directory(out: &Path) -> PathBuf {
-    let marked = out.ancestors().find(|path| path.join("CACHEDIR.TAG").exists());
-    match marked {
-        Some(directory) if directory.join("bpf/vnet-ebpf.o").exists() => directory.to_path_buf(),
+    let with_object = out.ancestors().find(|path| path.join("bpf/vnet-ebpf.o").exists());
+    match with_object {
+        Some(directory) => directory.to_path_buf(),
         // The default place, also if `build.build-dir` has moved everything else.
-        _ => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"),
     }
 }
 

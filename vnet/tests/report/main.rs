@@ -21,7 +21,7 @@ use vnet_common::{
     address::{Address, PortBe},
     flow::{Phase, Session, SessionCursor, Traffic},
     names::map,
-    network::NetworkTraffic,
+    network::{Network, NetworkTraffic},
     reason::{DropReason, Handover},
     tcp,
 };
@@ -185,7 +185,8 @@ fn a_map_of_another_layout_is_refused() {
         };
         write_cursor(&mut instance, SessionCursor { fresh: 1, ..SessionCursor::zeroed() });
         let error = flows::read(&instance.name, &Filter::default()).unwrap_err();
-        assert_eq!(error.to_string(), refused("values of 20 bytes, not 192"));
+        let network = format!("values of {} bytes, not 192", size_of::<Network>());
+        assert_eq!(error.to_string(), refused(&network));
         instance.pin_instead(map::SESSION_CURSOR, map::CONFIG);
         let error = status::read(&instance.name).unwrap_err();
         let other = refused("values of 36 bytes, not 24").replace("SESSIONS", "SESSION_CURSOR");
