@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, TcpEcho, UdpEcho};
+use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, TcpEcho, UdpEcho, content};
 use vnet_tests::lab::{Guest, PortKind, require_root};
 
 use crate::support::*;
@@ -103,6 +103,25 @@ fn guests_leave_the_hosts_ephemeral_ports_alone() -> anyhow::Result<()> {
         let [.., of_guest, of_host] = tcp.peers()[..] else { panic!("{:?}", tcp.peers()) };
         assert_eq!(of_host.port(), port);
         assert!(!(32_768..=60_999).contains(&of_guest.port()), "{of_guest}");
+    }
+    nat.finish()
+}
+
+#[test]
+fn socat_carries_a_stream_through_the_masquerade() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let nat = Nat::new()?;
+    let sent = content(1 << 20);
+    for guest in nat.guests() {
+        let listen = format!("TCP-LISTEN:9000,reuseaddr,range={UPLINK}/32");
+        let mut receiver = nat.lab.outside.spawn(&["socat", "-u", &listen, "STDOUT"])?;
+        // socat itself tries again until the other one listens.
+        let connect = format!("TCP:{OUTSIDE}:9000,retry=100,interval=0.05");
+        guest.run_with_input(&["socat", "-u", "STDIN", &connect], &sent)?;
+        receiver.wait(DEADLINE)?.success()?;
+        assert!(receiver.stdout_bytes() == sent, "the stream changed on its way");
     }
     nat.finish()
 }
