@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use vnet_tests::{
     lab::{StandardLab, require_root},
-    lifecycle::{DEADLINE, ForeignFilter, ForeignTcx, Scene},
+    lifecycle::{DEADLINE, ForeignFilter, ForeignTcx, Scene, TCX_NEXT, TCX_PASS},
 };
 
 const MODES: [&str; 2] = ["tcx", "clsact"];
@@ -118,7 +118,7 @@ fn tcx_programs_of_others_stay_and_see_the_packets() -> Result<()> {
         for (interface, ingress) in
             [("eth0", true), ("eth0", false), ("virbr0", true), ("virbr0", false)]
         {
-            let other = ForeignTcx::attach(&lab.host, interface, ingress)?;
+            let other = ForeignTcx::attach(&lab.host, interface, ingress, TCX_NEXT)?;
             others.push((format!("ingress of {interface}: {ingress}"), other));
         }
         Ok(())
@@ -131,6 +131,40 @@ fn tcx_programs_of_others_stay_and_see_the_packets() -> Result<()> {
             ensure!(after >= before.1 + 6, "{mode}: {name}: {} and then {after}", before.1);
         }
     }
+    Ok(())
+}
+
+#[test]
+fn programs_of_others_that_pass_packets_on_let_none_out_untranslated() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    let scene = Scene::with(|lab| {
+        others.push(ForeignTcx::attach(&lab.host, "eth0", false, TCX_PASS)?);
+        Ok(())
+    })?;
+    let running = scene.ready(&[])?;
+    let capture = scene.lab.outside.capture("eth0", "icmp[icmptype] == icmp-echo")?;
+    // IP options take the way through the host's stack, whose packets only the egress hook sees.
+    scene.lab.veth_guest.run(&[
+        "ping",
+        "-n",
+        "-c",
+        "3",
+        "-i",
+        "0.2",
+        "-T",
+        "tsonly",
+        "203.0.113.1",
+    ])?;
+    let packets = capture.finish()?;
+    ensure!(packets.len() == 3, "{packets:?}");
+    for packet in &packets {
+        ensure!(packet.source() == Some([203, 0, 113, 2].into()), "{packet}");
+    }
+    ensure!(others[0].packets()? >= 3, "the other program still sees packets");
+    scene.stop(running, Signal::SIGTERM)?;
     Ok(())
 }
 

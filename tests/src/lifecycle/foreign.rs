@@ -46,6 +46,11 @@ impl ForeignFilter {
     }
 }
 
+/// On to the next program.
+pub const TCX_NEXT: i32 = -1;
+/// On to the stack, past the programs that follow.
+pub const TCX_PASS: i32 = 0;
+
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_PROG_LOAD: libc::c_int = 5;
@@ -56,10 +61,11 @@ const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
 
 impl ForeignTcx {
-    /// Attaches one at ingress or egress of an interface of the host.
-    pub fn attach(host: &Namespace, interface: &str, ingress: bool) -> Result<Self> {
+    /// Attaches one at ingress or egress of an interface of the host; it returns `action`:
+    /// [`TCX_NEXT`] or [`TCX_PASS`].
+    pub fn attach(host: &Namespace, interface: &str, ingress: bool, action: i32) -> Result<Self> {
         let counter = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 8, 1])?;
-        let program = load(counter.as_raw_fd())?;
+        let program = load(counter.as_raw_fd(), action)?;
         let hook = if ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
         let link = host.enter(|| {
             let index = nix::net::if_::if_nametoindex(interface)?;
@@ -82,8 +88,8 @@ impl ForeignTcx {
     }
 }
 
-/// Adds one to the counter, then `TCX_NEXT`.
-fn load(counter: libc::c_int) -> io::Result<OwnedFd> {
+/// Adds one to the counter, then returns the action.
+fn load(counter: libc::c_int, action: i32) -> io::Result<OwnedFd> {
     let instruction = |opcode: u8, registers: u8, offset: i16, immediate: i32| {
         let offset = u64::from(offset.cast_unsigned());
         u64::from(opcode)
@@ -105,8 +111,8 @@ fn load(counter: libc::c_int) -> io::Result<OwnedFd> {
         // r1 = 1; lock *(u64 *)(r0) += r1
         instruction(0xb7, 0x01, 0, 1),
         instruction(0xdb, 0x10, 0, 0),
-        // return -1
-        instruction(0xb7, 0, 0, -1),
+        // return action
+        instruction(0xb7, 0, 0, action),
         instruction(0x95, 0, 0, 0),
     ];
     let license = c"GPL";

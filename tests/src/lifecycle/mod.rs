@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-pub use foreign::{ForeignFilter, ForeignTcx};
+pub use foreign::{ForeignFilter, ForeignTcx, TCX_NEXT, TCX_PASS};
 
 use crate::lab::{HostState, Namespace, Output, Running, StandardLab, wait_until};
 

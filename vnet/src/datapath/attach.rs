@@ -81,6 +81,15 @@ impl Direction {
         }
     }
 
+    /// Next to the stack on both ways: other people's programs see packets as the wire has them, and
+    /// none of theirs that ends the chain lets one out untranslated.
+    fn tcx_order(self) -> LinkOrder {
+        match self {
+            Self::Ingress => LinkOrder::last(),
+            Self::Egress => LinkOrder::first(),
+        }
+    }
+
     fn of_filter(self) -> qdisc::Direction {
         match self {
             Self::Ingress => qdisc::Direction::Ingress,
@@ -174,7 +183,7 @@ impl Datapath {
             .attach_with_options(
                 &spec.interface,
                 spec.direction.attach_type(),
-                TcAttachOptions::TcxOrder(LinkOrder::default()),
+                TcAttachOptions::TcxOrder(spec.direction.tcx_order()),
             )
             .map_err(|error| if lacks_tcx(&error) { Tcx::Unsupported } else { failed(&error) })?;
         let link = program.take_link(link_id).map_err(|error| failed(&error))?;
