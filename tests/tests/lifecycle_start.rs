@@ -64,7 +64,7 @@ fn with_clsact_any_signal_leaves_the_host_as_it_was() -> Result<()> {
         return Ok(());
     }
     let scene = Scene::new()?;
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL] {
         for step in HOOK_STEPS.into_iter().chain(["attached"]) {
             end(&scene, scene.paused_at(step, &["--attach", "clsact"])?, signal, step)?;
         }

@@ -121,8 +121,8 @@ mod tests {
         Place::Network { slot, mode, forward_ifindex }
     }
 
-    /// Rows and columns of the table in the design: nat, nat dev=X, route, route dev=X, isolated,
-    /// open, outside X, outside Y, host. Every H of it is an R here.
+    /// Rows and columns of the table: nat, nat dev=X, route, route dev=X, isolated, open, outside X,
+    /// outside Y, host.
     const SOURCES: [Place; 9] = [
         network(1, Mode::Nat, 0),
         network(2, Mode::Nat, X),
@@ -158,7 +158,7 @@ mod tests {
     ];
 
     #[test]
-    fn every_cell_is_as_designed() {
+    fn every_cell_is_as_the_table_says() {
         for (source, row) in SOURCES.into_iter().zip(TABLE) {
             for (destination, cell) in DESTINATIONS.into_iter().zip(row.split(' ')) {
                 let expected = match cell {

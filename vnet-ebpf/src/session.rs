@@ -24,7 +24,7 @@ macro_rules! fields {
             unsafe { (&raw const (*self.raw.as_ptr()).$name).read_volatile() }
         }
 
-        #[allow(dead_code)]
+        #[allow(dead_code, reason = "each field has both")]
         #[inline(always)]
         pub fn $set(self, value: $kind) {
             // SAFETY: map memory outlives the program; the field is aligned plain data.

@@ -78,6 +78,34 @@ fn two_nat_networks_reach_outside_and_not_each_other() -> anyhow::Result<()> {
 }
 
 #[test]
+fn bridges_of_other_guests_are_no_way_outside() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let StandardLab { host, tap_guest, veth_guest, outside: _outside, lab } = StandardLab::new()?;
+    // An isolated network whose definition is given, and a bridge that nobody says anything about.
+    let isolated = "<network>\n  <name>isolated</name>\n  <bridge name='virbr1'/>\n  \
+                    <ip address='10.20.0.1' prefix='24'/>\n</network>\n";
+    let others = [("virbr1", "10.20.0.1/24", OTHER_GUEST), ("virbr2", "10.30.0.1/24", "10.30.0.2")];
+    for (index, (bridge, address, guest_address)) in others.into_iter().enumerate() {
+        host.bridge(bridge, &[address])?;
+        guest(&lab, &host, bridge, Guest::veth(&format!("other{index}")), guest_address)?;
+    }
+    let vnet = Vnet::start(&host, &[default_network(), isolated.to_owned()])?;
+    for (bridge, _, address) in others {
+        let reached = host.capture(bridge, "ip and dst net 10.0.0.0/8")?;
+        assert_unreachable(&tap_guest, address)?;
+        assert_unreachable(&veth_guest, address)?;
+        assert_nothing(reached)?;
+    }
+    assert!(vnet.drops(DropReason::NotAnUplink)? >= 8);
+    let uplinks = vnet.status()?["uplinks"].clone();
+    assert_eq!(uplinks.as_array().map(Vec::len), Some(1), "{uplinks}");
+    assert_eq!(uplinks[0]["interface"], "eth0");
+    finish(&host, vnet)
+}
+
+#[test]
 fn two_subnets_of_one_network_reach_each_other_untranslated() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use vnet_common::reason::DropReason;
 use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, TcpEcho, UdpEcho, content};
-use vnet_tests::lab::{Guest, PortKind, require_root};
+use vnet_tests::lab::{Guest, PortKind, require_root, wait_until};
 
 use crate::support::*;
 
@@ -124,4 +125,31 @@ fn socat_carries_a_stream_through_the_masquerade() -> anyhow::Result<()> {
         assert!(receiver.stdout_bytes() == sent, "the stream changed on its way");
     }
     nat.finish()
+}
+
+#[test]
+fn log_names_the_reason_and_the_ends_of_a_dropped_packet() -> anyhow::Result<()> {
+    const SPOOFED: &str = "10.99.9.9";
+    if !require_root() {
+        return Ok(());
+    }
+    for (arguments, is_logged) in [(&["--log", "debug"][..], true), (&[], false)] {
+        let nat = Nat::with(arguments)?;
+        let guest = &nat.lab.veth_guest;
+        guest.add_address("eth0", &format!("{SPOOFED}/32"))?;
+        let ping = ["ping", "-n", "-c", "1", "-W", "1", "-I", SPOOFED, OUTSIDE];
+        assert!(guest.try_run(&ping)?.success().is_err());
+        assert_eq!(nat.vnet.drops(DropReason::SpoofedSource)?, 1);
+        let record = format!("drop=spoofed-source protocol=1 {SPOOFED} -> {OUTSIDE}");
+        if is_logged {
+            wait_until("the drop is logged", DEADLINE, || {
+                let log = nat.vnet.log();
+                if log.contains(&record) { Ok(()) } else { Err(log) }
+            })?;
+        } else {
+            assert!(!nat.vnet.log().contains("drop="), "{}", nat.vnet.log());
+        }
+        nat.finish()?;
+    }
+    Ok(())
 }

@@ -19,7 +19,7 @@ use super::{REFUSED, print, runtime};
 
 /// Attach to the bridges that the definitions name, and serve them until SIGINT or SIGTERM.
 ///
-/// Prints `ready` when every program is in place. Then the host is left as it was found.
+/// Prints `ready` when every program is in place. At the end the host is left as it was found.
 #[derive(Debug, Args)]
 pub struct Run {
     /// libvirt network XML, or directories of it

@@ -14,6 +14,8 @@ use aya::programs::{
 };
 
 use super::{Datapath, DatapathError, error::with_sources};
+use nix::errno::Errno;
+
 use crate::{
     host::qdisc::{self, FilterSlot, QdiscError},
     instance::{Journal, Undo},
@@ -274,12 +276,19 @@ impl Hook {
     }
 }
 
-/// By the interface's name of the moment, since it may be renamed at any time.
+/// By the interface's name of the moment, since it may be renamed at any time. Not knowing is no
+/// reason to take a program off; an interface that is gone has none.
 fn is_tcx_program(ifindex: u32, direction: Direction, program_id: u32) -> bool {
-    let Ok(name) = nix::net::if_::if_indextoname(ifindex) else { return false };
-    let Ok(name) = name.into_string() else { return false };
-    SchedClassifier::query_tcx(&name, direction.attach_type())
-        .is_ok_and(|(_, programs)| programs.iter().any(|program| program.id() == program_id))
+    let name = match nix::net::if_::if_indextoname(ifindex) {
+        Ok(name) => name,
+        Err(error) => return !matches!(error, Errno::ENXIO | Errno::ENODEV),
+    };
+    let Ok(name) = name.into_string() else { return true };
+    let Ok((_, programs)) = SchedClassifier::query_tcx(&name, direction.attach_type()) else {
+        return true;
+    };
+    let renamed = nix::net::if_::if_nametoindex(name.as_str()) != Ok(ifindex);
+    renamed || programs.iter().any(|program| program.id() == program_id)
 }
 
 /// The first priority from ours on that nobody else has, so that no filter of others is replaced.

@@ -13,7 +13,11 @@ pub enum DatapathError {
     #[error(transparent)]
     NotBuilt(#[from] NotBuilt),
     /// The object was refused.
-    #[error("cannot load the BPF object: {0}")]
+    #[error(
+        "cannot load the BPF object: {}; vnet needs Linux 5.15 or newer with CONFIG_BPF_SYSCALL, \
+         and memory for its tables (`--max-flows` sets their size)",
+        with_sources(.0)
+    )]
     Object(#[from] EbpfError),
     /// The kernel's verifier or a missing feature refused a program.
     #[error(

@@ -125,7 +125,10 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.extend(remove_pins(&pins).err());
     }
     let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
-    for undo in undos.iter().rev() {
+    // A qdisc goes after the filters in it, whichever was written down first.
+    let (qdiscs, rest): (Vec<_>, Vec<_>) =
+        undos.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
+    for undo in rest.into_iter().chain(qdiscs) {
         if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
             continue;
         }

@@ -182,8 +182,7 @@ pub fn plan(
     if networks.is_empty() {
         problems.push(Problem::NothingToServe);
     }
-    let bridges: Vec<u32> = networks.iter().filter_map(|network| network.bridge_ifindex).collect();
-    let mut uplinks = uplinks(host, &bridges, options, &mut problems);
+    let mut uplinks = uplinks(host, &guest_bridges(definitions, host), options, &mut problems);
     let subnets = networks.iter().map(|network| network.subnets.len()).sum();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
@@ -260,6 +259,28 @@ fn find_bridge<'a>(
     }
 }
 
+/// The bridges that definitions give to guests, also those of networks that are not served: none is
+/// a way to outside. A `mode='bridge'` network is on a bridge of the host's own, which may be one.
+fn guest_bridges(definitions: &[definition::Network], host: &Snapshot) -> Vec<u32> {
+    let own =
+        definitions.iter().filter(|definition| definition.forward.mode.value.has_own_bridge());
+    let names = own.filter_map(|definition| definition.bridge.name.as_ref());
+    names.filter_map(|name| host.link_named(&name.value)).map(|link| link.index).collect()
+}
+
+/// Whether a bridge that no definition names leads to nothing but other guests or containers: it has
+/// no default route and no port that could be a wire. Sending there would pass by the host's own
+/// firewall, which may keep them apart.
+fn has_only_guests(candidate: &UplinkCandidate, host: &Snapshot) -> bool {
+    let is_wire = |port: &Link| {
+        matches!(port.kind, LinkKind::Physical | LinkKind::Bond | LinkKind::Vlan)
+            || matches!(&port.kind, LinkKind::Other(kind) if kind == "team")
+    };
+    host.link(candidate.interface).is_some_and(|link| link.kind == LinkKind::Bridge)
+        && candidate.ipv4 != host::Reach::Default
+        && !host.ports_of(candidate.interface).any(is_wire)
+}
+
 fn uplinks(
     host: &Snapshot,
     bridges: &[u32],
@@ -279,6 +300,8 @@ fn uplinks(
             }
         }
         candidates = named;
+    } else {
+        candidates.retain(|_, candidate| !has_only_guests(candidate, host));
     }
     // What the programs cannot read is left out unless it was asked for, which was refused above.
     let mut uplinks: Vec<_> = candidates.into_values().filter_map(planned_uplink).collect();
