@@ -278,10 +278,11 @@ pub struct Mapping {
     pub idle_since: u64,
     /// The external port.
     pub external_port: PortBe,
-    /// The key's port: tells a map element that was recycled under a reader's hands.
+    /// The key's port: with the address it tells a map element that was recycled for another
+    /// endpoint under a reader's hands.
     pub inside_port: PortBe,
-    /// Zero.
-    pub reserved: u32,
+    /// The key's address, or the last four bytes of it.
+    pub inside: Ipv4Be,
 }
 
 /// An external endpoint: who holds a port.
@@ -310,11 +311,14 @@ pub struct PortHolder {
     pub reserved: u16,
 }
 
+/// [`GuestUsage::flows`] of a guest without flows whose entry is being deleted.
+pub const GUEST_GONE: u64 = 1 << 63;
+
 /// What a guest uses of the tables that it shares with others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct GuestUsage {
-    /// Live flows.
+    /// Live flows, or at least [`GUEST_GONE`].
     pub flows: u64,
 }
 

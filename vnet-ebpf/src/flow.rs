@@ -4,7 +4,10 @@ use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
-    flow::{Direction, FlowKey, FlowSlot, GuestUsage, MappingKey, Phase, SessionCursor, protocol},
+    flow::{
+        Direction, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase, SessionCursor,
+        protocol,
+    },
     reason::DropReason,
     tcp::{self, State},
 };
@@ -87,8 +90,12 @@ pub fn open(skb: Skb, packet: &Packet, new: &mut NewFlow) -> Result<SessionSlot,
     }
     expire::on_demand(now());
     new.external_port = mapping::acquire(skb, new)?;
-    let index = outcome::decode(vnet_open_session(new))?;
-    SessionSlot::at(index).ok_or(DropReason::FlowTableFull)
+    match outcome::decode(vnet_open_session(new)) {
+        Ok(index) => SessionSlot::at(index).ok_or(DropReason::FlowTableFull),
+        // Another CPU may just have opened the same flow.
+        Err(DropReason::FlowConflict) => find(&new.outbound_key()).ok_or(DropReason::FlowConflict),
+        Err(reason) => Err(reason),
+    }
 }
 
 /// Enters a flow whose mapping is acquired into the table; releases the mapping if it cannot.
@@ -249,6 +256,7 @@ fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
         GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
     };
     let flows = guest_flows(usage);
+    // An entry that is being deleted counts as full for that moment.
     if flows.fetch_add(1) < u64::from(limit) {
         return Ok(());
     }
@@ -256,15 +264,19 @@ fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
     Err(DropReason::GuestFlowLimit)
 }
 
+/// Takes a flow off a guest's account. The last one takes the account along, so that addresses that
+/// a guest has only tried leave nothing behind.
 #[inline(always)]
 fn leave_guest(inside: &Address) {
-    if let Some(usage) = GUESTS.get_ptr_mut(inside) {
-        guest_flows(usage).fetch_decrement();
+    let Some(usage) = GUESTS.get_ptr_mut(inside) else { return };
+    let flows = guest_flows(usage);
+    if flows.fetch_decrement() == 1 && flows.replace(0, GUEST_GONE) {
+        let _ = GUESTS.remove(inside);
     }
 }
 
 #[inline(always)]
 fn guest_flows(usage: *mut GuestUsage) -> SharedWord {
-    // SAFETY: map memory outlives the program, and programs never remove a guest's entry.
+    // SAFETY: map memory outlives the program.
     unsafe { SharedWord::new(&raw mut (*usage).flows) }
 }

@@ -11,9 +11,11 @@ use vnet_common::{
 use crate::{
     count, emit, flow,
     hook::{Hook, Link, Step, Verdict},
+    inbound,
     nat::{self, Side, Ttl},
     outbound,
     parse::{Icmp, Packet},
+    policy,
     route::Route,
     session::SessionSlot,
     skb::Skb,
@@ -100,10 +102,11 @@ impl Quote {
 
 /// An error from outside about a packet that a flow sent.
 #[inline(always)]
-pub fn from_outside(hook: &mut Hook, packet: &Packet) -> Step<Verdict> {
+pub fn from_outside(hook: &mut Hook, packet: &Packet, link: Link, epoch: u32) -> Step<Verdict> {
     let skb = hook.skb;
     let session = Quote::parse(skb, packet)
-        .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)));
+        .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)))
+        .filter(|(_, session)| inbound::is_current(*session, epoch));
     // An error about a packet of no flow is about the host's own.
     let Some((quote, session)) = session else { return Err(Handover::NoFlow.into()) };
     hook.network = session.network();
@@ -111,7 +114,7 @@ pub fn from_outside(hook: &mut Hook, packet: &Packet) -> Step<Verdict> {
     translate_quote(skb, packet, &quote, Side::Source, inside, session.inside_port())?;
     count::traffic(session.network(), Direction::Inbound, skb.len());
     let is_host = session.flags() & FLAG_INSIDE_IS_HOST != 0;
-    let keep = is_host || packet.ttl <= 1;
+    let keep = is_host || packet.ttl <= 1 || link == Link::Raw;
     let ttl = if keep { Ttl::Keep } else { Ttl::Decrement };
     nat::rewrite_ipv4(skb, packet.l3, Side::Destination, packet.destination, inside, ttl)?;
     if is_host {
@@ -175,9 +178,23 @@ pub fn from_host(hook: &mut Hook, link: Link) -> Step<Verdict> {
         let external = session.external().ipv4_part();
         let port = session.external_port();
         translate_quote(skb, &packet, &quote, Side::Destination, external, port)?;
+        return Ok(Verdict::Pass);
     }
-    Ok(Verdict::Pass)
+    // What cannot be translated must not show a guest's address either.
+    let Ok(quoted) = skb.read::<Ipv4Be>(packet.l4 + ICMP_HEADER_LEN + DESTINATION_OFFSET) else {
+        return Ok(Verdict::Pass);
+    };
+    match policy::network_of_address(quoted) {
+        Some(network) => {
+            hook.network = network.slot;
+            Err(DropReason::UnrelatedIcmpError.into())
+        }
+        None => Ok(Verdict::Pass),
+    }
 }
+
+/// Offset of the destination address in the IPv4 header (RFC 791, section 3.1).
+const DESTINATION_OFFSET: usize = 16;
 
 /// Rewrites one endpoint of the quoted packet, its checksums, and the error's checksum.
 ///

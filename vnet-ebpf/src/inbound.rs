@@ -3,8 +3,7 @@
 use vnet_common::{
     address::Address,
     flow::{Direction, FLAG_INSIDE_IS_HOST},
-    network::Config,
-    policy::{Mode, Place, Verdict as PolicyVerdict},
+    policy::{Place, Verdict as PolicyVerdict},
     reason::{DropReason, Handover},
 };
 
@@ -16,7 +15,8 @@ use crate::{
     nat::{self, Side, Ttl},
     outbound,
     parse::{Icmp, Packet},
-    policy, route,
+    policy::{self, NetworkAt},
+    route,
     session::SessionSlot,
 };
 
@@ -24,19 +24,19 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
     let skb = hook.skb;
-    if !skb.is_ipv4() {
+    if !skb.is_ipv4() || skb.is_for_other_host() {
         return Ok(Verdict::Pass);
     }
     let packet = Packet::parse(skb, link)?;
-    let config = maps::config().ok_or(DropReason::NoNetwork)?;
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(session) = fragment::find_flow(&packet, Direction::Inbound)
-        && is_current(session, config)
+        && is_current(session, epoch)
     {
         hook.network = session.network();
-        return deliver(hook, &packet, session);
+        return deliver(hook, &packet, session, link);
     }
     if packet.icmp == Icmp::Error {
-        return icmp::from_outside(hook, &packet);
+        return icmp::from_outside(hook, &packet, link, epoch);
     }
     let Some(network) = policy::network_of_address(packet.destination) else {
         return Err(Handover::NoFlow.into());
@@ -51,12 +51,12 @@ pub fn from_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
 
 /// Whether a flow may still be used by replies; ends one that may not.
 #[inline(always)]
-fn is_current(session: SessionSlot, config: &Config) -> bool {
-    if session.epoch_inbound() == config.epoch {
+pub fn is_current(session: SessionSlot, epoch: u32) -> bool {
+    if session.epoch_inbound() == epoch {
         return true;
     }
     if judge_again(session) {
-        session.set_epoch_inbound(config.epoch);
+        session.set_epoch_inbound(epoch);
         return true;
     }
     flow::end(session, flow::now());
@@ -75,14 +75,20 @@ fn judge_again(session: SessionSlot) -> bool {
     let Some(uplink) = (unsafe { UPLINKS.get(session.uplink_ifindex()) }) else { return false };
     session.set_mtu_inbound(network.network.mtu);
     network.slot == session.network()
-        && Mode::from_byte(network.network.mode) == Mode::Nat
+        && is_masqueraded(network, session.uplink_ifindex())
         && bridge == session.bridge_ifindex()
         && route::has_address(uplink, session.external().ipv4_part())
 }
 
+#[inline(always)]
+fn is_masqueraded(network: NetworkAt, uplink_ifindex: u32) -> bool {
+    let outside = Place::Outside { ifindex: uplink_ifindex };
+    matches!(policy::verdict(network.place(), outside), PolicyVerdict::Masquerade)
+}
+
 /// Translates a packet back and brings it to the guest.
 #[inline(always)]
-fn deliver(hook: &Hook, packet: &Packet, session: SessionSlot) -> Step<Verdict> {
+fn deliver(hook: &Hook, packet: &Packet, session: SessionSlot, link: Link) -> Step<Verdict> {
     let skb = hook.skb;
     let bytes = skb.len();
     flow::touch(session, packet, Direction::Inbound, bytes);
@@ -94,6 +100,11 @@ fn deliver(hook: &Hook, packet: &Packet, session: SessionSlot) -> Step<Verdict> 
     }
     if let Err(handover) = outbound::check_exceptions(skb, packet, session.mtu_inbound()) {
         count::handover(session.network(), handover);
+        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
+        return Ok(emit::through_stack(skb));
+    }
+    if link == Link::Raw {
+        // The kernel sends no packet to a neighbour that came without a link-layer header.
         nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
         return Ok(emit::through_stack(skb));
     }

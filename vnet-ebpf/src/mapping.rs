@@ -65,7 +65,7 @@ fn join_or_allocate(skb: Skb, new: &NewFlow) -> Option<PortBe> {
         external_port: port,
         inside_port: key.inside_port,
         idle_since: 0,
-        reserved: 0,
+        inside: key.inside.ipv4_part(),
     };
     if MAPPINGS.insert(key, mapping, u64::from(BPF_NOEXIST)).is_ok() {
         return Some(port);
@@ -110,7 +110,7 @@ pub fn expire(key: &MappingKey, now: u64, hold_down_ns: u64) {
             (&raw const (*mapping).idle_since).read_volatile(),
         )
     };
-    if now.wrapping_sub(idle_since) < hold_down_ns {
+    if now.saturating_sub(idle_since) < hold_down_ns {
         return;
     }
     if references(mapping).replace(0, MAPPING_DEAD) {
@@ -131,13 +131,14 @@ fn join(key: &MappingKey) -> Option<PortBe> {
         return None;
     }
     // SAFETY: map memory outlives the program; the fields are aligned plain data.
-    let (port, inside_port) = unsafe {
+    let (port, inside_port, inside) = unsafe {
         (
             (&raw const (*mapping).external_port).read_volatile(),
             (&raw const (*mapping).inside_port).read_volatile(),
+            (&raw const (*mapping).inside).read_volatile(),
         )
     };
-    if inside_port.to_wire() != key.inside_port.to_wire() {
+    if inside_port != key.inside_port || inside != key.inside.ipv4_part() {
         // The element was recycled for another endpoint between look-up and reference.
         references.fetch_decrement();
         return None;

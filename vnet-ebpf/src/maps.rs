@@ -111,6 +111,14 @@ pub fn rejection() -> Option<&'static mut Frame> {
     REJECTION.get_ptr_mut(0).map(|frame| unsafe { &mut *frame })
 }
 
+/// The current epoch, read once: what is judged after this reading is stamped with it, so that a
+/// change meanwhile makes it stale.
+#[inline(always)]
+pub fn epoch() -> Option<u32> {
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    CONFIG.get_ptr(0).map(|config| unsafe { (&raw const (*config).epoch).read_volatile() })
+}
+
 /// The settings; `None` only if the verifier's formality fails.
 #[inline(always)]
 pub fn config() -> Option<&'static Config> {

@@ -4,7 +4,7 @@
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     flow::{Direction, FLAG_INSIDE_IS_HOST, MappingKey},
-    network::{Config, Uplink},
+    network::Uplink,
     policy::{Place, Verdict as PolicyVerdict},
     reason::{DropReason, Handover},
 };
@@ -13,7 +13,7 @@ use crate::{
     count, emit,
     flow::{self, NewFlow},
     fragment,
-    hook::{Hook, Link, Step, Verdict},
+    hook::{Hook, Link, Step, Stop, Verdict},
     icmp, maps,
     maps::UPLINKS,
     nat::{self, Side, Ttl},
@@ -31,30 +31,42 @@ pub fn from_bridge(hook: &mut Hook) -> Step<Verdict> {
     if !skb.is_ipv4() {
         return Err(Handover::NotIpv4.into());
     }
+    if skb.is_for_other_host() {
+        return Ok(Verdict::Pass);
+    }
     let packet = Packet::parse(skb, Link::Ethernet)?;
-    let config = maps::config().ok_or(DropReason::NoNetwork)?;
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     let known = fragment::find_flow(&packet, Direction::Outbound);
     if let Some(session) = known {
         hook.network = session.network();
         if session.bridge_ifindex() != skb.ifindex() {
             return Err(DropReason::SpoofedSource.into());
         }
-        if session.epoch_outbound() == config.epoch {
+        if session.epoch_outbound() == epoch {
             return forward(hook, &packet, session);
         }
     }
-    let way = judge(hook, &packet)?;
+    let way = match judge(hook, &packet) {
+        Ok(way) => way,
+        Err(stop) => {
+            // What is no longer allowed ends, also for those who would answer.
+            if let (Stop::Drop(_), Some(session)) = (&stop, known) {
+                flow::end(session, flow::now());
+            }
+            return Err(stop);
+        }
+    };
     if packet.icmp == Icmp::Error {
         return icmp::from_guest(hook, &packet, &way.route);
     }
     check_exceptions(skb, &packet, way.route.mtu)?;
     let session = match known {
-        Some(session) if still_valid(session, &way) => renew(session, config, &way),
+        Some(session) if still_valid(session, &way) => renew(session, epoch, &way),
         stale => {
             if let Some(session) = stale {
                 flow::end(session, flow::now());
             }
-            open(hook, &packet, config, &way, 0)?
+            open(hook, &packet, epoch, &way, 0)?
         }
     };
     forward(hook, &packet, session)
@@ -72,8 +84,8 @@ impl Way {
     /// The epoch for flows on this way: none while the stack resolves the neighbour, so that the
     /// bridge looks for it again and then takes the short way.
     #[inline(always)]
-    fn epoch(&self, config: &Config) -> u32 {
-        if self.route.resolved { config.epoch } else { 0 }
+    fn epoch(&self, current: u32) -> u32 {
+        if self.route.resolved { current } else { 0 }
     }
 }
 
@@ -122,15 +134,15 @@ fn still_valid(session: SessionSlot, way: &Way) -> bool {
 
 /// The flow on its way of this epoch.
 #[inline(always)]
-fn renew(session: SessionSlot, config: &Config, way: &Way) -> SessionSlot {
+fn renew(session: SessionSlot, epoch: u32, way: &Way) -> SessionSlot {
     session.set_next_hop(way.route.next_hop);
     session.set_mtu_outbound(way.route.mtu);
-    session.set_epoch_outbound(way.epoch(config));
+    session.set_epoch_outbound(way.epoch(epoch));
     session
 }
 
 #[inline(always)]
-fn open(hook: &Hook, packet: &Packet, config: &Config, way: &Way, flags: u8) -> Step<SessionSlot> {
+fn open(hook: &Hook, packet: &Packet, epoch: u32, way: &Way, flags: u8) -> Step<SessionSlot> {
     let inside_is_host = flags & FLAG_INSIDE_IS_HOST != 0;
     let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
     *new = NewFlow {
@@ -145,7 +157,7 @@ fn open(hook: &Hook, packet: &Packet, config: &Config, way: &Way, flags: u8) -> 
         remote: packet.destination,
         bridge_ifindex: if inside_is_host { 0 } else { way.network.network.bridge_ifindex },
         uplink_ifindex: way.route.ifindex,
-        epoch: way.epoch(config),
+        epoch: way.epoch(epoch),
         external_port: PortBe::NONE,
         remote_port: packet.destination_port,
         mtu: way.route.mtu,
@@ -205,6 +217,11 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
     skb.pull((link.header_len() + size_of::<network_types::ip::Ipv4Hdr>()) as u32);
     let source = skb.read::<Ipv4Be>(link.header_len() + SOURCE_OFFSET)?;
     let Some(network) = policy::network_of_address(source) else {
+        // However it got past the bridge's ingress, a guest's packet has a guest's source.
+        if let Some(network) = policy::network_of_bridge(skb.ingress_ifindex()) {
+            hook.network = network.slot;
+            return Err(DropReason::SpoofedSource.into());
+        }
         return icmp::from_host(hook, link);
     };
     hook.network = network.slot;
@@ -213,11 +230,11 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
     if is_link_local_multicast(packet.destination) {
         return Err(DropReason::MulticastLeak.into());
     }
-    let config = maps::config().ok_or(DropReason::NoNetwork)?;
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     let known = fragment::find_flow(&packet, Direction::Outbound);
     if let Some(session) = known
         && session.uplink_ifindex() == skb.ifindex()
-        && session.epoch_outbound() == config.epoch
+        && session.epoch_outbound() == epoch
     {
         return leave(skb, &packet, session);
     }
@@ -232,12 +249,12 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
         return icmp::from_forwarded_guest(hook, &packet);
     }
     let session = match known {
-        Some(session) if still_valid(session, &way) => renew(session, config, &way),
+        Some(session) if still_valid(session, &way) => renew(session, epoch, &way),
         stale => {
             if let Some(session) = stale {
                 flow::end(session, flow::now());
             }
-            open(hook, &packet, config, &way, flags)?
+            open(hook, &packet, epoch, &way, flags)?
         }
     };
     leave(skb, &packet, session)

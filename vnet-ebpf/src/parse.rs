@@ -61,12 +61,16 @@ impl Packet {
         skb.pull((l3 + HEADERS_LEN) as u32);
         let header = skb.header::<Ipv4Hdr>(l3)?;
         let header_len = usize::from(header.ihl());
-        let total_len = header.tot_len();
+        let segmented = skb.gso_size() != 0;
+        // A segmentation-offload packet may be longer than its length field can say: then it is 0.
+        let total_len = match header.tot_len() {
+            0 if segmented => u16::MAX,
+            length => length,
+        };
         if header.version() != 4
             || header_len < IPV4_HEADER_LEN
             || usize::from(total_len) < header_len
-            // A segmentation-offload packet may be longer than its length field can say.
-            || (total_len as usize + l3 > skb.len() as usize && skb.gso_size() == 0)
+            || (usize::from(total_len) + l3 > skb.len() as usize && !segmented)
         {
             return Err(DropReason::Malformed);
         }

@@ -51,6 +51,7 @@ impl Skb {
         gso_size = gso_size;
         protocol = protocol;
         vlan_present = vlan_present;
+        pkt_type = pkt_type;
     }
 
     #[inline(always)]
@@ -68,6 +69,14 @@ impl Skb {
     #[inline(always)]
     pub fn is_ipv4(self) -> bool {
         self.protocol() == ETHERTYPE_IPV4 && self.vlan_present() == 0
+    }
+
+    /// Whether the frame is addressed to another host and here only because somebody listens: the
+    /// stack will drop it, and so it is none of ours.
+    #[inline(always)]
+    pub fn is_for_other_host(self) -> bool {
+        const PACKET_OTHERHOST: u32 = 3;
+        self.pkt_type() == PACKET_OTHERHOST
     }
 
     #[inline(always)]

@@ -51,13 +51,13 @@ const TIMEOUTS: Timeouts = Timeouts {
 
 /// `virbr0` and `virbr1` are bridges with a port each, `eth0` and `eth1` uplinks, `vpn0` is none.
 const SETUP: &[&str] = &[
-    "link add virbr0 type bridge forward_delay 0",
-    "link add virbr1 type bridge forward_delay 0",
+    "link add virbr0 address 52:54:00:00:00:fe type bridge forward_delay 0",
+    "link add virbr1 address 52:54:00:00:00:fe type bridge forward_delay 0",
     "link add port0 type veth peer name guest0",
     "link add port1 type veth peer name guest1",
-    "link add eth0 type veth peer name far0",
-    "link add eth1 type veth peer name far1",
-    "link add vpn0 type veth peer name far2",
+    "link add eth0 address 52:54:00:00:00:fe type veth peer name far0",
+    "link add eth1 address 52:54:00:00:00:fe type veth peer name far1",
+    "link add vpn0 address 52:54:00:00:00:fe type veth peer name far2",
     "link set port0 master virbr0 up",
     "link set port1 master virbr1 up",
     "link set guest0 up",

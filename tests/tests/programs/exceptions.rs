@@ -140,3 +140,20 @@ fn arp_and_ipv6_are_left_to_the_stack() -> Result<()> {
         Ok(())
     })
 }
+
+/// What a listener in promiscuous mode makes the bridge or the NIC pass up.
+#[test]
+fn frames_to_other_hosts_are_none_of_ours() -> Result<()> {
+    with_rig(|rig| {
+        let mut frame = tcp("192.168.122.10:20000", "192.0.2.10:80", SYN).frame();
+        frame[5] = 0x77;
+        rig.frame_from_guest(&frame)?.assert(Verdict::Pass, &frame, 0, &counted(&[]));
+        let eth0 = Origin::Interface("eth0");
+        let mut frame = tcp("192.0.2.10:80", "192.168.122.10:20000", SYN).frame();
+        frame[5] = 0x77;
+        let outcome = rig.at(program::UPLINK_INGRESS, "eth0", eth0, &frame)?;
+        outcome.assert(Verdict::Pass, &frame, 0, &counted(&[]));
+        assert_eq!(rig.tables()?.live().count(), 0);
+        Ok(())
+    })
+}

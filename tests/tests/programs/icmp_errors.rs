@@ -115,6 +115,20 @@ fn errors_of_the_host_about_its_own_packets_pass() -> Result<()> {
 }
 
 #[test]
+fn error_of_the_host_that_would_show_a_guests_address_is_dropped() -> Result<()> {
+    with_rig(|rig| {
+        // Of no flow any more, and with options, which no translated quote has.
+        let received = udp("192.0.2.10:53", "192.168.122.10:20000");
+        for about in [received.clone(), received.options(&[1, 1, 1, 0])] {
+            let error = icmp_error(EXTERNAL, REMOTE, (11, 0), &about, 28);
+            let outcome = rig.to_outside(Origin::Host, &error)?;
+            outcome.assert_dropped(NETWORK, DropReason::UnrelatedIcmpError);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn error_about_no_flow_is_dropped_from_a_guest_and_the_hosts_own_from_outside() -> Result<()> {
     with_rig(|rig| {
         let received = udp("192.0.2.10:53", "192.168.122.10:20000");

@@ -200,3 +200,13 @@ fn uplinks_without_link_layer_headers_translate_too() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn packet_of_a_guest_with_a_foreign_source_never_leaves() -> Result<()> {
+    with_rig(|rig| {
+        let spoofed = udp("203.0.113.77:53", "192.0.2.10:53");
+        let outcome = rig.to_outside(FORWARDED, &spoofed)?;
+        outcome.assert_dropped(NETWORK, DropReason::SpoofedSource);
+        Ok(())
+    })
+}
