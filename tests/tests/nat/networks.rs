@@ -3,7 +3,7 @@
 use vnet_common::reason::{DropReason, Handover};
 use vnet_tests::lab::services::TcpEcho;
 use vnet_tests::lab::{
-    Capture, End, Guest, Lab, Node, PortKind, StandardLab, listing, require_root,
+    Capture, End, Guest, Lab, Node, PortKind, StandardLab, listing, require_root, wait_until,
 };
 use vnet_tests::vnet::{Vnet, nat_network};
 
@@ -209,4 +209,36 @@ fn two_instances_with_the_same_names_and_addresses_do_not_disturb_each_other() -
         assert_echoes(&guest.tcp_connect(at(OUTSIDE, 7), DEADLINE)?, 100_000);
     }
     other.finish()
+}
+
+#[test]
+fn uplink_without_link_layer_headers_serves_guests_too() -> anyhow::Result<()> {
+    const FAR_END: &str = "10.7.0.2";
+    if !require_root() {
+        return Ok(());
+    }
+    let StandardLab { host, tap_guest, veth_guest, outside, lab: _lab } = StandardLab::new()?;
+    // A tunnel of two tun devices over the wire between host and outside.
+    let tunnel = |node: &Node, own: &str, other: &str, address: &str| {
+        let wire = format!("UDP4:{other}:9999,bind={own}:9999");
+        let device = format!("TUN:{address}/24,tun-name=tun0,tun-type=tun,iff-no-pi,iff-up");
+        node.spawn(&["socat", &wire, &device])
+    };
+    let _far = tunnel(&outside, OUTSIDE, UPLINK, FAR_END)?;
+    let _near = tunnel(&host, UPLINK, OUTSIDE, "10.7.0.1")?;
+    wait_until("the tunnel carries packets", DEADLINE, || {
+        let ping = host.try_run(&["ping", "-n", "-c", "1", "-W", "1", FAR_END]);
+        ping.and_then(|output| output.success().map(drop)).map_err(|error| error.to_string())
+    })?;
+    let vnet = Vnet::start(&host, &[default_network()])?;
+    let servers = echo_servers(&outside)?;
+    for node in [&tap_guest, &veth_guest] {
+        assert_eq!(node.ping(FAR_END, 3)?.received, 3);
+        assert_echoes(&node.tcp_connect(at(FAR_END, 7), DEADLINE)?, 100_000);
+        assert_eq!(node.udp_ask(at(FAR_END, 7), b"far?", DEADLINE)?, b"far?");
+    }
+    for peers in [servers.0.peers(), servers.1.peers()] {
+        assert!(!peers.is_empty() && peers.iter().all(|peer| peer.ip() == ip("10.7.0.1")));
+    }
+    finish(&host, vnet)
 }
