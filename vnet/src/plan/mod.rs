@@ -291,7 +291,9 @@ fn uplinks(
         .into_iter()
         .map(|candidate| (candidate.interface, candidate))
         .collect();
-    if !options.uplinks.is_empty() {
+    if options.uplinks.is_empty() {
+        candidates.retain(|_, candidate| !has_only_guests(candidate, host));
+    } else {
         let mut named = HashMap::new();
         for name in &options.uplinks {
             match named_uplink(host, bridges, name, &mut candidates) {
@@ -300,8 +302,6 @@ fn uplinks(
             }
         }
         candidates = named;
-    } else {
-        candidates.retain(|_, candidate| !has_only_guests(candidate, host));
     }
     // What the programs cannot read is left out unless it was asked for, which was refused above.
     let mut uplinks: Vec<_> = candidates.into_values().filter_map(planned_uplink).collect();
