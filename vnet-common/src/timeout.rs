@@ -4,6 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{flow::protocol, tcp::State};
 
+/// What a second of [`Timeouts`] is on the programs' clock.
+pub const NANOSECONDS: u64 = 1_000_000_000;
+
 /// Idle times in seconds. The defaults satisfy the RFC named at each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

@@ -5,6 +5,7 @@ use vnet_common::{
     limits,
     network::Config,
     tcp::State,
+    timeout::NANOSECONDS,
 };
 
 use crate::{
@@ -13,8 +14,6 @@ use crate::{
     maps::{self, SESSION_CURSOR},
     session::SessionSlot,
 };
-
-const NANOSECONDS: u64 = 1_000_000_000;
 
 /// Looks at the next slots of the table. Userspace repeats it until the cursor is round.
 #[inline(always)]

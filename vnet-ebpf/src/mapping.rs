@@ -10,6 +10,7 @@ use vnet_common::{
     limits,
     port::PortRange,
     reason::DropReason,
+    timeout::NANOSECONDS,
 };
 
 use crate::{
@@ -20,8 +21,6 @@ use crate::{
     session::SessionSlot,
     skb::Skb,
 };
-
-const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The key of the mapping that a session uses.
 #[inline(always)]

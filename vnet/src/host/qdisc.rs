@@ -159,6 +159,25 @@ pub async fn list_bpf_filters(
     interface: u32,
     direction: Direction,
 ) -> Result<Vec<BpfFilter>, QdiscError> {
+    list_filters(interface, direction, |body| BpfFilter::parse(body, direction)).await
+}
+
+/// Lists the priorities of the filters of any kind at one hook of an interface. Empty without
+/// clsact.
+pub async fn filter_priorities(
+    interface: u32,
+    direction: Direction,
+) -> Result<Vec<u16>, QdiscError> {
+    list_filters(interface, direction, |body| u32_at(body, 16).map(|info| (info >> 16) as u16))
+        .await
+}
+
+/// What `parse` makes of the filters at one hook, in the order in which they run.
+async fn list_filters<T>(
+    interface: u32,
+    direction: Direction,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, QdiscError> {
     if !has_clsact(interface).await? {
         return Ok(Vec::new());
     }
@@ -172,37 +191,11 @@ pub async fn list_bpf_filters(
     Connection::open()?
         .dump(request, |kind, body| {
             if kind == RTM_NEWTFILTER {
-                filters.extend(BpfFilter::parse(body, direction));
+                filters.extend(parse(body));
             }
         })
         .await?;
     Ok(filters)
-}
-
-/// Lists the priorities of the filters of any kind at one hook of an interface. Empty without
-/// clsact.
-pub async fn filter_priorities(
-    interface: u32,
-    direction: Direction,
-) -> Result<Vec<u16>, QdiscError> {
-    if !has_clsact(interface).await? {
-        return Ok(Vec::new());
-    }
-    let mut priorities = Vec::new();
-    let request = Request {
-        action: "list the filters",
-        message_type: RTM_GETTFILTER,
-        flags: 0,
-        body: tcmsg(interface, 0, direction.parent(), 0),
-    };
-    Connection::open()?
-        .dump(request, |kind, body| {
-            if kind == RTM_NEWTFILTER {
-                priorities.extend(u32_at(body, 16).map(|info| (info >> 16) as u16));
-            }
-        })
-        .await?;
-    Ok(priorities)
 }
 
 /// Attaches a program in direct-action mode for all protocols, in the place of a filter that has
