@@ -143,6 +143,56 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == Self::MAPPED
     }
 
+    /// Whether this is ::, the address of who has none yet (RFC 4291, 2.5.2).
+    #[inline]
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
+    }
+
+    /// fe80::/10 (RFC 4291, 2.5.6).
+    #[inline]
+    #[must_use]
+    pub const fn is_link_local_ipv6(self) -> bool {
+        u32::from_be(self.0[0]) >> 22 == 0x3fa
+    }
+
+    /// ff00::/8 (RFC 4291, 2.7).
+    #[inline]
+    #[must_use]
+    pub const fn is_multicast_ipv6(self) -> bool {
+        u32::from_be(self.0[0]) >> 24 == 0xff
+    }
+
+    /// ff02::/16, multicast that no router forwards (RFC 4291, 2.7); ff01::/16 never leaves a host.
+    #[inline]
+    #[must_use]
+    pub const fn is_link_local_multicast_ipv6(self) -> bool {
+        let first = u32::from_be(self.0[0]) >> 16;
+        first & 0xff0f == 0xff02 || first & 0xff0f == 0xff01
+    }
+
+    /// Whether both addresses share their first `prefix_length` bits of 128.
+    #[inline]
+    #[must_use]
+    pub const fn shares_prefix(self, other: Self, prefix_length: u8) -> bool {
+        if prefix_length > 128 {
+            return false;
+        }
+        let mut left = prefix_length as u32;
+        let mut word = 0;
+        while word < 4 {
+            let bits = if left > 32 { 32 } else { left };
+            let difference = u32::from_be(self.0[word] ^ other.0[word]);
+            if bits != 0 && difference >> (32 - bits) != 0 {
+                return false;
+            }
+            left -= bits;
+            word += 1;
+        }
+        true
+    }
+
     /// Takes the address as the standard library writes it.
     #[must_use]
     pub const fn from_addr(address: IpAddr) -> Self {
@@ -213,6 +263,32 @@ mod tests {
         assert!(!at("10.1.2.3").shares_prefix(at("10.1.3.3"), 24));
         assert!(at("10.1.2.3").shares_prefix(at("200.1.1.1"), 0));
         assert!(!at("10.1.2.3").shares_prefix(at("10.1.2.2"), 32));
+    }
+
+    #[test]
+    fn ipv6_kinds_are_recognised() {
+        let at = |text: &str| Address::from_addr(text.parse().unwrap());
+        assert!(at("::").is_unspecified() && !at("::1").is_unspecified());
+        assert!(at("fe80::1").is_link_local_ipv6() && at("febf::1").is_link_local_ipv6());
+        assert!(!at("fec0::1").is_link_local_ipv6() && !at("2001:db8::1").is_link_local_ipv6());
+        assert!(at("ff05::2").is_multicast_ipv6() && !at("fe80::1").is_multicast_ipv6());
+        for yes in ["ff02::1", "ff12::5", "ff01::1"] {
+            assert!(at(yes).is_link_local_multicast_ipv6(), "{yes}");
+        }
+        for no in ["ff05::2", "ff0e::1", "fe02::1", "2001:db8::1"] {
+            assert!(!at(no).is_link_local_multicast_ipv6(), "{no}");
+        }
+    }
+
+    #[test]
+    fn ipv6_prefix_comparison_counts_bits_from_the_front() {
+        let at = |text: &str| Address::from_addr(text.parse().unwrap());
+        assert!(at("2001:db8:1::7").shares_prefix(at("2001:db8:1:0:ffff::"), 64));
+        assert!(!at("2001:db8:1::7").shares_prefix(at("2001:db8:1:1::7"), 64));
+        assert!(at("2001:db8:1::7").shares_prefix(at("fe80::1"), 0));
+        assert!(!at("2001:db8::1").shares_prefix(at("2001:db8::2"), 128));
+        assert!(at("2001:db8::1").shares_prefix(at("2001:db8::1"), 128));
+        assert!(!at("2001:db8::1").shares_prefix(at("2001:db8::1"), 129));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! needs. Slots instead of map values make the state of both directions one thing, let the sweep
 //! run over slices of the table, and let userspace read a million flows from mapped memory.
 
+use core::mem::size_of;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::address::{Address, Ipv4Be, PortBe};
@@ -17,6 +19,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP
     pub const UDP: u8 = 17;
+    /// `ICMPv6`
+    pub const ICMPV6: u8 = 58;
 }
 
 /// Which way a packet goes through the translation.
@@ -29,17 +33,20 @@ pub enum Direction {
     Inbound = 1,
 }
 
-/// An IPv4 packet's flow, every address and port as the packet carries them before translation.
+/// A packet's flow, every address and port as the packet carries them before translation.
+///
+/// IPv4 flows have keys of their own with [`Ipv4Be`] for `A`, because the hash look-up of 16 bytes is
+/// what every packet of theirs costs; IPv6 flows have [`Address`].
 ///
 /// ICMP queries carry their identifier as the port of the inside (outbound: source, inbound:
 /// destination); the other port is [`PortBe::NONE`]. Protocols without ports carry none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Zeroable)]
 #[repr(C)]
-pub struct FlowKey {
+pub struct FlowKey<A = Ipv4Be> {
     /// The packet's source.
-    pub source: Ipv4Be,
+    pub source: A,
     /// The packet's destination.
-    pub destination: Ipv4Be,
+    pub destination: A,
     /// The packet's source port.
     pub source_port: PortBe,
     /// The packet's destination port.
@@ -52,14 +59,25 @@ pub struct FlowKey {
     pub zone: u16,
 }
 
-impl FlowKey {
+/// The key of an IPv4 flow.
+pub type FlowKey4 = FlowKey<Ipv4Be>;
+/// The key of an IPv6 flow.
+pub type FlowKey6 = FlowKey<Address>;
+
+// SAFETY: `repr(C)` of plain data; the sizes asserted below leave no room for padding.
+unsafe impl Pod for FlowKey4 {}
+// SAFETY: as above.
+unsafe impl Pod for FlowKey6 {}
+const _: () = assert!(size_of::<FlowKey4>() == 2 * 4 + 8 && size_of::<FlowKey6>() == 2 * 16 + 8);
+
+impl<A: Copy> FlowKey<A> {
     /// The key of a packet from an inside endpoint.
     #[inline]
     #[must_use]
     pub const fn outbound(
         protocol: u8,
-        (inside, inside_port): (Ipv4Be, PortBe),
-        (remote, remote_port): (Ipv4Be, PortBe),
+        (inside, inside_port): (A, PortBe),
+        (remote, remote_port): (A, PortBe),
     ) -> Self {
         Self {
             source: inside,
@@ -77,8 +95,8 @@ impl FlowKey {
     #[must_use]
     pub const fn inbound(
         protocol: u8,
-        (remote, remote_port): (Ipv4Be, PortBe),
-        (external, external_port): (Ipv4Be, PortBe),
+        (remote, remote_port): (A, PortBe),
+        (external, external_port): (A, PortBe),
     ) -> Self {
         Self {
             source: remote,
@@ -212,10 +230,33 @@ pub struct Session {
 }
 
 impl Session {
-    /// The key under which the inside's packets find this session.
+    /// Whether this is an IPv4 flow, whose keys are [`FlowKey4`].
     #[inline]
     #[must_use]
-    pub const fn outbound_key(&self) -> FlowKey {
+    pub const fn is_ipv4(&self) -> bool {
+        self.inside.is_ipv4()
+    }
+
+    /// As [`Session::outbound_key`] for an IPv6 flow.
+    #[inline]
+    #[must_use]
+    pub const fn outbound_key_ipv6(&self) -> FlowKey6 {
+        let inside = (self.inside, self.inside_port);
+        FlowKey::outbound(self.protocol, inside, (self.remote, self.remote_port))
+    }
+
+    /// As [`Session::inbound_key`] for an IPv6 flow.
+    #[inline]
+    #[must_use]
+    pub const fn inbound_key_ipv6(&self) -> FlowKey6 {
+        let external = (self.external, self.external_port);
+        FlowKey::inbound(self.protocol, (self.remote, self.remote_port), external)
+    }
+
+    /// The key under which the inside's packets of an IPv4 flow find this session.
+    #[inline]
+    #[must_use]
+    pub const fn outbound_key(&self) -> FlowKey4 {
         FlowKey::outbound(
             self.protocol,
             (self.inside.ipv4_part(), self.inside_port),
@@ -223,10 +264,10 @@ impl Session {
         )
     }
 
-    /// The key under which the remote's packets find this session.
+    /// The key under which the remote's packets of an IPv4 flow find this session.
     #[inline]
     #[must_use]
-    pub const fn inbound_key(&self) -> FlowKey {
+    pub const fn inbound_key(&self) -> FlowKey4 {
         FlowKey::inbound(
             self.protocol,
             (self.remote.ipv4_part(), self.remote_port),
@@ -322,21 +363,31 @@ pub struct GuestUsage {
     pub flows: u64,
 }
 
-/// The fragments of one datagram (RFC 791, section 2.3), as the packets carry them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+/// The fragments of one datagram (RFC 791, section 2.3; RFC 8200, section 4.5), as the packets carry
+/// them; of IPv4 ([`Ipv4Be`]) or IPv6 ([`Address`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Zeroable)]
 #[repr(C)]
-pub struct FragmentKey {
+pub struct FragmentKey<A = Ipv4Be> {
     /// The packet's source.
-    pub source: Ipv4Be,
+    pub source: A,
     /// The packet's destination.
-    pub destination: Ipv4Be,
-    /// The identification field in network byte order.
-    pub identification: u16,
+    pub destination: A,
+    /// The identification field in network byte order; IPv4's in the first two bytes.
+    pub identification: [u16; 2],
     /// IP protocol number.
     pub protocol: u8,
     /// A [`Direction`].
     pub direction: u8,
+    /// Zero.
+    pub reserved: u16,
 }
+
+// SAFETY: `repr(C)` of plain data; the sizes asserted below leave no room for padding.
+unsafe impl Pod for FragmentKey<Ipv4Be> {}
+// SAFETY: as above.
+unsafe impl Pod for FragmentKey<Address> {}
+const _: () = assert!(size_of::<FragmentKey<Ipv4Be>>() == 2 * 4 + 8);
+const _: () = assert!(size_of::<FragmentKey<Address>>() == 2 * 16 + 8);
 
 /// What the first fragment left for those that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -364,7 +415,7 @@ pub struct SessionCursor {
 
 #[cfg(test)]
 mod tests {
-    use core::mem::{align_of, offset_of, size_of};
+    use core::mem::{align_of, offset_of};
 
     use super::*;
 
@@ -378,7 +429,8 @@ mod tests {
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
         assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (20, 4));
         assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 8));
-        assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (12, 4));
+        assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
+        assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
         assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (24, 8));
     }
@@ -408,6 +460,8 @@ mod tests {
         assert_eq!(back.source, session.remote.ipv4_part());
         assert_eq!(back.destination, session.external.ipv4_part());
         assert_eq!((back.source_port.to_host(), back.destination_port.to_host()), (80, 50000));
+        assert_eq!(session.outbound_key_ipv6().source, session.inside);
+        assert_eq!(session.inbound_key_ipv6().destination, session.external);
     }
 
     #[test]

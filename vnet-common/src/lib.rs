@@ -8,6 +8,7 @@
 
 pub mod address;
 pub mod checksum;
+pub mod family;
 pub mod flow;
 pub mod limits;
 #[cfg(feature = "user")]

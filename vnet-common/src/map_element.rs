@@ -1,9 +1,9 @@
 //! Keys and values as userspace's maps take them.
 
 use crate::{
-    address::Address,
+    address::{Address, Ipv4Be},
     flow::{
-        ExternalPort, FlowKey, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
         MappingKey, PortHolder, Session, SessionCursor,
     },
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
@@ -26,9 +26,11 @@ map_elements! {
     Address,
     Config,
     ExternalPort,
-    FlowKey,
+    FlowKey4,
+    FlowKey6,
     FlowSlot,
-    FragmentKey,
+    FragmentKey<Ipv4Be>,
+    FragmentKey<Address>,
     FragmentSlot,
     GuestUsage,
     Mapping,

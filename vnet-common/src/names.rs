@@ -47,6 +47,8 @@ pub mod map {
     pub const UPLINKS: &str = "UPLINKS";
     /// [`crate::flow::FlowKey`] to [`crate::flow::FlowSlot`].
     pub const FLOWS: &str = "FLOWS";
+    /// [`crate::flow::FlowKey6`] to [`crate::flow::FlowSlot`].
+    pub const FLOWS_IPV6: &str = "FLOWS_IPV6";
     /// Slot to [`crate::flow::Session`].
     pub const SESSIONS: &str = "SESSIONS";
     /// Slots that were used and are free again.
@@ -61,6 +63,8 @@ pub mod map {
     pub const GUESTS: &str = "GUESTS";
     /// [`crate::flow::FragmentKey`] to [`crate::flow::FragmentSlot`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// As `FRAGMENTS`, of IPv6.
+    pub const FRAGMENTS_IPV6: &str = "FRAGMENTS_IPV6";
     /// Network slot to [`crate::network::NetworkTraffic`], per CPU.
     pub const TRAFFIC: &str = "TRAFFIC";
     /// Network slot and [`crate::reason::DropReason`] to packets, per CPU.
@@ -71,13 +75,14 @@ pub mod map {
     pub const ICMP_ERRORS: &str = "ICMP_ERRORS";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 17] = [
+    pub const ALL: [&str; 19] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
         SUBNETS,
         UPLINKS,
         FLOWS,
+        FLOWS_IPV6,
         SESSIONS,
         FREE_SESSIONS,
         SESSION_CURSOR,
@@ -85,6 +90,7 @@ pub mod map {
         EXTERNAL_PORTS,
         GUESTS,
         FRAGMENTS,
+        FRAGMENTS_IPV6,
         TRAFFIC,
         DROPS,
         HANDOVERS,

@@ -1,8 +1,15 @@
 //! What userspace tells the programs of networks, uplinks and itself.
 
+use core::mem::size_of;
+
 use bytemuck::{Pod, Zeroable};
 
-use crate::{address::Ipv4Be, limits, port::PortRange, timeout::Timeouts};
+use crate::{
+    address::{Address, Ipv4Be},
+    limits,
+    port::PortRange,
+    timeout::Timeouts,
+};
 
 /// Settings that every program reads; one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -27,25 +34,38 @@ pub struct Network {
     pub bridge_ifindex: u32,
     /// The uplink that `<forward dev=…>` binds it to; 0 for any.
     pub forward_ifindex: u32,
-    /// A [`crate::policy::Mode`].
+    /// A [`crate::policy::Mode`]: how IPv4 is connected.
     pub mode: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// A [`crate::policy::Mode`]: how IPv6 is connected. A NAT network without `<nat ipv6='yes'>` is
+    /// routed there.
+    pub mode_ipv6: u8,
     /// The bridge's MTU in bytes.
     pub mtu: u16,
     /// External ports to masquerade to.
     pub ports: PortRange,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
+    /// `NETWORK_*`
+    pub flags: u32,
     /// The bridge's first IPv4 address, from which guests get their ICMP errors; 0.0.0.0 if it has
     /// none, and then they get none.
     pub gateway: Ipv4Be,
+    /// The first address of `<nat><address>`; 0.0.0.0 to masquerade to the uplink's own addresses.
+    pub pool_first: Ipv4Be,
+    /// The last address of it.
+    pub pool_last: Ipv4Be,
+    /// As `gateway`: its first global IPv6 address, or `::`.
+    pub gateway_ipv6: Address,
 }
+
+/// [`Network::flags`]: guests of the network do not reach each other, neither by the bridge nor by
+/// way of the host (`<port isolated='yes'/>`).
+pub const NETWORK_ISOLATED_PORTS: u32 = 1;
 
 /// The key of the subnet trie: the prefix length in bits, then the IPv4-mapped address.
 pub const SUBNET_KEY_BYTES: usize = 16;
 
-/// The network that a subnet belongs to.
+/// The network that a subnet (`<ip>`, or `<route>` behind a guest) belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Subnet {
@@ -55,26 +75,38 @@ pub struct Subnet {
     pub reserved: u16,
 }
 
-/// An address of an uplink.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+/// An address of an uplink, [`Ipv4Be`] or [`Address`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
 #[repr(C)]
-pub struct UplinkAddress {
+pub struct UplinkAddress<A = Ipv4Be> {
     /// The address.
-    pub address: Ipv4Be,
-    /// Length of its subnet's prefix in bits.
+    pub address: A,
+    /// Length of its subnet's prefix in bits of its own family.
     pub prefix_length: u8,
     /// Zero.
     pub reserved: [u8; 3],
 }
 
-/// An interface towards outside.
+// SAFETY: `repr(C)` of plain data; the sizes asserted below leave no room for padding.
+unsafe impl Pod for UplinkAddress<Ipv4Be> {}
+// SAFETY: as above.
+unsafe impl Pod for UplinkAddress<Address> {}
+const _: () = assert!(size_of::<UplinkAddress<Ipv4Be>>() == 4 + 4);
+const _: () = assert!(size_of::<UplinkAddress<Address>>() == 16 + 4);
+
+/// An interface that flows are masqueraded at: one towards outside, or the bridge of a routed or
+/// open network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Uplink {
     /// How many of `addresses` are filled.
     pub address_count: u32,
+    /// How many of `addresses_ipv6` are filled.
+    pub address_count_ipv6: u32,
     /// Addresses to masquerade to, in the order in which the kernel prefers them.
     pub addresses: [UplinkAddress; limits::ADDRESSES_PER_UPLINK],
+    /// Global IPv6 addresses likewise.
+    pub addresses_ipv6: [UplinkAddress<Address>; limits::ADDRESSES_PER_UPLINK],
 }
 
 /// Packets and bytes of a network, per CPU; counted as [`crate::flow::Traffic`].
@@ -110,17 +142,17 @@ impl Default for Config {
 
 #[cfg(test)]
 mod tests {
-    use core::mem::{align_of, size_of};
+    use core::mem::align_of;
 
     use super::*;
 
     #[test]
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
         assert_eq!((size_of::<Config>(), align_of::<Config>()), (36, 4));
-        assert_eq!((size_of::<Network>(), align_of::<Network>()), (24, 4));
+        assert_eq!((size_of::<Network>(), align_of::<Network>()), (52, 4));
         assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
         assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));
-        assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (68, 4));
+        assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (232, 4));
         assert_eq!((size_of::<NetworkTraffic>(), align_of::<NetworkTraffic>()), (32, 8));
         assert_eq!((size_of::<TokenBucket>(), align_of::<TokenBucket>()), (16, 8));
     }

@@ -63,21 +63,31 @@ reasons! {
     LostFragment = 14, "lost-fragment", "a fragment whose first fragment was not seen before it";
     TranslationFailed = 15, "translation-failed", "the kernel refused to rewrite the packet";
     MulticastLeak = 16, "multicast-leak", "link-local multicast would leave with a guest's address";
+    SpoofedMac = 17, "spoofed-mac", "the guard: the source MAC is not this guest's";
+    SpoofedAddress = 18, "spoofed-address", "the guard: the source address is not this guest's";
+    SpoofedNeighbour = 19, "spoofed-neighbour", "the guard: ARP or neighbour discovery claims what is not this guest's";
+    RogueDhcpServer = 20, "rogue-dhcp-server", "the guard: a guest answers DHCP";
+    RogueRouter = 21, "rogue-router", "the guard: a guest advertises itself as a router";
+    TaggedFrame = 22, "tagged-frame", "the guard: this guest may not send VLAN tags";
+    IsolatedPort = 23, "isolated-port", "guests of this network may not reach each other";
+    HeaderChain = 24, "header-chain", "more or longer IPv6 extension headers than are followed";
 }
 
 reasons! {
     /// Why a packet was left to the host's own stack. Numbers are stable; new ones go to the end.
     Handover, HANDOVERS_PER_NETWORK;
     ToHost = 0, "to-host", "the host itself is the destination, or has no route";
-    NotIpv4 = 1, "not-ipv4", "ARP, IPv6 and other protocols";
+    NotIp = 1, "not-ip", "ARP and other protocols";
     Multicast = 2, "multicast", "multicast or broadcast on the network's own link";
     TtlExpiring = 3, "ttl-expiring", "the time to live ends here: the stack sends the ICMP error";
     OverMtu = 4, "over-mtu", "larger than the way takes: the stack fragments or sends the ICMP error";
-    IpOptions = 5, "ip-options", "IP options are the stack's to process";
+    IpOptions = 5, "ip-options", "IP options and hop-by-hop options are the stack's to process";
     NoNeighbour = 6, "no-neighbour", "the next hop is not resolved: the stack resolves it";
     NoRoute = 7, "no-route", "blackhole, prohibit and the like: the stack answers";
     WithinNetwork = 8, "within-network", "between two subnets of one network: plain routing";
     NoFlow = 9, "no-flow", "a packet from outside that belongs to no flow: the host's own";
+    OpenNetwork = 10, "open-network", "mode 'open': the host's own firewall decides";
+    LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ impl Timeouts {
                 State::Opening | State::Answered | State::Closing => self.tcp_transitory,
             },
             protocol::UDP => self.udp,
-            protocol::ICMP => self.icmp_query,
+            protocol::ICMP | protocol::ICMPV6 => self.icmp_query,
             _ => self.other,
         }
     }

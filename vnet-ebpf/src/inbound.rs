@@ -45,7 +45,9 @@ pub fn from_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
     let source = Place::Outside { ifindex: skb.ifindex() };
     match policy::verdict(source, network.place()) {
         PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
-        PolicyVerdict::Accept | PolicyVerdict::Masquerade => Ok(Verdict::Pass),
+        PolicyVerdict::Accept | PolicyVerdict::Masquerade | PolicyVerdict::LeaveToHost => {
+            Ok(Verdict::Pass)
+        }
     }
 }
 
@@ -124,6 +126,8 @@ pub fn to_bridge(hook: &mut Hook) -> Step<Verdict> {
     hook.network = network.slot;
     match policy::verdict(policy::place_of_interface(skb.ingress_ifindex()), network.place()) {
         PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
-        PolicyVerdict::Accept | PolicyVerdict::Masquerade => Ok(Verdict::Pass),
+        PolicyVerdict::Accept | PolicyVerdict::Masquerade | PolicyVerdict::LeaveToHost => {
+            Ok(Verdict::Pass)
+        }
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use vnet_common::{
     address::Address,
     flow::{
-        ExternalPort, FlowKey, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
         MappingKey, PortHolder, Session, SessionCursor,
     },
     limits,
@@ -34,8 +34,13 @@ pub static SUBNETS: LpmTrie<[u8; 16], Subnet> =
 pub static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
 
 #[map]
-pub static FLOWS: HashMap<FlowKey, FlowSlot> =
+pub static FLOWS: HashMap<FlowKey4, FlowSlot> =
     HashMap::with_max_entries(2 * limits::DEFAULT_SESSIONS, 0);
+
+// Not allocated before it is used: hosts without IPv6 flows do not pay for them.
+#[map]
+pub static FLOWS_IPV6: HashMap<FlowKey6, FlowSlot> =
+    HashMap::with_max_entries(2 * limits::DEFAULT_SESSIONS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SESSIONS: Array<Session> =
@@ -61,6 +66,10 @@ pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limi
 // Fragments of datagrams in flight, not NAT state: the oldest may go.
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
+    LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
+
+#[map]
+pub static FRAGMENTS_IPV6: LruHashMap<FragmentKey<Address>, FragmentSlot> =
     LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
 
 #[map]

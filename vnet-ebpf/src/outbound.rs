@@ -29,7 +29,7 @@ use crate::{
 pub fn from_bridge(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
     if !skb.is_ipv4() {
-        return Err(Handover::NotIpv4.into());
+        return Err(Handover::NotIp.into());
     }
     if skb.is_for_other_host() {
         return Ok(Verdict::Pass);
@@ -106,7 +106,9 @@ fn judge(hook: &mut Hook, packet: &Packet) -> Step<Way> {
     let destination = policy::destination_of_route(route.ifindex)?;
     match policy::verdict(network.place(), destination) {
         PolicyVerdict::Masquerade => {}
-        PolicyVerdict::Accept => return Err(Handover::WithinNetwork.into()),
+        PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => {
+            return Err(Handover::WithinNetwork.into());
+        }
         PolicyVerdict::Reject => return Err(DropReason::PolicyRejected.into()),
     }
     if !route.resolved {
@@ -241,7 +243,7 @@ pub fn to_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
     let place = Place::Outside { ifindex: skb.ifindex() };
     match policy::verdict(network.place(), place) {
         PolicyVerdict::Masquerade => {}
-        PolicyVerdict::Accept => return Ok(Verdict::Pass),
+        PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => return Ok(Verdict::Pass),
         PolicyVerdict::Reject => return Err(DropReason::PolicyRejected.into()),
     }
     let way = way(network, route_out(skb, &packet, network))?;

@@ -193,9 +193,10 @@ impl Packet {
         FragmentKey {
             source: self.source,
             destination: self.destination,
-            identification: self.identification,
+            identification: [self.identification, 0],
             protocol: self.protocol,
             direction: direction as u8,
+            reserved: 0,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use vnet_common::{
     address::{Address, Ipv4Be},
-    network::{Network, Subnet},
-    policy::{Mode, Place, Verdict},
+    family::Family,
+    network::{NETWORK_ISOLATED_PORTS, Network, Subnet},
+    policy::{Connection, Mode, Modes, Place, Verdict},
     reason::DropReason,
 };
 
@@ -23,8 +24,12 @@ impl NetworkAt {
     pub fn place(self) -> Place {
         Place::Network {
             slot: self.slot,
-            mode: Mode::from_byte(self.network.mode),
+            modes: Modes {
+                ipv4: Mode::from_byte(self.network.mode),
+                ipv6: Mode::from_byte(self.network.mode_ipv6),
+            },
             forward_ifindex: self.network.forward_ifindex,
+            isolated_ports: self.network.flags & NETWORK_ISOLATED_PORTS != 0,
         }
     }
 }
@@ -74,5 +79,5 @@ pub fn destination_of_route(ifindex: u32) -> Result<Place, DropReason> {
 /// The verdict on a new flow between two places.
 #[inline(always)]
 pub fn verdict(source: Place, destination: Place) -> Verdict {
-    vnet_common::policy::verdict(source, destination)
+    vnet_common::policy::verdict(source, destination, Family::Ipv4, Connection::New)
 }

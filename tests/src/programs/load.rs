@@ -36,6 +36,7 @@ pub(crate) fn object(log_level: u8) -> Result<Ebpf> {
         (map::SESSIONS, SLOTS),
         (map::FREE_SESSIONS, SLOTS),
         (map::FLOWS, 2 * SLOTS),
+        (map::FLOWS_IPV6, 2 * SLOTS),
         (map::MAPPINGS, SLOTS),
         (map::EXTERNAL_PORTS, 2 * SLOTS),
         (map::GUESTS, SLOTS),

@@ -217,11 +217,15 @@ impl Rig {
                 bridge_ifindex,
                 forward_ifindex: 0,
                 mode: mode as u8,
-                reserved: 0,
+                mode_ipv6: mode as u8,
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
                 flows_per_guest: SLOTS,
+                flags: 0,
                 gateway: Ipv4Be::UNSPECIFIED,
+                pool_first: Ipv4Be::UNSPECIFIED,
+                pool_last: Ipv4Be::UNSPECIFIED,
+                gateway_ipv6: Address::default(),
             };
         })?;
         let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;
@@ -255,7 +259,9 @@ impl Rig {
     pub fn set_uplink(&mut self, name: &str, addresses: &[&str]) -> Result<()> {
         let mut uplink = Uplink {
             address_count: addresses.len() as u32,
+            address_count_ipv6: 0,
             addresses: [UplinkAddress::default(); ADDRESSES_PER_UPLINK],
+            addresses_ipv6: [UplinkAddress::default(); ADDRESSES_PER_UPLINK],
         };
         for (place, text) in uplink.addresses.iter_mut().zip(addresses) {
             let (address, prefix_length) = prefix(text);

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        ExternalPort, FlowKey, FlowSlot, GuestUsage, Mapping, MappingKey, Phase, PortHolder,
+        ExternalPort, FlowKey4, FlowSlot, GuestUsage, Mapping, MappingKey, Phase, PortHolder,
         Session, SessionCursor,
     },
     names::map,
@@ -21,7 +21,7 @@ pub struct Tables {
     /// Slots that were ever used, by index.
     pub sessions: BTreeMap<u32, Session>,
     /// The flow table.
-    pub flows: Vec<(FlowKey, FlowSlot)>,
+    pub flows: Vec<(FlowKey4, FlowSlot)>,
     /// Mappings.
     pub mappings: Vec<(MappingKey, Mapping)>,
     /// Holders of external ports.
@@ -77,7 +77,7 @@ impl Tables {
     /// What has to hold at any time: both legs of each live flow and no others, one reference on a
     /// mapping and one on the guest's account per live flow, one held port per mapping.
     pub fn check(&self) -> Result<()> {
-        let mut legs: Vec<(FlowKey, FlowSlot)> = Vec::new();
+        let mut legs: Vec<(FlowKey4, FlowSlot)> = Vec::new();
         for (index, session) in self.live() {
             let slot = FlowSlot { index, generation: session.generation };
             legs.extend([(session.outbound_key(), slot), (session.inbound_key(), slot)]);

@@ -46,7 +46,8 @@ impl Datapath {
             .map_max_entries(names::map::MAPPINGS, limit)
             .map_max_entries(names::map::EXTERNAL_PORTS, limit)
             // A flow has a key in each direction.
-            .map_max_entries(names::map::FLOWS, limit.saturating_mul(2));
+            .map_max_entries(names::map::FLOWS, limit.saturating_mul(2))
+            .map_max_entries(names::map::FLOWS_IPV6, limit.saturating_mul(2));
         let mut ebpf = loader.load(object::object()?)?;
         for name in names::program::ALL {
             classifier(&mut ebpf, name)?

@@ -74,11 +74,15 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         bridge_ifindex: network.bridge_ifindex.unwrap_or(ABSENT_INTERFACE),
         forward_ifindex: network.forward_ifindex.unwrap_or(0),
         mode: network.mode as u8,
-        reserved: 0,
+        mode_ipv6: network.mode as u8,
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
         flows_per_guest: limits::DEFAULT_FLOWS_PER_GUEST,
+        flags: 0,
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
+        pool_first: Ipv4Be::UNSPECIFIED,
+        pool_last: Ipv4Be::UNSPECIFIED,
+        gateway_ipv6: Address::default(),
     }
 }
 
@@ -92,7 +96,12 @@ fn uplink_entry(uplink: &PlannedUplink) -> Uplink {
         };
     }
     let address_count = uplink.addresses.len().min(limits::ADDRESSES_PER_UPLINK) as u32;
-    Uplink { address_count, addresses }
+    Uplink {
+        address_count,
+        address_count_ipv6: 0,
+        addresses,
+        addresses_ipv6: [UplinkAddress::default(); limits::ADDRESSES_PER_UPLINK],
+    }
 }
 
 fn subnet_key(subnet: IpNet) -> SubnetKey {
