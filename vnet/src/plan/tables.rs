@@ -46,7 +46,7 @@ impl Tables {
             tables.networks.insert(slot, network_entry(network));
             tables.bridges.extend(network.bridge_ifindex.map(|bridge| (bridge, slot)));
             for subnet in &network.subnets {
-                let entry = Subnet { network: network.slot, reserved: 0 };
+                let entry = Subnet { network: network.slot, flags: 0 };
                 // IPv6 is the host's own stack's in this version.
                 if subnet.addr().is_ipv4() {
                     tables.subnets.insert(subnet_key(*subnet), entry);
