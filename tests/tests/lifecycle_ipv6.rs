@@ -199,7 +199,15 @@ fn routes_to_subnets_behind_guests_come_and_go() -> Result<()> {
         // Down, the bridge loses its routes.
         scene.lab.host.run(&["ip", "link", "set", "virbr0", "down"])?;
         scene.lab.host.run(&["ip", "link", "set", "virbr0", "up"])?;
-        scene.lab.host.run(&["ip", "address", "replace", "fd00:122::1/64", "dev", "virbr0"])?;
+        scene.lab.host.run(&[
+            "ip",
+            "address",
+            "replace",
+            "fd00:122::1/64",
+            "dev",
+            "virbr0",
+            "nodad",
+        ])?;
         wait_for_routes(&scene)?;
         end(&scene, running, how, &[])?;
     }
