@@ -66,11 +66,12 @@ fn bridged_network_has_a_slot_and_no_hook_and_its_bridge_may_be_the_uplink() {
 }
 
 #[test]
-fn macvtap_and_hostdev_are_not_served() {
+fn macvtap_and_other_switches_are_not_served() {
     let none = "<network><name>n</name><forward mode='bridge'><interface dev='eth0'/></forward>\
                 </network>";
     let vepa = none.replace("'bridge'", "'vepa'").replace(">n<", ">m<");
-    let planned = planned(&host(), &[none, &vepa]);
+    let switch = network("<forward mode='bridge'/>", "<virtualport type='openvswitch'/>");
+    let planned = planned(&host(), &[none, &vepa, &switch.replace(">n<", ">o<")]);
     assert_eq!(planned.plan.networks, []);
     assert_eq!(planned.problems, [Problem::NothingToServe]);
     assert_eq!(
