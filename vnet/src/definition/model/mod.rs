@@ -2,6 +2,7 @@
 
 mod address;
 mod link;
+mod options;
 mod service;
 
 use std::net::IpAddr;
@@ -12,6 +13,9 @@ use serde::Serialize;
 pub use address::{AddressRange, MacAddress, PciAddress, PortRange, Uuid};
 pub use link::{
     Bandwidth, MacTableManager, NativeMode, PortGroup, Rate, VirtualPort, Vlan, VlanTag,
+};
+pub use options::{
+    AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
 };
 pub use service::{
     Bootp, Dhcp, DhcpHost, DhcpRange, Dns, DnsForwarder, DnsHost, DnsService, DnsText, Domain,
@@ -64,6 +68,8 @@ pub struct Network {
     pub virtual_port: Option<VirtualPort>,
     /// Settings that a guest interface may choose by name.
     pub port_groups: Vec<PortGroup>,
+    /// vnet's own options, from `<metadata>`.
+    pub options: Options,
     /// The `<metadata>` element as it is written.
     pub metadata: Option<Located<String>>,
     /// Lines for dnsmasq's configuration (`dnsmasq:option`).

@@ -5,6 +5,7 @@ mod forward;
 mod ip;
 mod link;
 mod mode;
+mod options;
 
 use roxmltree::Node;
 
@@ -33,6 +34,9 @@ pub(super) fn network(
     schema::check(source, &document, diagnostics);
     Reader { source, text, diagnostics }.network(root)
 }
+
+/// A value is wrong, and that has been reported.
+struct Reported;
 
 /// Reads the elements of one file.
 struct Reader<'a> {
@@ -66,6 +70,7 @@ impl Reader<'_> {
                 .and_then(|port| self.value(port, "isolated", values::yes_no)),
             virtual_port: child(root, "virtualport").map(|port| self.virtual_port(port, true)),
             port_groups: self.each(root, "portgroup", Self::port_group),
+            options: self.options(root),
             metadata: child(root, "metadata").map(|metadata| Located {
                 value: self.text.get(metadata.range()).unwrap_or_default().to_owned(),
                 span: self.tag(metadata),
@@ -190,7 +195,7 @@ impl Reader<'_> {
         match read(text) {
             Ok(value) => Some(Located { value, span }),
             Err(fault) => {
-                let what = format!("`{name}` of `<{}>`", node.tag_name().name());
+                let what = format!("`{name}` of `<{}>`", schema::shown(node));
                 self.report(explain(&what, fault, span));
                 None
             }
@@ -204,16 +209,31 @@ impl Reader<'_> {
         name: &str,
         read: impl FnOnce(&str) -> Result<T, Fault>,
     ) -> Option<Located<T>> {
-        if node.attribute(name).is_none_or(str::is_empty) {
-            let element = node.tag_name().name();
+        let empty_option =
+            node.tag_name().namespace() == Some(schema::OPTIONS) && node.has_attribute(name);
+        // `schema` has reported an empty value of vnet's own.
+        if node.attribute(name).is_none_or(str::is_empty) && !empty_option {
+            let element = schema::shown(node);
             let message = format!("`<{element}>` needs the attribute `{name}`");
             let diagnostic = Diagnostic::error(self.attribute_span(node, name), message);
-            self.report(match example(element) {
+            self.report(match example(&element) {
                 Some(example) => diagnostic.help(format!("for example {example}")),
                 None => diagnostic,
             });
         }
         self.value(node, name, read)
+    }
+
+    /// A value that may be absent, told apart from one that is wrong.
+    fn optional<T>(
+        &mut self,
+        node: Node,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, Fault>,
+    ) -> Result<Option<Located<T>>, Reported> {
+        let value = self.value(node, name, read);
+        let absent = node.attribute(name).is_none_or(str::is_empty);
+        if absent || value.is_some() { Ok(value) } else { Err(Reported) }
     }
 
     /// A yes or no, with the value it has if it is absent.
@@ -257,7 +277,7 @@ fn example(element: &str) -> Option<&'static str> {
         "interface" => "<interface dev='eth0'/>",
         "ip" => "<ip address='192.168.122.1' prefix='24'/>",
         "lease" => "<lease expiry='60' unit='minutes'/>",
-        "option" => "<dnsmasq:option value='log-queries'/>",
+        "dnsmasq:option" => "<dnsmasq:option value='log-queries'/>",
         "port" => "<port start='1024' end='65535'/>",
         "portgroup" => "<portgroup name='engineering'/>",
         "range" => "<range start='192.168.122.2' end='192.168.122.254'/>",
@@ -265,6 +285,13 @@ fn example(element: &str) -> Option<&'static str> {
         "srv" => "<srv service='ldap' protocol='tcp'/>",
         "tag" => "<tag id='42'/>",
         "txt" => "<txt name='greeting' value='hello'/>",
+        "vnet:address" => "<vnet:address ip='192.168.122.10'/>",
+        "vnet:filtering" => "<vnet:filtering mode='endpoint-independent'/>",
+        "vnet:forward" => {
+            "<vnet:forward protocol='tcp' port='8080' to='192.168.122.10' to-port='80'/>"
+        }
+        "vnet:guest" => "<vnet:guest mac='52:54:00:12:34:56' guard='no'/>",
+        "vnet:uplink" => "<vnet:uplink dev='eth1'/>",
         _ => return None,
     })
 }

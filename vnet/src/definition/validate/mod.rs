@@ -1,5 +1,7 @@
 //! Rules between the elements of one network.
 
+mod options;
+
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
@@ -26,20 +28,14 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.extend(route_gateway(route, network));
     }
     port_groups(&network.port_groups, diagnostics);
+    options::network(network, diagnostics);
 }
 
 /// The gateway has to be an address that a host can have.
 fn gateway(ip: &Ip, diagnostics: &mut Vec<Diagnostic>) {
     let span = || ip.address.span.clone();
     let address = ip.address.value;
-    let cannot = match address {
-        _ if address.is_unspecified() => Some("the unspecified address"),
-        _ if address.is_multicast() => Some("a multicast address"),
-        _ if address.is_loopback() => Some("a loopback address"),
-        IpAddr::V4(ipv4) if ipv4.is_broadcast() => Some("the broadcast address"),
-        _ => None,
-    };
-    if let Some(what) = cannot {
+    if let Some(what) = no_station(address) {
         diagnostics.push(
             Diagnostic::error(span(), format!("{address} cannot be the guests' gateway"))
                 .label(format!("is {what}")),
@@ -66,6 +62,17 @@ fn gateway(ip: &Ip, diagnostics: &mut Vec<Diagnostic>) {
         Some(example) => diagnostic.help(example),
         None => diagnostic,
     });
+}
+
+/// What an address is that no host can have; none if one can.
+fn no_station(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        _ if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(ipv4) if ipv4.is_broadcast() => Some("the broadcast address"),
+        _ => None,
+    }
 }
 
 /// The rules of `virSocketAddrGetRange` (`src/util/virsocketaddr.c`).
