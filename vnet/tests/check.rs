@@ -44,6 +44,7 @@ fn valid_definitions_stand_beside_each_other() {
         "\
 direct                bridge       -       -
 switch                bridge       ovsbr0  -
+vlans                 bridge       br1     -
 host-bridge           bridge       br0     -
 default               nat          virbr0  192.168.122.0/24
 pool                  hostdev      -       -
