@@ -62,6 +62,7 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = &*packet;
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     let known = SessionSlot::known(packet.known);
+    hook.network = known.map_or(0, SessionSlot::network);
     let judged = match judge(hook, packet) {
         Ok(judged) => judged,
         // An own address of the host's may be what another network's guest is masqueraded to.

@@ -148,7 +148,7 @@ pub fn plan(
         problems.push(Problem::NothingToServe);
     }
     let guest_bridges = network::guest_bridges(definitions, host);
-    let mut uplinks = uplinks::plan(host, &guest_bridges, options, &mut problems);
+    let mut uplinks = uplinks::plan(definitions, host, &guest_bridges, options, &mut problems);
     problems.extend(too_many(&networks, &uplinks));
     uplinks.truncate(limits::UPLINKS as usize);
     Planned { plan: Plan { networks, uplinks, host_ports }, problems, warnings }

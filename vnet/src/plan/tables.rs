@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use vnet_common::{
     address::{Address, Ipv4Be},
     limits,
-    network::{NETWORK_ISOLATED_PORTS, Network, Subnet, Uplink, UplinkAddress},
+    network::{
+        NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST, SUBNET_IS_HOST, Subnet, Uplink,
+        UplinkAddress,
+    },
     port::PortRange,
 };
 
