@@ -84,9 +84,15 @@ pub fn check(skb: Skb, offset: u32, guest: &Guest) -> Check {
     if !guest.checks(flags::ADDRESSES) {
         return Ok(());
     }
-    let is_own =
-        if source.is_unspecified() { may_be_unspecified } else { guest.may_use(source) };
+    let is_own = if source.is_unspecified() { may_be_unspecified } else { may_use(guest, source) };
     if is_own { Ok(()) } else { Err(DropReason::SpoofedAddress) }
+}
+
+/// Whether the guest may use an address of IPv6. The mapped form stands for IPv4 in the tables and
+/// never lies in a packet (RFC 4038, section 4.2).
+#[inline(always)]
+pub fn may_use(guest: &Guest, address: Address) -> bool {
+    !address.is_ipv4() && guest.may_use(address)
 }
 
 /// Whether this message may come from who has no address yet.

@@ -10,7 +10,7 @@ use vnet_common::{
 use super::{
     Check,
     guest::Guest,
-    ipv6::{kind, load_within},
+    ipv6::{kind, load_within, may_use},
 };
 use crate::skb::Skb;
 
@@ -39,10 +39,10 @@ pub fn check(skb: Skb, guest: &Guest, offset: u32, end: u32, kind: u8, source: A
 #[inline(always)]
 fn check_target(guest: &Guest, kind: u8, source: Address, target: Address) -> Check {
     let may_be_said = if kind == kind::NEIGHBOUR_ADVERTISEMENT {
-        guest.may_use(target)
+        may_use(guest, target)
     } else if source.is_unspecified() {
         // Duplicate address detection makes others give an address up (RFC 4862, section 5.4.3).
-        guest.may_probe(target)
+        !target.is_ipv4() && guest.may_probe(target)
     } else {
         true
     };
