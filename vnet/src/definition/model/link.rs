@@ -93,7 +93,7 @@ pub struct PortGroup {
     /// Whether guests that choose none get this one.
     pub default: bool,
     /// `trustGuestRxFilters`, for macvtap.
-    pub trust_guest_rx_filters: Option<bool>,
+    pub trust_guest_rx_filters: Option<Located<bool>>,
     /// The limits of each guest.
     pub bandwidth: Option<Bandwidth>,
     /// The VLAN of its guests.

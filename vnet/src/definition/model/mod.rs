@@ -213,6 +213,14 @@ impl Network {
         self.ips.iter().map(Ip::subnet)
     }
 
+    /// The VLAN of guests that choose no port group: that of the default port group, else the
+    /// network's (`networkAllocatePort` in `src/network/bridge_driver.c`).
+    #[must_use]
+    pub fn guest_vlan(&self) -> Option<&Vlan> {
+        let group = self.port_groups.iter().find(|group| group.default);
+        group.and_then(|group| group.vlan.as_ref()).or(self.vlan.as_ref())
+    }
+
     /// The only interface that forwarded traffic may leave through, if one is named.
     #[must_use]
     pub fn forward_device(&self) -> Option<&str> {

@@ -132,9 +132,7 @@ impl Reader<'_> {
         let group = PortGroup {
             span: self.tag(node),
             default: node.attribute("default").is_some_and(|yes| yes.eq_ignore_ascii_case("yes")),
-            trust_guest_rx_filters: self
-                .value(node, "trustGuestRxFilters", values::yes_no)
-                .map(|trust| trust.value),
+            trust_guest_rx_filters: self.value(node, "trustGuestRxFilters", values::yes_no),
             bandwidth: child(node, "bandwidth").map(|bandwidth| self.bandwidth(bandwidth)),
             vlan: child(node, "vlan").map(|vlan| self.vlan(vlan)),
             virtual_port: child(node, "virtualport").map(|port| self.virtual_port(port, false)),

@@ -134,7 +134,8 @@ impl Reader<'_> {
 
     fn domain(&mut self, node: Node) -> Option<Domain> {
         let local_only = self.flag(node, "localOnly", false);
-        Some(Domain { name: self.required(node, "name", values::string)?, local_only })
+        let register = self.flag(node, "register", false);
+        Some(Domain { name: self.required(node, "name", values::string)?, local_only, register })
     }
 
     fn dnsmasq_options(&mut self, root: Node) -> Vec<Located<String>> {

@@ -119,7 +119,7 @@ pub(super) static NETWORK: Shape = parent(
             &["name", "default", "trustGuestRxFilters"],
             &[VIRTUAL_PORT, BANDWIDTH, VLAN],
         )),
-        empty("domain", &["name", "localOnly"]),
+        empty("domain", &["name", "localOnly", "register"]),
         DNS,
         BANDWIDTH,
         VLAN,

@@ -13,6 +13,7 @@ use super::{
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     guests(network, diagnostics);
+    diagnostics.extend(guard_without_addresses(network));
     for (index, forward) in network.options.forwards.iter().enumerate() {
         let earlier = &network.options.forwards[..index];
         if let Some(other) = earlier.iter().find(|other| clash(other, forward)) {
@@ -73,6 +74,27 @@ fn guest_address(address: &Located<IpAddr>, what: &str, network: &Network) -> Op
             .label(format!("not in {}", names.join(" or ")))
             .help("a guest's address is in the subnet of one of the network's `<ip>` elements"),
     )
+}
+
+/// The guard passes only addresses that it knows; if it can know none, guests are cut off.
+fn guard_without_addresses(network: &Network) -> Option<Diagnostic> {
+    let guard = network.options.guard.as_ref()?;
+    let from = guard.value.from;
+    if !guard.value.addresses || from.learn {
+        return None;
+    }
+    let mut dhcp = network.ips.iter().filter_map(|ip| ip.dhcp.as_ref());
+    let leased = from.leases && dhcp.clone().any(|dhcp| !dhcp.ranges.is_empty());
+    let fixed = from.fixed
+        && (dhcp.any(|dhcp| !dhcp.hosts.is_empty())
+            || network.options.guests.iter().any(|guest| !guest.addresses.is_empty()));
+    (!leased && !fixed).then(|| {
+        Diagnostic::warning(guard.span.clone(), "this guard can know no address of any guest")
+            .label("guests cannot send IP packets")
+            .help(
+                "list addresses in `<vnet:guest>`, or write from='static learn', or addresses='no'",
+            )
+    })
 }
 
 fn port_forward(forward: &PortForward, network: &Network) -> Option<Diagnostic> {
