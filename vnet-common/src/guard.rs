@@ -21,16 +21,16 @@ impl Mac {
     #[inline]
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 6]) -> Self {
-        let [a, b, c, d, e, f] = bytes;
-        Self(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+        let [first, second, third, fourth, fifth, sixth] = bytes;
+        Self(u64::from_ne_bytes([first, second, third, fourth, fifth, sixth, 0, 0]))
     }
 
     /// The bytes as they lie in the frame.
     #[inline]
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 6] {
-        let [a, b, c, d, e, f, _, _] = self.0.to_ne_bytes();
-        [a, b, c, d, e, f]
+        let [first, second, third, fourth, fifth, sixth, _, _] = self.0.to_ne_bytes();
+        [first, second, third, fourth, fifth, sixth]
     }
 
     /// Takes the word of map memory.
@@ -58,12 +58,12 @@ impl Mac {
     #[inline]
     #[must_use]
     pub const fn link_local(self) -> Address {
-        let [a, b, c, d, e, f] = self.to_bytes();
+        let mac = self.to_bytes();
         Address::from_wire([
             u32::from_ne_bytes([0xfe, 0x80, 0, 0]),
             0,
-            u32::from_ne_bytes([a ^ 2, b, c, 0xff]),
-            u32::from_ne_bytes([0xfe, d, e, f]),
+            u32::from_ne_bytes([mac[0] ^ 2, mac[1], mac[2], 0xff]),
+            u32::from_ne_bytes([0xfe, mac[3], mac[4], mac[5]]),
         ])
     }
 }

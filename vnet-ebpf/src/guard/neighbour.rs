@@ -61,12 +61,12 @@ fn check_options(skb: Skb, guest: &Guest, offset: u32, end: u32, source: Address
         // Type, length in units of 8 bytes, then the address of an Ethernet interface.
         let mut option = [0_u8; 8];
         load_within(skb, at, end, &mut option)?;
-        let [kind, length, a, b, c, d, e, f] = option;
+        let [kind, length, address @ ..] = option;
         if length == 0 {
             return Err(DropReason::Malformed);
         }
         if kind == SOURCE_LINK_LAYER || kind == TARGET_LINK_LAYER {
-            let is_own = length == 1 && Mac::from_bytes([a, b, c, d, e, f]) == guest.mac;
+            let is_own = length == 1 && Mac::from_bytes(address) == guest.mac;
             let is_allowed = kind == TARGET_LINK_LAYER || !source.is_unspecified();
             if !is_own || !is_allowed {
                 return Err(DropReason::SpoofedNeighbour);
