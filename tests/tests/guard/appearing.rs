@@ -50,7 +50,7 @@ fn wires_of_a_bridge_are_not_guarded() -> anyhow::Result<()> {
     let lab = Guarded::new(&Settings { options, ..Settings::default() }, &[Guest::veth("guest")])?;
     for line in [
         "link add wire0 type veth peer name wire1",
-        "link add nic0 type dummy",
+        "link add nic0 type vxlan id 7 dstport 4789",
         "link set wire0 master virbr0",
         "link set nic0 master virbr0",
     ] {
@@ -75,9 +75,9 @@ fn end_leaves_nothing_at_the_ports() -> anyhow::Result<()> {
         let before = HostState::read(&lab.host)?;
         let lab = lab.start(&settings, &["--attach", attach])?;
         lab.wait_for_guard(&lab.port(&lab.guests[0]))?;
-        let host = lab.host.clone();
-        lab.finish()?;
-        assert_eq!(before.difference(&HostState::read(&host)?), "");
+        let Guarded { vnet, stage } = lab;
+        vnet.stop()?;
+        assert_eq!(before.difference(&HostState::read(&stage.host)?), "");
     }
     Ok(())
 }

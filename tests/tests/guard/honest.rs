@@ -10,9 +10,10 @@ use crate::support::*;
 
 const GATEWAY: &str = "192.168.122.1";
 const OUTSIDE: &str = "203.0.113.1";
+const RANGE: &str = "<range start='192.168.122.100' end='192.168.122.200'/>";
 
 /// Reasons for which only the guard drops.
-const GUARDS: [DropReason; 8] = [
+const GUARDS: [DropReason; 7] = [
     DropReason::SpoofedMac,
     DropReason::SpoofedAddress,
     DropReason::SpoofedNeighbour,
@@ -20,7 +21,6 @@ const GUARDS: [DropReason; 8] = [
     DropReason::RogueRouter,
     DropReason::TaggedFrame,
     DropReason::UncheckedProtocol,
-    DropReason::Malformed,
 ];
 
 #[track_caller]
@@ -59,7 +59,7 @@ fn guest_with_a_lease_reaches_everybody() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in [PortKind::Tap, PortKind::Veth] {
-        let settings = Settings { options: "<vnet:guard/>", ..Settings::default() };
+        let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
         let lab = Guarded::new(&settings, &[Guest::new("guest", kind)])?;
         let guest = &lab.guests[0];
         let _dnsmasq = start_dnsmasq(&lab, &[])?;
@@ -83,7 +83,7 @@ fn guest_without_a_lease_reaches_nobody() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let settings = Settings { options: "<vnet:guard/>", ..Settings::default() };
+    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
     let guest = Guest::veth("guest").address("192.168.122.50/24").gateway(GATEWAY);
     let lab = Guarded::new(&settings, &[guest])?;
     let ping = lab.guests[0].ping_with(GATEWAY, 1, &["-W", "0.3"])?;
@@ -142,7 +142,7 @@ fn ipv6_configures_itself_under_the_guard() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let settings = Settings { options: "<vnet:guard/>", ..Settings::default() };
+    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
     let lab = Guarded::new(&settings, &[Guest::tap("first"), Guest::veth("second")])?;
     let _dnsmasq = start_dnsmasq(&lab, &["--enable-ra", "--dhcp-range=fd00:122::,ra-only"])?;
     let mut addresses = Vec::new();

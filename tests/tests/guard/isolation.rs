@@ -80,7 +80,7 @@ fn new_ports_are_isolated_and_the_end_leaves_them_as_they_were() -> anyhow::Resu
     for port in ports.iter().map(String::as_str).chain(["own0"]) {
         wait_for_isolation(&host, port)?;
     }
-    host.run(&["ip", "link", "add", "nic0", "type", "dummy"])?;
+    host.run(&["ip", "link", "add", "nic0", "type", "vxlan", "id", "7", "dstport", "4789"])?;
     host.run(&["ip", "link", "set", "nic0", "master", "virbr0"])?;
     host.run(&["ip", "link", "delete", "own0"])?;
     lab.finish()?;

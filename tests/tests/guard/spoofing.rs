@@ -87,7 +87,7 @@ fn spoofs() -> Vec<(DropReason, Vec<Vec<u8>>)> {
             vec![
                 broadcast(mac(1), 0x0800, &[0x45; 10]),
                 broadcast(mac(1), 0x86dd, &[0x60; 30]),
-                broadcast(mac(1), 0x0806, &[]),
+                broadcast(mac(1), 0x0806, &[9; 8]),
             ],
         ),
     ]

@@ -261,3 +261,6 @@ fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;
