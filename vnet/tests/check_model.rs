@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use support::corpus;
 use vnet::definition::{
     self, AddressRange, AddressSources, Filtering, ForwardMode, ForwardProtocol, Guard, Lease,
-    MacAddress, Network, PortRange, Severity,
+    MacAddress, NativeMode, Network, PortRange, Severity,
 };
 
 fn load(name: &str) -> Network {
@@ -98,11 +98,19 @@ fn every_element_of_a_nat_network_is_in_the_model() {
 
     assert_eq!(network.routes[0].destination.to_string(), "172.16.0.0/12");
     assert_eq!(network.routes[1].destination.to_string(), "2001:db8:ff::/48");
-    let group = &network.port_groups[0];
-    let vlan = group.vlan.as_ref().unwrap();
-    assert!(group.default && vlan.trunk);
-    assert_eq!(vlan.tags.iter().map(|tag| tag.id).collect::<Vec<_>>(), [42, 47]);
+    assert!(network.port_groups[0].default && !network.port_groups[1].default);
     assert_eq!(network.dnsmasq_options.len(), 2);
+}
+
+#[test]
+fn default_port_group_decides_the_vlan_of_guests() {
+    let network = load("bridge-vlan.xml");
+    assert_eq!(network.vlan.as_ref().unwrap().tags[0].id, 10);
+    let vlan = network.guest_vlan().unwrap();
+    assert!(vlan.trunk);
+    let tags: Vec<_> = vlan.tags.iter().map(|tag| (tag.id, tag.native)).collect();
+    assert_eq!(tags, [(42, None), (47, Some(NativeMode::Untagged))]);
+    assert_eq!(load("nat-everything.xml").guest_vlan(), None);
 }
 
 #[test]

@@ -176,4 +176,24 @@ mod tests {
         assert!(write(false, &failed, &new, &mut map, 3));
         assert_eq!(map, new);
     }
+
+    #[test]
+    fn only_what_has_changed_is_written() {
+        let old = Map::from([(1, 10), (2, 20), (3, 30)]);
+        let new = Map::from([(1, 10), (2, 21), (4, 40)]);
+        let mut calls = Vec::new();
+        let insert = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32, value: &u32| {
+            calls.push((*key, Some(*value)));
+            Ok(())
+        };
+        let remove = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32| {
+            calls.push((*key, None));
+            Ok(())
+        };
+        replace(true, &old, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, [(2, Some(21)), (4, Some(40)), (3, None)]);
+        calls.clear();
+        replace(true, &new, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, []);
+    }
 }

@@ -98,6 +98,11 @@ impl Limits<'_> {
     }
 
     fn ports(&mut self, network: &Network) {
+        if let Some(vlan) = network.guest_vlan()
+            && vlan.tags.iter().any(|tag| !(1..=4094).contains(&tag.id))
+        {
+            self.warn(&vlan.span, "a Linux bridge has VLANs 1 to 4094", "the others are left out");
+        }
         self.bandwidth(network.bandwidth.as_ref());
         self.virtual_port(network.virtual_port.as_ref());
         for group in &network.port_groups {

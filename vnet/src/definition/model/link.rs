@@ -35,8 +35,6 @@ pub struct Rate {
     pub peak: Option<u64>,
     /// The size of a burst, in kibibytes.
     pub burst: Option<u64>,
-    /// The guaranteed rate, in kilobytes per second.
-    pub floor: Option<u64>,
 }
 
 /// `<vlan>`.

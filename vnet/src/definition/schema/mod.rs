@@ -37,6 +37,28 @@ pub(super) fn shown<'a>(node: Node<'a, '_>) -> Cow<'a, str> {
     }
 }
 
+/// Whether libvirt takes an empty value of an attribute for none. It refuses all others.
+pub(super) fn empty_is_absent(node: Node, attribute: &str) -> bool {
+    const ABSENT: &[(&str, &[&str])] = &[
+        ("bridge", &["name", "zone", "stp", "delay", "macTableManager"]),
+        ("driver", &["name"]),
+        ("forward", &["mode", "dev", "managed"]),
+        ("forwarder", &["domain"]),
+        ("host", &["id"]),
+        ("ip", &["family", "netmask"]),
+        ("mac", &["address"]),
+        ("mtu", &["size"]),
+        ("network", &["ipv6"]),
+        ("portgroup", &["default"]),
+        ("srv", &["domain", "target", "port", "priority", "weight"]),
+        ("vlan", &["trunk"]),
+    ];
+    let listed = |(element, attributes): &(&str, &[&str])| {
+        node.has_tag_name(*element) && attributes.contains(&attribute)
+    };
+    ABSENT.iter().any(listed)
+}
+
 /// Reports everything in `document` that nobody would read.
 pub(super) fn check(source: SourceId, document: &Document, diagnostics: &mut Vec<Diagnostic>) {
     Checker { source, diagnostics }.element(document.root_element(), &NETWORK, Vocabulary::Libvirt);
@@ -174,13 +196,6 @@ impl Checker<'_> {
             let name = attribute.name();
             let span = Span::new(self.source, attribute.range());
             if attribute.namespace().is_none() && shape.attributes.contains(&name) {
-                // libvirt takes an empty value for none, as its own programs write them.
-                if vocabulary == Vocabulary::Vnet && attribute.value().is_empty() {
-                    self.diagnostics.push(
-                        Diagnostic::error(span, format!("`{name}` of `<{element}>` is empty"))
-                            .help("give a value, or leave it out"),
-                    );
-                }
                 continue;
             }
             let message = format!("unknown attribute `{}` of `<{element}>`{end}", visible(name));

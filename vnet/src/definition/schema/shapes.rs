@@ -38,7 +38,12 @@ const fn many(shape: Shape) -> Shape {
 const LEASE: Shape = empty("lease", &["expiry", "unit"]);
 const RATE: &[&str] = &["average", "peak", "burst", "floor"];
 const BANDWIDTH: Shape =
-    parent("bandwidth", &["classID"], &[empty("inbound", RATE), empty("outbound", RATE)]);
+    // A second one of these is an error in libvirt, and so reported elsewhere.
+    parent(
+        "bandwidth",
+        &["classID"],
+        &[many(empty("inbound", RATE)), many(empty("outbound", RATE))],
+    );
 const VLAN: Shape = parent("vlan", &["trunk"], &[many(empty("tag", &["id", "nativeMode"]))]);
 const VIRTUAL_PORT: Shape = parent(
     "virtualport",
@@ -53,12 +58,12 @@ const FORWARD: Shape = parent(
     "forward",
     &["mode", "dev", "managed"],
     &[
-        parent(
+        // A second one of these is an error in libvirt, and so reported elsewhere.
+        many(parent(
             "nat",
             &["ipv6"],
-            // A second one of these is an error in libvirt, and so reported elsewhere.
             &[many(empty("address", &["start", "end"])), many(empty("port", &["start", "end"]))],
-        ),
+        )),
         many(empty("interface", &["dev", "connections"])),
         many(empty(
             "address",

@@ -1,6 +1,7 @@
 //! Rules between the elements of one network.
 
 mod options;
+mod vlan;
 
 use std::{collections::HashMap, net::IpAddr};
 
@@ -10,8 +11,8 @@ use super::{
     render::visible,
 };
 
-/// The largest DHCP range, in addresses after the first (`virSocketAddrGetRange`).
-const RANGE_LIMIT: u128 = 65535;
+/// How many bits at the end of its addresses a DHCP range may differ in (`virSocketAddrGetRange`).
+const RANGE_BITS: u32 = 16;
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     for ip in &network.ips {
@@ -28,6 +29,7 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.extend(route_gateway(route, network));
     }
     port_groups(&network.port_groups, diagnostics);
+    vlan::network(network, diagnostics);
     options::network(network, diagnostics);
 }
 
@@ -92,14 +94,15 @@ fn dhcp_range(range: &DhcpRange, ip: &Ip) -> Option<Diagnostic> {
                 .help(format!("write the lower address first: start='{end}' end='{start}'")),
         );
     }
-    if number(end) - number(start) > RANGE_LIMIT {
+    if number(start) >> RANGE_BITS != number(end) >> RANGE_BITS {
+        let prefix = if start.is_ipv4() { 32 - RANGE_BITS } else { 128 - RANGE_BITS };
         return Some(
             at_end("this DHCP range is too large")
-                .label(format!("{} addresses", number(end) - number(start) + 1))
-                .help(format!("at most {} addresses", RANGE_LIMIT + 1)),
+                .label(format!("not in the same /{prefix} as {start}"))
+                .help("write several ranges"),
         );
     }
-    if start.is_ipv4() && ip.prefix < 31 {
+    if start.is_ipv4() {
         if start == subnet.network() {
             return Some(
                 at_start("this DHCP range begins with the network address")
