@@ -19,6 +19,7 @@ mod extension;
 mod flow;
 mod forwarded;
 mod fragment;
+mod guard;
 mod hook;
 mod icmp;
 mod inbound;
@@ -277,6 +278,14 @@ fn translate_error<V: Ip>(skb: Skb) -> i32 {
 fn translate_error_raw<V: Ip>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, Link::Raw);
     let verdict = forwarded::translate_error::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+/// TC ingress of a guest's port: what the guest may not send goes no further.
+#[classifier]
+pub fn port_guard(ctx: TcContext) -> i32 {
+    let mut hook = Hook::new(Skb::new(&ctx), Link::Ethernet);
+    let verdict = guard::from_guest(&mut hook);
     hook.finish(verdict)
 }
 

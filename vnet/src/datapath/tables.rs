@@ -110,7 +110,7 @@ impl Datapath {
     }
 }
 
-fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
 }
 
@@ -136,7 +136,7 @@ fn replace<M, K: Ord, V: PartialEq>(
     Ok(())
 }
 
-fn is_absent(error: &MapError) -> bool {
+pub(super) fn is_absent(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
