@@ -4,6 +4,7 @@ pub mod datapath;
 pub mod definition;
 pub mod host;
 pub mod instance;
+pub mod matrix;
 pub mod object;
 pub mod plan;
 pub mod report;
