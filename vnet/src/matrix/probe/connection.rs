@@ -63,7 +63,7 @@ pub(super) async fn tcp(probe: &Probe<'_>, options: &Options) -> Result<Outcome,
             Err(error) => Ok(failure(&stream, &error)),
         }
     };
-    let end = until_answered(serve, ask, options).await;
+    let end = until_answered(serve, ask, &seen, options).await;
     Ok(Outcome { own: own.get(), port, seen: seen.get(), end })
 }
 
@@ -109,19 +109,25 @@ pub(super) async fn udp(probe: &Probe<'_>, options: &Options) -> Result<Outcome,
             }
         }
     };
-    let end = until_answered(serve, ask, options).await;
+    let end = until_answered(serve, ask, &seen, options).await;
     Ok(Outcome { own: own.get(), port, seen: seen.get(), end })
 }
 
-/// Runs both ends until the asking one knows, or its patience is over.
+/// Runs both ends until the asking one knows, or its patience is over. After an answer `serve` may end
+/// if it has not seen anything yet: what it looks for has arrived.
 pub(super) async fn until_answered(
     serve: impl Future<Output = ()>,
     ask: impl Future<Output = io::Result<End>>,
+    seen: &Cell<Option<IpAddr>>,
     options: &Options,
 ) -> End {
     let both = async {
         let (serve, ask) = (std::pin::pin!(serve), std::pin::pin!(ask));
         match select(ask, serve).await {
+            Either::Left((Ok(End::Answered), serve)) if seen.get().is_none() => {
+                let _ = timeout(options.resend, serve).await;
+                Ok(End::Answered)
+            }
             Either::Left((end, _)) => end,
             Either::Right(((), ask)) => ask.await,
         }

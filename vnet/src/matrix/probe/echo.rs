@@ -42,6 +42,7 @@ pub(super) async fn echo(
         while let Ok((message, from)) = receive(&server).await {
             if message == Message::Request(query) {
                 seen.set(Some(from));
+                return;
             }
         }
     };
@@ -59,7 +60,7 @@ pub(super) async fn echo(
         }
     };
     let end = match own {
-        Ok(_) => until_answered(serve, ask, options).await,
+        Ok(_) => until_answered(serve, ask, &seen, options).await,
         Err(ref error) => End::NotSent(error.raw_os_error().unwrap_or(libc::EIO)),
     };
     Ok(Outcome { own: own.ok(), port: 0, seen: seen.get(), end })
