@@ -47,12 +47,18 @@ impl Datapath {
     }
 
     fn write_networks(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
-        // Slots that no bridge and no subnet names any more are never read.
-        for (slot, network) in &new.networks {
-            networks.set(*slot, network, 0).map_err(failed(names::map::NETWORKS))?;
-        }
         let certain = self.tables_are_certain;
+        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
+        replace(
+            certain,
+            &old.networks,
+            &new.networks,
+            &mut networks,
+            |networks, slot, network| networks.set(*slot, network, 0),
+            // Slots that no bridge and no subnet names any more are never read.
+            |_, _| Ok(()),
+        )
+        .map_err(failed(names::map::NETWORKS))?;
         let mut bridges: HashMap<_, u32, u32> = self.map(names::map::BRIDGES)?;
         replace(
             certain,

@@ -9,6 +9,9 @@
 
 pub mod address;
 pub mod bpffs;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod ipv6;
 pub mod link;
 pub mod netlink;
 pub mod privileges;
@@ -20,6 +23,7 @@ pub mod uplink;
 pub mod watch;
 
 pub use address::InterfaceAddress;
+pub use ipv6::Ipv6Settings;
 pub use link::{Bond, Link, LinkKind, LinkLayer, Port};
 pub use netlink::NetlinkError;
 pub use route::{Hop, Route};

@@ -5,6 +5,7 @@
 use std::{fs, io, ops::RangeInclusive, path::PathBuf};
 
 use thiserror::Error;
+use vnet_common::family::Family;
 
 /// Why a kernel parameter could not be read or written.
 #[derive(Debug, Error)]
@@ -52,10 +53,28 @@ fn write_hint(error: &io::Error) -> &'static str {
 
 /// The parameter that turns IPv4 forwarding on.
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+/// The parameter that turns IPv6 forwarding on, for every interface and those to come.
+pub const IPV6_FORWARDING: &str = "net.ipv6.conf.all.forwarding";
 /// The parameter with the range of ephemeral ports.
 pub const IP_LOCAL_PORT_RANGE: &str = "net.ipv4.ip_local_port_range";
 /// The parameter with the ports that are never ephemeral ports.
 pub const IP_LOCAL_RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// The parameter of an interface, or of `all` or `default`, in the way that sysctl(8) takes it.
+#[must_use]
+pub fn of_interface(family: Family, interface: &str, parameter: &str) -> String {
+    // In the dotted form a slash stands for a dot inside a component.
+    let interface = swap_separators(interface);
+    format!("net.{}.conf.{interface}.{parameter}", directory(family))
+}
+
+/// The name of a family's directory.
+fn directory(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    }
+}
 
 /// Reads a parameter, without the newline at its end.
 ///
@@ -94,6 +113,26 @@ pub fn ip_forward() -> Result<bool, SysctlError> {
         "0" => Ok(false),
         "1" => Ok(true),
         value => Err(unexpected(IP_FORWARD, value, "0 or 1")),
+    }
+}
+
+/// The parameter that turns forwarding of a family on for every interface.
+#[must_use]
+pub const fn forwarding_of(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => IP_FORWARD,
+        Family::Ipv6 => IPV6_FORWARDING,
+    }
+}
+
+/// Whether the host forwards a family; `None` if the kernel does not have the family.
+pub fn forwarding(family: Family) -> Result<Option<bool>, SysctlError> {
+    match read(forwarding_of(family)) {
+        Ok(value) => Ok(Some(value != "0")),
+        Err(SysctlError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{hooks, startup::Running};
 use crate::{
     host::{self, sysctl},
-    plan::{self, Plan, Planned, Tables},
+    plan::{self, Addresses, Plan, Planned, Tables},
 };
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -48,8 +48,14 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
     let host_ports = sysctl::ip_local_port_range()?;
     let options = &running.options.plan;
-    let Planned { plan, problems } =
+    let Planned { plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, options);
+    if warnings != running.warnings {
+        for warning in warnings.iter().filter(|warning| !running.warnings.contains(warning)) {
+            log::warn!("{warning}");
+        }
+        running.warnings = warnings;
+    }
     if problems != running.problems {
         for problem in &problems {
             log::warn!("{problem}");
@@ -74,6 +80,11 @@ async fn change_to(running: &mut Running, plan: Plan) -> anyhow::Result<()> {
     let mut served = plan.clone();
     // Nothing is sent to where nothing keeps untranslated packets from leaving.
     served.uplinks.retain(|uplink| hooks::are_attached(running, uplink.ifindex));
+    for network in &mut served.networks {
+        if !network.bridge_ifindex.is_some_and(|bridge| hooks::are_attached(running, bridge)) {
+            network.masquerade = Addresses::default();
+        }
+    }
     running.datapath.write(&Tables::of(&served))?;
     failures.extend(hooks::detach_unwanted(running, &plan).await.err());
     let changed = plan != running.plan || programs(running) != hooks_before;

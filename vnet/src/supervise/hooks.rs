@@ -1,7 +1,7 @@
 //! Which programs belong where, and keeping it so.
 
 use anyhow::Context as _;
-use vnet_common::names::program;
+use vnet_common::{names::program, policy::Mode};
 
 use super::startup::Running;
 use crate::{
@@ -29,7 +29,8 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
     }
     for direction in [Direction::Egress, Direction::Ingress] {
         for network in &plan.networks {
-            let Some(ifindex) = network.bridge_ifindex else { continue };
+            let bridge = network.bridge_ifindex.filter(|_| !network.is_bridged());
+            let Some(ifindex) = bridge else { continue };
             hooks.push(HookSpec {
                 ifindex,
                 interface: network.bridge.clone(),
@@ -178,10 +179,22 @@ fn network_state(network: &crate::plan::PlannedNetwork) -> NetworkState {
     NetworkState {
         slot: network.slot,
         name: network.name.clone(),
-        mode: format!("{:?}", network.mode).to_lowercase(),
+        mode: mode_name(network.modes.ipv4).to_owned(),
+        mode_ipv6: mode_name(network.modes.ipv6).to_owned(),
         bridge: network.bridge.clone(),
         bridge_ifindex: network.bridge_ifindex.unwrap_or(0),
         subnets: network.subnets.clone(),
+        masquerade: network.masquerade.iter().collect(),
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Isolated => "isolated",
+        Mode::Nat => "nat",
+        Mode::Route => "route",
+        Mode::Open => "open",
+        Mode::Bridged => "bridge",
     }
 }
 
@@ -189,6 +202,6 @@ fn uplink_state(uplink: &PlannedUplink) -> UplinkState {
     UplinkState {
         interface: uplink.name.clone(),
         ifindex: uplink.ifindex,
-        addresses: uplink.addresses.iter().map(|(address, _)| *address).collect(),
+        addresses: uplink.addresses.iter().collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! Everything that is checked before anything is changed.
 
+use vnet_common::family::Family;
+
 use crate::{
     definition::{self, Network},
     host::{self, Watch, WatchOptions, privileges, sysctl},
@@ -7,7 +9,7 @@ use crate::{
         Lock, LockError,
         undo::{self, Elsewhere},
     },
-    plan::{self, Plan, Planned, Problem},
+    plan::{self, Plan, Planned, Problem, Warning},
 };
 
 use super::Options;
@@ -16,6 +18,8 @@ use super::Options;
 pub(super) struct Prepared {
     pub definitions: Vec<Network>,
     pub plan: Plan,
+    /// What the operator has been told.
+    pub warnings: Vec<Warning>,
     /// Listens since before the host was read, so that no change is lost.
     pub watch: Watch,
 }
@@ -55,11 +59,18 @@ pub(super) async fn prepare(
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
     let host_ports = sysctl::ip_local_port_range()?;
-    let Planned { plan, problems } = plan::plan(&definitions, &snapshot, host_ports, &options.plan);
+    let Planned { plan, mut problems, warnings } =
+        plan::plan(&definitions, &snapshot, host_ports, &options.plan);
+    if sysctl::forwarding(Family::Ipv6)? == Some(false) {
+        problems.extend(plan::routes_lost_by_forwarding(&plan, &snapshot));
+    }
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));
     }
-    Ok(Prepared { definitions, plan, watch })
+    for warning in &warnings {
+        log::warn!("{warning}");
+    }
+    Ok(Prepared { definitions, plan, warnings, watch })
 }
 
 pub(super) fn load_definitions(options: &Options) -> Result<Vec<Network>, Refusal> {

@@ -14,7 +14,7 @@ use crate::{
     definition::Network,
     host::{Watch, bpffs, privileges, sysctl},
     instance::{self, Journal, Lock, Undo, Whose, journal},
-    plan::{self, Plan, Problem, Tables},
+    plan::{self, Plan, Problem, Tables, Warning},
 };
 
 use super::{Options, hooks, prepare::Prepared};
@@ -27,6 +27,8 @@ pub(super) struct Running {
     pub plan: Plan,
     /// What the host lacks of the definitions for now.
     pub problems: Vec<Problem>,
+    /// Where the host differs from the definitions for now.
+    pub warnings: Vec<Warning>,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -53,7 +55,7 @@ pub(super) async fn start(
     prepared: Prepared,
     lock: &Lock,
 ) -> anyhow::Result<Running> {
-    let Prepared { definitions, plan, watch } = prepared;
+    let Prepared { definitions, plan, warnings, watch } = prepared;
     pause("prepared").await;
 
     privileges::raise_memlock_limit();
@@ -85,6 +87,7 @@ pub(super) async fn start(
         definitions,
         plan,
         problems: Vec::new(),
+        warnings,
         watch,
         datapath,
         kernel_log,

@@ -11,9 +11,11 @@ fn state() -> State {
         slot,
         name: name.to_owned(),
         mode: "nat".to_owned(),
+        mode_ipv6: "route".to_owned(),
         bridge: format!("br-{name}"),
         bridge_ifindex: 40,
         subnets: vec![],
+        masquerade: vec![],
     };
     State {
         version: "0.1.0".to_owned(),
