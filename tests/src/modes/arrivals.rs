@@ -55,15 +55,16 @@ impl Arrivals {
 }
 
 impl Arrived {
-    /// The first packets of connections to a port that arrived at a place.
-    pub fn openings<'a>(
-        &'a self,
+    /// The first packet of a connection to a port that arrived at a place.
+    #[must_use]
+    pub fn opening(
+        &self,
         place: &str,
         protocol: Protocol,
         destination: IpAddr,
         port: u16,
-    ) -> impl Iterator<Item = &'a CapturedPacket> {
-        self.at(place).filter(move |packet| {
+    ) -> Option<&CapturedPacket> {
+        self.at(place).find(|packet| {
             packet.destination() == Some(destination)
                 && packet.ports().is_some_and(|(_, to)| to == port)
                 && is_opening(packet, protocol)

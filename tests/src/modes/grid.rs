@@ -64,11 +64,6 @@ impl Findings {
         self.count
     }
 
-    /// Keeps anything else that is wrong.
-    pub fn complain(&mut self, what: String) {
-        self.wrong.push(what);
-    }
-
     /// Both tables and every difference; empty if there is none.
     #[must_use]
     pub fn report(&self, title: &str, expected: &Expected) -> String {

@@ -70,21 +70,16 @@ impl Place {
     /// If it has none of that family.
     #[must_use]
     pub fn address_towards(&self, destination: IpAddr) -> IpAddr {
-        let beside = self.addresses.iter().copied().find(|own| match (own, destination) {
-            (IpAddr::V4(own), IpAddr::V4(to)) => own.octets()[..3] == to.octets()[..3],
-            (IpAddr::V6(own), IpAddr::V6(to)) => own.segments()[..4] == to.segments()[..4],
-            _ => false,
-        });
-        beside.unwrap_or_else(|| self.address_like(destination))
+        beside(&self.addresses, destination).unwrap_or_else(|| self.address_like(destination))
     }
 
-    /// The host's first address of that family there.
+    /// The host's address beside this place: in its subnet of that family.
     ///
     /// # Panics
     /// If it has none.
     #[must_use]
     pub fn host_like(&self, like: IpAddr) -> IpAddr {
-        first_like(&self.host_side, like)
+        beside(&self.host_side, self.address_like(like))
             .unwrap_or_else(|| panic!("host of {} like {like}", self.name))
     }
 
@@ -217,6 +212,15 @@ fn place(
 
 fn first_like(addresses: &[IpAddr], like: IpAddr) -> Option<IpAddr> {
     addresses.iter().copied().find(|address| address.is_ipv4() == like.is_ipv4())
+}
+
+/// The first of the addresses that is in one subnet with `other`: a /24 or a /64.
+fn beside(addresses: &[IpAddr], other: IpAddr) -> Option<IpAddr> {
+    addresses.iter().copied().find(|address| match (address, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => one.octets()[..3] == other.octets()[..3],
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[..4] == other.segments()[..4],
+        _ => false,
+    })
 }
 
 /// The address without its prefix length.
