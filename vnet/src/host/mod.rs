@@ -11,6 +11,7 @@ pub mod address;
 pub mod bpffs;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod gateway_route;
 pub mod ipv6;
 pub mod link;
 pub mod netlink;
@@ -23,6 +24,7 @@ pub mod uplink;
 pub mod watch;
 
 pub use address::InterfaceAddress;
+pub use gateway_route::GatewayRoute;
 pub use ipv6::Ipv6Settings;
 pub use link::{Bond, Link, LinkKind, LinkLayer, Port};
 pub use netlink::NetlinkError;

@@ -63,17 +63,7 @@ pub const IP_LOCAL_RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 /// The parameter of an interface, or of `all` or `default`, in the way that sysctl(8) takes it.
 #[must_use]
 pub fn of_interface(family: Family, interface: &str, parameter: &str) -> String {
-    // In the dotted form a slash stands for a dot inside a component.
-    let interface = swap_separators(interface);
-    format!("net.{}.conf.{interface}.{parameter}", directory(family))
-}
-
-/// The name of a family's directory.
-fn directory(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "ipv4",
-        Family::Ipv6 => "ipv6",
-    }
+    swap_separators(&format!("{}/{interface}/{parameter}", conf_of(family)))
 }
 
 /// Reads a parameter, without the newline at its end.
@@ -107,15 +97,6 @@ pub fn replace(name: &str, value: &str) -> Result<Option<String>, SysctlError> {
     Ok(Some(former))
 }
 
-/// Whether the host forwards IPv4.
-pub fn ip_forward() -> Result<bool, SysctlError> {
-    match read(IP_FORWARD)?.as_str() {
-        "0" => Ok(false),
-        "1" => Ok(true),
-        value => Err(unexpected(IP_FORWARD, value, "0 or 1")),
-    }
-}
-
 /// The parameter that turns forwarding of a family on for every interface.
 #[must_use]
 pub const fn forwarding_of(family: Family) -> &'static str {
@@ -136,9 +117,26 @@ pub fn forwarding(family: Family) -> Result<Option<bool>, SysctlError> {
     }
 }
 
-/// Turns IPv4 forwarding on or off.
-pub fn set_ip_forward(on: bool) -> Result<(), SysctlError> {
-    write(IP_FORWARD, if on { "1" } else { "0" })
+/// Turns forwarding of a family on or off, on every interface and those to come.
+pub fn set_forwarding(family: Family, on: bool) -> Result<(), SysctlError> {
+    write(forwarding_of(family), if on { "1" } else { "0" })
+}
+
+/// The directory of a family's parameters per interface, and of `all` and `default`.
+#[must_use]
+pub const fn conf_of(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "net/ipv4/conf",
+        Family::Ipv6 => "net/ipv6/conf",
+    }
+}
+
+/// The names in a directory of parameters.
+pub fn list(directory: &str) -> Result<Vec<String>, SysctlError> {
+    let listed = fs::read_dir(path(directory)).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    });
+    listed.map_err(|source| SysctlError::Read { name: directory.to_owned(), source })
 }
 
 /// The ports that the kernel picks from for sockets that do not name one.

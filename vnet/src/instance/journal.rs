@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Lock, Name, namespace, state};
+use crate::host::GatewayRoute;
 
 const FILE: &str = "journal";
 
@@ -29,6 +30,18 @@ pub enum Undo {
         /// The value it was given.
         given: String,
     },
+    /// Once forwarding of a family is off again: give every interface its own `forwarding` that it
+    /// had, and those that were made meanwhile what they would have been made with.
+    Forwarding {
+        /// Where the interfaces' parameters are, with slashes: `net/ipv6/conf`.
+        conf: String,
+        /// What `default` had.
+        default: String,
+        /// The indices of the interfaces that there were, and what each had.
+        interfaces: Vec<(u32, String)>,
+    },
+    /// Delete a route.
+    Route(GatewayRoute),
     /// Unmount the BPF file system.
     Mount {
         /// Where it is mounted.

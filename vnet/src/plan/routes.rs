@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::PlannedNetwork;
 use crate::{
     definition,
     host::{
-        Snapshot,
+        GatewayRoute, Snapshot,
         route::{RouteType, TABLE_MAIN},
     },
 };
@@ -47,7 +48,7 @@ impl PlannedRoute {
     /// What the host has of the route through a bridge.
     #[must_use]
     pub fn state(&self, bridge: u32, host: &Snapshot) -> RouteState {
-        let mut rivals = host.routes.iter().filter(|route| {
+        let rivals = host.routes.iter().filter(|route| {
             route.table == TABLE_MAIN
                 && route.destination == self.destination
                 && route.priority == self.metric
@@ -58,12 +59,38 @@ impl PlannedRoute {
                     if hop.interface == Some(bridge) && hop.gateway == Some(self.gateway))
         };
         let mut state = RouteState::Missing;
-        for rival in rivals.by_ref() {
+        for rival in rivals {
             if is_it(rival) {
                 return RouteState::Present;
             }
             state = RouteState::Taken;
         }
         state
+    }
+}
+
+impl PlannedNetwork {
+    /// The routes that the host does not have and can take: the bridge is up and has an address in
+    /// the gateway's subnet.
+    #[must_use]
+    pub fn missing_routes(&self, host: &Snapshot) -> Vec<GatewayRoute> {
+        let link = self.bridge_ifindex.and_then(|bridge| host.link(bridge));
+        let Some(bridge) = link.filter(|link| link.is_up()).map(|link| link.index) else {
+            return Vec::new();
+        };
+        let is_reached = |gateway: IpAddr| {
+            host.addresses_of(bridge).any(|address| address.subnet().contains(&gateway))
+        };
+        self.routes
+            .iter()
+            .filter(|route| route.state(bridge, host) == RouteState::Missing)
+            .filter(|route| is_reached(route.gateway))
+            .map(|route| GatewayRoute {
+                destination: route.destination,
+                gateway: route.gateway,
+                interface: bridge,
+                metric: route.metric,
+            })
+            .collect()
     }
 }

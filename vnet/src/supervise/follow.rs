@@ -5,9 +5,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{hooks, startup::Running};
+use super::{hooks, routes, startup::Running};
 use crate::{
-    host::{self, sysctl},
+    host::{self, Snapshot, sysctl},
     plan::{self, Addresses, Plan, Planned, Tables},
 };
 
@@ -62,7 +62,7 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         }
         running.problems = problems;
     }
-    change_to(running, plan).await
+    change_to(running, plan, &snapshot).await
 }
 
 /// Whether something has changed that the kernel sends no notice of.
@@ -73,7 +73,7 @@ pub(super) async fn is_needed(running: &Running) -> bool {
 }
 
 /// Hooks come before the maps send packets there, and go after the maps no longer do.
-async fn change_to(running: &mut Running, plan: Plan) -> anyhow::Result<()> {
+async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow::Result<()> {
     report(&running.plan, &plan);
     let hooks_before = programs(running);
     let mut failures = hooks::attach_missing(running, &plan).await;
@@ -87,6 +87,7 @@ async fn change_to(running: &mut Running, plan: Plan) -> anyhow::Result<()> {
     }
     running.datapath.write(&Tables::of(&served))?;
     failures.extend(hooks::detach_unwanted(running, &plan).await.err());
+    failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
     let changed = plan != running.plan || programs(running) != hooks_before;
     running.plan = plan;
     if changed {

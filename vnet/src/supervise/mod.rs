@@ -1,9 +1,11 @@
 //! `vnet run`: bring the datapath up, follow the host's changes, take it all down.
 
 mod follow;
+mod forwarding;
 mod hooks;
 mod janitor;
 mod prepare;
+mod routes;
 mod serve;
 mod signals;
 mod startup;

@@ -12,12 +12,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     datapath::{AttachMode, Datapath, Hook, KernelLog},
     definition::Network,
-    host::{Watch, bpffs, privileges, sysctl},
+    host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Undo, Whose, journal},
     plan::{self, Plan, Problem, Tables, Warning},
 };
 
-use super::{Options, hooks, prepare::Prepared};
+use super::{Options, forwarding, hooks, prepare::Prepared, routes};
 
 /// The running datapath.
 pub(super) struct Running {
@@ -102,13 +102,27 @@ pub(super) async fn start(
         hooks::attach(&mut running, spec).await?;
         pause(&step).await;
     }
+    add_routes(&mut running).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
-    enable_forwarding(&mut running.journal)?;
+    forwarding::enable(&mut running.journal, &running.plan)?;
     pause("forwarding").await;
 
     hooks::write_state(&running)?;
     pause("attached").await;
     Ok(running)
+}
+
+/// A route that cannot be added is tried again with the next change of the host.
+async fn add_routes(running: &mut Running) -> anyhow::Result<()> {
+    if running.plan.networks.iter().all(|network| network.routes.is_empty()) {
+        return Ok(());
+    }
+    // Anew, because leftovers of an earlier run have gone since the plan was made.
+    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    for failure in routes::add_missing(&mut running.journal, &running.plan, &snapshot).await {
+        log::warn!("{failure}");
+    }
+    Ok(())
 }
 
 /// A daemon that was killed leaves its datapath in place; this start replaces it.
@@ -133,46 +147,6 @@ fn mount_bpffs(journal: &mut Journal) -> anyhow::Result<PathBuf> {
     }
     journal.record(Undo::Mount { path: bpffs::DEFAULT_PATH.into() })?;
     Ok(bpffs::ensure()?.path)
-}
-
-/// Lets the host forward IPv4, without which its routing answers no look-up.
-///
-/// The kernel couples other parameters to this one (`inet_forward_change` in
-/// `net/ipv4/devinet.c`): every interface's own `forwarding`, and `accept_redirects` of all. What
-/// they were is written down too, to be given back after the switch is.
-fn enable_forwarding(journal: &mut Journal) -> anyhow::Result<()> {
-    if sysctl::ip_forward()? {
-        return Ok(());
-    }
-    for name in coupled_parameters()? {
-        // An interface may go while its parameters are read.
-        let Ok(former) = sysctl::read(&name) else { continue };
-        let turned_off = if name.ends_with("accept_redirects") { "1" } else { "0" };
-        if former != turned_off {
-            journal.record(Undo::Sysctl { name, former, given: turned_off.to_owned() })?;
-        }
-    }
-    journal.record(Undo::Sysctl {
-        name: sysctl::IP_FORWARD.to_owned(),
-        former: "0".to_owned(),
-        given: "1".to_owned(),
-    })?;
-    sysctl::set_ip_forward(true)?;
-    log::info!("IPv4 forwarding was off: turned on until vnet ends");
-    Ok(())
-}
-
-fn coupled_parameters() -> anyhow::Result<Vec<String>> {
-    const CONF: &str = "/proc/sys/net/ipv4/conf";
-    let mut names = vec!["net/ipv4/conf/all/accept_redirects".to_owned()];
-    for entry in fs::read_dir(CONF).with_context(|| format!("cannot read {CONF}"))? {
-        let interface = entry?.file_name();
-        let interface = interface.to_string_lossy();
-        if interface != "all" {
-            names.push(format!("net/ipv4/conf/{interface}/forwarding"));
-        }
-    }
-    Ok(names)
 }
 
 /// Another instance that ends removes the common directory when it is empty.
