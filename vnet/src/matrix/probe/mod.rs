@@ -114,6 +114,9 @@ pub enum ProbeError {
         /// Why.
         source: io::Error,
     },
+    /// There is nothing to wait for sockets with.
+    #[error("cannot start probing: {0}")]
+    Runtime(#[source] io::Error),
     /// A socket cannot be opened.
     #[error(
         "cannot open a {protocol} socket at {address} in network namespace {namespace}: {source}"
