@@ -103,9 +103,14 @@ fn comparison(matrix: &Matrix) -> String {
         let to = |others: &[&Place]| {
             answer(network, |family| ways(others, |other| network.verdict_to(other, family)))
         };
+        // One bridge: what vnet does not forbid there the host's firewall does not see.
+        let among = answer(network, |family| match network.verdict_to(network, family) {
+            Verdict::Reject => "no".to_owned(),
+            _ => "yes".to_owned(),
+        });
         let from =
             answer(network, |family| ways(&outside, |other| other.verdict_to(network, family)));
-        let cells = [to(&host), to(&[network]), to(&outside), from];
+        let cells = [to(&host), among, to(&outside), from];
         [network.name.clone(), mode(network)].into_iter().chain(cells).collect()
     });
     table(&columns, None, rows)
