@@ -33,10 +33,19 @@ impl Arrivals {
 
     /// Waits until an unsolicited packet has arrived at a place.
     pub fn wait_for(&self, place: &str, kind: Kind, port: u16) -> Result<()> {
+        self.wait_until(place, |packet| kind.is(packet, port))
+    }
+
+    /// Waits until a packet with this text anywhere in it has arrived at a place.
+    pub fn wait_for_text(&self, place: &str, text: &[u8]) -> Result<()> {
+        self.wait_until(place, |packet| has_text(packet, text))
+    }
+
+    fn wait_until(&self, place: &str, wanted: impl Fn(&CapturedPacket) -> bool) -> Result<()> {
         const DEADLINE: Duration = Duration::from_secs(10);
         let of = self.captures.iter().find(|(name, _)| name == place);
         let (_, capture) = of.ok_or_else(|| Error::unexpected("captures", place))?;
-        capture.wait_for(|packet| kind.is(packet, port), DEADLINE).map(drop)
+        capture.wait_for(|packet| !packet.outgoing && wanted(packet), DEADLINE).map(drop)
     }
 
     /// Ends them.
@@ -81,6 +90,15 @@ impl Arrived {
         self.at(place).filter(move |packet| kind.is(packet, port))
     }
 
+    /// The packets that arrived at a place with this text anywhere in them.
+    pub fn with_text<'a>(
+        &'a self,
+        place: &str,
+        text: &'a [u8],
+    ) -> impl Iterator<Item = &'a CapturedPacket> {
+        self.at(place).filter(move |packet| has_text(packet, text))
+    }
+
     /// Every packet that arrived at a place.
     pub fn at(&self, place: &str) -> impl Iterator<Item = &CapturedPacket> {
         let of = self.packets.iter().find(|(name, _)| name == place);
@@ -95,4 +113,8 @@ fn is_opening(packet: &CapturedPacket, protocol: Protocol) -> bool {
         (Protocol::Udp, Some(TransportSlice::Udp(udp))) => udp.payload().starts_with(b"vnet"),
         _ => false,
     }
+}
+
+fn has_text(packet: &CapturedPacket, text: &[u8]) -> bool {
+    packet.data.windows(text.len()).any(|window| window == text)
 }

@@ -29,10 +29,10 @@ fn table(nets: &[Net], family: &str, is_v6: bool) -> String {
         let state = if masqueraded { "ct state related,established" } else { "" };
         let subnets = net.addresses.iter().filter(|address| address.contains(':') == is_v6);
         for subnet in subnets.filter(|_| forwarded) {
-            let _ = write!(output, "    {family} saddr {subnet} iif \"{bridge}\" {oif} accept\n");
-            let _ = write!(
+            let _ = writeln!(output, "    {family} saddr {subnet} iif \"{bridge}\" {oif} accept");
+            let _ = writeln!(
                 input,
-                "    {iif} oif \"{bridge}\" {family} daddr {subnet} {state} accept\n"
+                "    {iif} oif \"{bridge}\" {family} daddr {subnet} {state} accept"
             );
             if masqueraded {
                 let from = format!("{family} saddr {subnet} {family} daddr != {subnet} {oif}");

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod expected;
+pub mod frame;
 mod grid;
 mod libvirt;
 mod network;

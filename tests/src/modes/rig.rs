@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use vnet::matrix::probe::Namespace;
 
-use super::{Forward, Net};
+use super::{Forward, Net, frame};
 use crate::lab::{Capture, End, Error, Guest, Lab, Node, PortKind, Result};
 
 /// An uplink of the host and the outside host at its other end.
@@ -136,6 +136,28 @@ impl Rig {
     pub fn place(&self, name: &str) -> &Place {
         let found = self.places.iter().find(|place| place.name == name);
         found.unwrap_or_else(|| panic!("no place {name}"))
+    }
+
+    /// The network of that name.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn net(&self, name: &str) -> &Net {
+        let found = self.nets.iter().find(|net| net.name == name);
+        found.unwrap_or_else(|| panic!("no network {name}"))
+    }
+
+    /// The Ethernet addresses for a frame of a guest or an outside host to the host.
+    pub fn macs_to_host(&self, from: &Place) -> Result<([u8; 6], [u8; 6])> {
+        let interface = match from.network {
+            Some(network) => self.net(network).bridge,
+            None => [Uplink::X, Uplink::Y]
+                .iter()
+                .find(|uplink| uplink.name == from.name)
+                .map_or("", |uplink| uplink.interface),
+        };
+        Ok((frame::mac_of(&from.node, "eth0")?, frame::mac_of(&self.host, interface)?))
     }
 
     /// The definitions of the networks.
