@@ -228,6 +228,13 @@ mod tests {
     }
 
     #[test]
+    fn parameter_of_an_interface_is_named_as_sysctl_takes_it() {
+        let name = of_interface(Family::Ipv6, "eth0.100", "accept_ra");
+        assert_eq!(name, "net.ipv6.conf.eth0/100.accept_ra");
+        assert_eq!(path(&name), PathBuf::from("/proc/sys/net/ipv6/conf/eth0.100/accept_ra"));
+    }
+
+    #[test]
     fn port_range_is_two_ascending_numbers() {
         assert_eq!(parse_port_range("32768\t60999"), Some(32768..=60999));
         for wrong in ["", "1", "2 1", "1 70000", "1 2 3", "a b"] {

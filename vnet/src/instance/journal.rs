@@ -226,4 +226,31 @@ mod tests {
         assert_eq!(entries.undos, [Undo::Clsact { interface: 4 }, Undo::Clsact { interface: 4 }]);
         assert_eq!(entries.damaged, [1, 3]);
     }
+
+    #[test]
+    fn every_change_is_read_as_it_was_written() {
+        let undos = [
+            Undo::Forwarding {
+                conf: "net/ipv6/conf".to_owned(),
+                default: "1".to_owned(),
+                interfaces: vec![(1, "0".to_owned()), (7, "2".to_owned())],
+            },
+            Undo::Route(GatewayRoute {
+                destination: "fd00:9::/48".parse().unwrap(),
+                gateway: "fd00:122::9".parse().unwrap(),
+                interface: 3,
+                metric: 1,
+            }),
+        ];
+        let lines: Vec<_> =
+            undos.iter().map(|undo| serde_json::to_string(undo).unwrap() + "\n").collect();
+        assert_eq!(
+            lines.concat(),
+            "{\"undo\":\"forwarding\",\"conf\":\"net/ipv6/conf\",\"default\":\"1\",\
+             \"interfaces\":[[1,\"0\"],[7,\"2\"]]}\n\
+             {\"undo\":\"route\",\"destination\":\"fd00:9::/48\",\"gateway\":\"fd00:122::9\",\
+             \"interface\":3,\"metric\":1}\n"
+        );
+        assert_eq!(parse(lines.concat().as_bytes()).undos, undos);
+    }
 }

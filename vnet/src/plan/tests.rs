@@ -442,3 +442,29 @@ fn route_is_present_missing_or_in_the_way() {
     host.0.routes.push(there);
     assert_eq!(route.state(3, &host.0), RouteState::Present);
 }
+
+#[test]
+fn routes_are_missing_only_where_the_bridge_can_take_them() {
+    let rest = format!(
+        "{IPV4}{IPV6}<route address='10.9.0.0' prefix='16' gateway='192.168.122.9'/>\
+         <route family='ipv6' address='fd00:9::' prefix='48' gateway='fd00:122::9' metric='7'/>"
+    );
+    let missing = |host: &Host| {
+        let (network, _) = fits(host, &network("<forward mode='route'/>", &rest));
+        let text = |route: crate::host::GatewayRoute| {
+            format!(
+                "{} via {} dev {} metric {}",
+                route.destination, route.gateway, route.interface, route.metric
+            )
+        };
+        network.missing_routes(&host.0).into_iter().map(text).collect::<Vec<_>>()
+    };
+    let ipv4 = "10.9.0.0/16 via 192.168.122.9 dev 3 metric 1";
+    let ipv6 = "fd00:9::/48 via fd00:122::9 dev 3 metric 7";
+    assert_eq!(missing(&host()), [""; 0]);
+    assert_eq!(missing(&host().address("192.168.122.1/24")), [ipv4]);
+    let ready = host().address("192.168.122.1/24").address("fd00:122::1/64");
+    assert_eq!(missing(&ready), [ipv4, ipv6]);
+    let down = ready.change(|link| link.flags = crate::host::link::LinkFlags::empty());
+    assert_eq!(missing(&down), [""; 0]);
+}
