@@ -6,6 +6,7 @@ mod every_pair;
 mod extension_headers;
 mod isolated_ports;
 mod masquerade;
+mod matrix;
 mod open_network;
 mod other_interface;
 mod path;

@@ -8,3 +8,6 @@ pub mod text;
 
 pub use measure::{Comparison, Target, TargetError, measure};
 pub use policy::Matrix;
+
+#[cfg(test)]
+mod tests;
