@@ -130,7 +130,9 @@ fn matrix_probes_tell_what_differs_from_the_policy() -> anyhow::Result<()> {
     let vnet = Vnet::start(&rig.host, &rig.definitions())?;
     let x = rig.place("X");
     x.node.nft(
-        "table ip own { chain input { type filter hook input priority 0; meta l4proto udp drop; } }",
+        "table ip own {
+           chain input { type filter hook input priority 0; meta l4proto udp drop; }
+         }",
     )?;
     let namespaces = ["default.1", "X"].map(|name| rig.place(name).node.path());
     let probes = [
