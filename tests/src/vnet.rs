@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use vnet_common::{
     flow::Traffic,
@@ -112,6 +113,18 @@ impl Vnet {
             let seen = format!("{}{}", output.stdout, output.stderr);
             return Err(Error::unexpected("output of vnet run", seen));
         }
+        self.stopped = true;
+        Ok(())
+    }
+
+    /// Kills it with SIGKILL and waits for its death.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.signal_and_wait(Signal::SIGKILL, DEADLINE).map(drop)
+    }
+
+    /// Takes down with `vnet detach` what a killed one has left.
+    pub fn detach(mut self) -> Result<()> {
+        self.host.run(&[&self.program, "detach", "--instance", &self.instance])?;
         self.stopped = true;
         Ok(())
     }

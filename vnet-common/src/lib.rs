@@ -10,6 +10,7 @@ pub mod address;
 pub mod checksum;
 pub mod family;
 pub mod flow;
+pub mod guard;
 pub mod limits;
 #[cfg(feature = "user")]
 mod map_element;

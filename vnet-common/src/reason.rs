@@ -71,6 +71,7 @@ reasons! {
     TaggedFrame = 22, "tagged-frame", "the guard: this guest may not send VLAN tags";
     IsolatedPort = 23, "isolated-port", "guests of this network may not reach each other";
     HeaderChain = 24, "header-chain", "more or longer IPv6 extension headers than are followed";
+    UncheckedProtocol = 25, "unchecked-protocol", "the guard: neither IPv4 nor IPv6 nor ARP, whose sources are checked";
 }
 
 reasons! {

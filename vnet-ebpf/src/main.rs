@@ -17,6 +17,7 @@ mod emit;
 mod expire;
 mod flow;
 mod fragment;
+mod guard;
 mod hook;
 mod icmp;
 mod inbound;
@@ -82,6 +83,14 @@ pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
 pub fn uplink_egress_raw(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(ctx);
     let verdict = outbound::to_uplink(&mut hook, Link::Raw);
+    hook.finish(verdict)
+}
+
+/// TC ingress of a guest's port: what the guest may not send goes no further.
+#[classifier]
+pub fn port_guard(ctx: TcContext) -> i32 {
+    let mut hook = Hook::new(ctx);
+    let verdict = guard::from_guest(&mut hook);
     hook.finish(verdict)
 }
 

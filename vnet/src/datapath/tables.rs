@@ -110,7 +110,7 @@ impl Datapath {
     }
 }
 
-fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
 }
 
@@ -136,7 +136,7 @@ fn replace<M, K: Ord, V: PartialEq>(
     Ok(())
 }
 
-fn is_absent(error: &MapError) -> bool {
+pub(super) fn is_absent(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
@@ -175,5 +175,25 @@ mod tests {
         failed.extend(old);
         assert!(write(false, &failed, &new, &mut map, 3));
         assert_eq!(map, new);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_written() {
+        let old = Map::from([(1, 10), (2, 20), (3, 30)]);
+        let new = Map::from([(1, 10), (2, 21), (4, 40)]);
+        let mut calls = Vec::new();
+        let insert = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32, value: &u32| {
+            calls.push((*key, Some(*value)));
+            Ok(())
+        };
+        let remove = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32| {
+            calls.push((*key, None));
+            Ok(())
+        };
+        replace(true, &old, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, [(2, Some(21)), (4, Some(40)), (3, None)]);
+        calls.clear();
+        replace(true, &new, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, []);
     }
 }

@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod bpffs;
+pub mod bridge_port;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod gateway_route;

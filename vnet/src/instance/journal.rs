@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Lock, Name, namespace, state};
-use crate::host::GatewayRoute;
+use crate::host::{GatewayRoute, bridge_port::PortVlan};
 
 const FILE: &str = "journal";
 
@@ -42,6 +42,20 @@ pub enum Undo {
     },
     /// Delete a route.
     Route(GatewayRoute),
+    /// Take the isolation off a bridge's port.
+    IsolatedPort {
+        /// Index of the port.
+        interface: u32,
+    },
+    /// Give a bridge's port its former VLAN back.
+    PortVlans {
+        /// Index of the port.
+        interface: u32,
+        /// The VLANs that it was given.
+        given: Vec<PortVlan>,
+        /// The one that it had.
+        former: PortVlan,
+    },
     /// Unmount the BPF file system.
     Mount {
         /// Where it is mounted.

@@ -13,7 +13,9 @@ use super::{
     namespace,
 };
 use crate::host::{
+    NetlinkError,
     bpffs::{self, BpfFs},
+    bridge_port::{self, PortVlan},
     qdisc,
     sysctl::{self, SysctlError},
 };
@@ -155,6 +157,14 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
             give_forwarding_back(conf, default, interfaces).map_err(|error| error.to_string())
         }
         Undo::Route(route) => route.delete().await.map(drop).map_err(|error| error.to_string()),
+        Undo::IsolatedPort { interface } => {
+            let reset = bridge_port::set_isolated(*interface, false).await;
+            reset.map(drop).map_err(|error| error.to_string())
+        }
+        Undo::PortVlans { interface, given, former } => {
+            let done = give_vlan_back(*interface, given, *former).await;
+            done.map_err(|error| error.to_string())
+        }
         Undo::Mount { path } => {
             let mounted = BpfFs { path: path.clone(), mounted_here: true };
             mounted.release().map(|_| ()).map_err(|error| error.to_string())
@@ -169,6 +179,22 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
         }
         Undo::Clsact { interface } => absent_interface_is_fine(delete_unused(*interface).await),
     }
+}
+
+/// VLANs that somebody else has given the port stay.
+async fn give_vlan_back(
+    port: u32,
+    given: &[PortVlan],
+    former: PortVlan,
+) -> Result<(), NetlinkError> {
+    let all = bridge_port::vlans().await?;
+    let Some((_, current)) = all.iter().find(|(index, _)| *index == port) else { return Ok(()) };
+    let ours: Vec<_> = current.iter().copied().filter(|vlan| given.contains(vlan)).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    bridge_port::delete_vlans(port, &ours).await?;
+    bridge_port::add_vlans(port, &[former]).await.map(drop)
 }
 
 /// An interface that somebody has made a router's meanwhile stays one.

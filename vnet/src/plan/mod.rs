@@ -2,6 +2,7 @@
 
 mod forwarding;
 mod network;
+mod ports;
 mod problem;
 mod routes;
 mod tables;
@@ -19,6 +20,7 @@ use ipnet::IpNet;
 use vnet_common::{family::Family, limits, policy::Modes};
 
 pub use forwarding::routes_lost_by_forwarding;
+pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
 pub use tables::{SubnetKey, Tables};
@@ -60,6 +62,10 @@ pub struct Plan {
     pub uplinks: Vec<PlannedUplink>,
     /// The host's ephemeral ports, which masquerading leaves alone.
     pub host_ports: RangeInclusive<u16>,
+    /// Guests' ports, by rising index; see [`Plan::add_ports`].
+    pub ports: Vec<PlannedPort>,
+    /// What the guard knows of guests.
+    pub guard: GuardTables,
 }
 
 /// A network on its bridge.
@@ -147,7 +153,9 @@ pub fn plan(
     let mut uplinks = uplinks::plan(host, &guest_bridges, options, &mut problems);
     problems.extend(too_many(&networks, &uplinks));
     uplinks.truncate(limits::UPLINKS as usize);
-    Planned { plan: Plan { networks, uplinks, host_ports }, problems, warnings }
+    let (ports, guard) = (Vec::new(), GuardTables::default());
+    let plan = Plan { networks, uplinks, host_ports, ports, guard };
+    Planned { plan, problems, warnings }
 }
 
 fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {

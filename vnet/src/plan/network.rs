@@ -29,8 +29,13 @@ pub(super) fn modes(definition: &definition::Network) -> Option<Modes> {
         ForwardMode::Route => Some(Modes::both(Mode::Route)),
         ForwardMode::Isolated => Some(Modes::both(Mode::Isolated)),
         ForwardMode::Open => Some(Modes::both(Mode::Open)),
-        // Without a bridge it is macvtap, which bypasses the host.
-        ForwardMode::Bridge if definition.bridge.name.is_some() => Some(Modes::both(Mode::Bridged)),
+        // Without a bridge it is macvtap, which bypasses the host; with a virtual port it is on a
+        // switch that is no Linux bridge.
+        ForwardMode::Bridge
+            if definition.bridge.name.is_some() && definition.virtual_port.is_none() =>
+        {
+            Some(Modes::both(Mode::Bridged))
+        }
         ForwardMode::Bridge
         | ForwardMode::Private
         | ForwardMode::Vepa

@@ -102,8 +102,11 @@ pub(super) fn of(
     }
     for ip in &definition.ips {
         let address = ip.address.value;
-        let is_there = host.addresses_of(bridge).any(|own| own.address == address);
-        if !is_there && !(address.is_ipv6() && ipv6_is_off) {
+        // Said already.
+        if address.is_ipv6() && ipv6_is_off {
+            continue;
+        }
+        if !host.addresses_of(bridge).any(|own| own.address == address) {
             let (network, bridge) = names();
             warnings.push(Warning::NoAddress { network, bridge, address, prefix: ip.prefix });
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{hooks, routes, startup::Running};
+use super::{hooks, ports, routes, startup::Running};
 use crate::{
     host::{self, Snapshot, sysctl},
     plan::{self, Addresses, Plan, Planned, Tables},
@@ -48,8 +48,11 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
     let host_ports = sysctl::ip_local_port_range()?;
     let options = &running.options.plan;
-    let Planned { plan, problems, warnings } =
+    let Planned { mut plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, options);
+    let mut seen = ports::seen_leases(running.leases.as_ref(), &plan);
+    seen.learned = running.datapath.learned_macs()?;
+    plan.add_ports(&running.definitions, &snapshot, &seen);
     if warnings != running.warnings {
         for warning in warnings.iter().filter(|warning| !running.warnings.contains(warning)) {
             log::warn!("{warning}");
@@ -66,9 +69,10 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
 }
 
 /// Whether something has changed that the kernel sends no notice of.
-pub(super) async fn is_needed(running: &Running) -> bool {
+pub(super) async fn is_needed(running: &mut Running) -> bool {
     // An error shows when it is followed.
     sysctl::ip_local_port_range().ok().as_ref() != Some(&running.plan.host_ports)
+        || ports::any_is_new(running)
         || hooks::any_is_lost(running).await
 }
 
@@ -76,6 +80,7 @@ pub(super) async fn is_needed(running: &Running) -> bool {
 async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow::Result<()> {
     report(&running.plan, &plan);
     let hooks_before = programs(running);
+    running.datapath.enter_guard(&plan.guard)?;
     let mut failures = hooks::attach_missing(running, &plan).await;
     let mut served = plan.clone();
     // Nothing is sent to where nothing keeps untranslated packets from leaving.
@@ -87,6 +92,8 @@ async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow
     }
     running.datapath.write(&Tables::of(&served))?;
     failures.extend(hooks::detach_unwanted(running, &plan).await.err());
+    running.datapath.leave_guard(&plan.guard)?;
+    failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
     failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
     let changed = plan != running.plan || programs(running) != hooks_before;
     running.plan = plan;

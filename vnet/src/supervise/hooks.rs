@@ -27,6 +27,14 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
             });
         }
     }
+    for port in plan.ports.iter().filter(|port| port.guard.is_some()) {
+        hooks.push(HookSpec {
+            ifindex: port.ifindex,
+            interface: port.name.clone(),
+            direction: Direction::Ingress,
+            program: program::PORT_GUARD,
+        });
+    }
     for direction in [Direction::Egress, Direction::Ingress] {
         for network in &plan.networks {
             let bridge = network.bridge_ifindex.filter(|_| !network.is_bridged());
@@ -55,6 +63,19 @@ fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str 
 }
 
 pub(super) async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
+    let place = (spec.program, spec.ifindex);
+    match try_to_attach(running, spec).await {
+        // Guests come and go while this runs; the watch tells of it.
+        Err(_) if place.0 == program::PORT_GUARD && is_gone(place.1) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_gone(ifindex: u32) -> bool {
+    nix::net::if_::if_indextoname(ifindex).is_err()
+}
+
+async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
     let attachment = Attachment {
         mode: running.options.attach,
         pins: &running.pins,

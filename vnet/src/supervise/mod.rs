@@ -4,6 +4,7 @@ mod follow;
 mod forwarding;
 mod hooks;
 mod janitor;
+mod ports;
 mod prepare;
 mod routes;
 mod serve;
@@ -34,6 +35,8 @@ pub struct Options {
     pub instance: Name,
     /// What is set beside the definitions.
     pub plan: plan::Options,
+    /// Where DHCP servers keep their leases.
+    pub leases: PathBuf,
     /// How programs are attached.
     pub attach: AttachMode,
     /// How the object is loaded.

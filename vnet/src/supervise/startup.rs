@@ -12,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     datapath::{AttachMode, Datapath, Hook, KernelLog},
     definition::Network,
+    guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Undo, Whose, journal},
     plan::{self, Plan, Problem, Tables, Warning},
 };
 
-use super::{Options, forwarding, hooks, prepare::Prepared, routes};
+use super::{Options, forwarding, hooks, ports, prepare::Prepared, routes};
 
 /// The running datapath.
 pub(super) struct Running {
@@ -29,6 +30,8 @@ pub(super) struct Running {
     pub problems: Vec<Problem>,
     /// Where the host differs from the definitions for now.
     pub warnings: Vec<Warning>,
+    /// There only if guests' addresses depend on leases.
+    pub leases: Option<LeaseWatch>,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -55,13 +58,14 @@ pub(super) async fn start(
     prepared: Prepared,
     lock: &Lock,
 ) -> anyhow::Result<Running> {
-    let Prepared { definitions, plan, warnings, watch } = prepared;
+    let Prepared { definitions, plan, warnings, leases, watch } = prepared;
     pause("prepared").await;
 
     privileges::raise_memlock_limit();
     let mut datapath = Datapath::load(&options.load)?;
     let kernel_log = options.load.log.map(|_| datapath.kernel_log()).transpose()?;
     datapath.write(&Tables::of(&plan))?;
+    datapath.enter_guard(&plan.guard)?;
     pause("loaded").await;
 
     // As late as can be: it has served its guests all the time.
@@ -88,6 +92,7 @@ pub(super) async fn start(
         plan,
         problems: Vec::new(),
         warnings,
+        leases,
         watch,
         datapath,
         kernel_log,
@@ -102,7 +107,7 @@ pub(super) async fn start(
         hooks::attach(&mut running, spec).await?;
         pause(&step).await;
     }
-    add_routes(&mut running).await?;
+    set_up_ports_and_routes(&mut running).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
     forwarding::enable(&mut running.journal, &running.plan)?;
     pause("forwarding").await;
@@ -112,14 +117,19 @@ pub(super) async fn start(
     Ok(running)
 }
 
-/// A route that cannot be added is tried again with the next change of the host.
-async fn add_routes(running: &mut Running) -> anyhow::Result<()> {
-    if running.plan.networks.iter().all(|network| network.routes.is_empty()) {
+/// What cannot be set up is tried again with the next change of the host.
+async fn set_up_ports_and_routes(running: &mut Running) -> anyhow::Result<()> {
+    let has_routes = running.plan.networks.iter().any(|network| !network.routes.is_empty());
+    let has_settings = |port: &plan::PlannedPort| port.isolated || !port.vlans.is_empty();
+    if !has_routes && !running.plan.ports.iter().any(has_settings) {
         return Ok(());
     }
     // Anew, because leftovers of an earlier run have gone since the plan was made.
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    for failure in routes::add_missing(&mut running.journal, &running.plan, &snapshot).await {
+    let (journal, plan) = (&mut running.journal, &running.plan);
+    let mut failures = ports::set_up(journal, plan, &snapshot).await;
+    failures.extend(routes::add_missing(journal, plan, &snapshot).await);
+    for failure in failures {
         log::warn!("{failure}");
     }
     Ok(())
