@@ -7,7 +7,7 @@ use vnet_tests::vnet::Vnet;
 use crate::support::{assert_does_not_reach, assert_reaches};
 
 #[test]
-fn open_network_obeys_the_hosts_own_firewall_and_no_other_does() -> anyhow::Result<()> {
+fn open_network_obeys_the_hosts_own_firewall() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
@@ -31,7 +31,6 @@ fn open_network_obeys_the_hosts_own_firewall_and_no_other_does() -> anyhow::Resu
              type filter hook forward priority 0; policy accept;
              iifname virbr1 oifname upx reject
              iifname upx oifname virbr1 drop
-             iifname virbr2 oifname upx drop
            }
          }",
     )?;
@@ -44,8 +43,6 @@ fn open_network_obeys_the_hosts_own_firewall_and_no_other_does() -> anyhow::Resu
     assert_reaches(guest, y, "203.0.113.1", "10.10.1.11")?;
     assert_reaches(y, guest, "2001:db8:1::11", "2001:db8:b::1")?;
     assert_reaches(routed, guest, "10.10.1.11", "10.10.2.11")?;
-    // What vnet forwards itself does not meet the host's rules, as with libvirt's own accept.
-    assert_reaches(routed, x, "198.51.100.1", "10.10.2.11")?;
     rig.host.nft("flush ruleset")?;
     all()?;
     vnet.stop()?;

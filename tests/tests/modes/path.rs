@@ -26,7 +26,7 @@ impl Internet {
         let router = lab.router("router")?;
         let server = lab.station("server")?;
         lab.wire(
-            &End::new(&host, "up").address("203.0.113.2/24").address("2001:db8:b::2/64"),
+            &End::new(&host, "wan0").address("203.0.113.2/24").address("2001:db8:b::2/64"),
             &End::new(&router, "eth0").address("203.0.113.1/24").address("2001:db8:b::1/64"),
         )?;
         lab.wire_with_mtu(
@@ -43,6 +43,8 @@ impl Internet {
         let guest = guest.gateway("10.10.1.1").gateway("2001:db8:1::1");
         let guest = lab.guest(&host, net.bridge, &guest)?;
         let vnet = Vnet::start(&host, &[net.definition()])?;
+        let source = if net.nat66 { "2001:db8:b::2" } else { "2001:db8:1::11" };
+        assert_reaches(&place("guest", &guest), &place("server", &server), SERVER, source)?;
         Ok(Self { vnet, guest, host, server, _lab: lab })
     }
 }
