@@ -1,0 +1,202 @@
+//! The virtual machine: booted, listened to, bounded in time.
+
+use std::{
+    env,
+    fmt::Write as _,
+    fs,
+    io::BufReader,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{archive, initramfs::Initramfs, kernel::Kernel, programs::Run};
+use crate::{process, sudo, test::Counts, workspace::Workspace};
+
+/// What `timeout` exits with when the time was over.
+const TIME_OVER: i32 = 124;
+
+/// How much of the kernel's messages is shown when the machine died.
+const CONSOLE_LINES: usize = 25;
+
+pub struct Machine<'a> {
+    pub workspace: &'a Workspace,
+    pub kernel: &'a Kernel,
+    pub busybox: &'a Path,
+    /// After which it is switched off.
+    pub limit: Duration,
+}
+
+impl Machine<'_> {
+    /// Boots, does the runs, shows and counts what they print.
+    /// Errors: also when a run fails or the time is over.
+    pub fn execute(&self, runs: &[Run], counts: &mut Counts) -> Result<()> {
+        let directory = self.workspace.target.join("vm/runs").join(std::process::id().to_string());
+        archive::make_directory(&directory)?;
+        let result = self.execute_in(&directory, runs, counts);
+        archive::remove_directory(&directory)?;
+        result
+    }
+
+    fn execute_in(&self, directory: &Path, runs: &[Run], counts: &mut Counts) -> Result<()> {
+        let initramfs = directory.join("initramfs");
+        fs::write(&initramfs, self.initramfs(runs)?).context("cannot write the initramfs")?;
+        let console = directory.join("console.log");
+        let status = directory.join("status");
+
+        let mut command = self.qemu(&initramfs, &console, &status);
+        let mut child = command.spawn().context("cannot run qemu-system-x86_64")?;
+        let output = child.stdout.take().context("QEMU has no output")?;
+        let relayed = counts.relay(BufReader::new(output));
+        let end = child.wait().context("cannot wait for QEMU")?;
+        relayed?;
+
+        if end.code() == Some(TIME_OVER) {
+            bail!("the virtual machine was switched off after {} s", self.limit.as_secs());
+        }
+        process::child_result(&command, end)?;
+        let status = fs::read_to_string(&status).unwrap_or_default();
+        match status.trim() {
+            "0" => Ok(()),
+            "" => {
+                let console = fs::read(&console).unwrap_or_default();
+                bail!(
+                    "the virtual machine ended by itself; its last words:\n{}",
+                    last_words(&String::from_utf8_lossy(&console))
+                )
+            }
+            code => bail!("tests failed (exit code {code})"),
+        }
+    }
+
+    fn initramfs(&self, runs: &[Run]) -> Result<Vec<u8>> {
+        let mut initramfs = Initramfs::default();
+        for directory in ["bin", "sbin", "proc", "sys", "dev", "lib"] {
+            initramfs.directory(directory)?;
+        }
+        let busybox = fs::read(self.busybox).context("cannot read busybox")?;
+        initramfs.program("bin/busybox", &busybox)?;
+        initramfs.link("sbin/modprobe", "/bin/busybox")?;
+        initramfs.tree(Path::new("lib/modules"), &self.kernel.modules.join("lib/modules"))?;
+        initramfs.program("init", include_bytes!("guest/init.sh"))?;
+        initramfs.program("main.sh", include_bytes!("guest/main.sh"))?;
+        initramfs.program("settings", self.settings().as_bytes())?;
+        initramfs.program("run.sh", script(runs)?.as_bytes())?;
+        initramfs.finish()
+    }
+
+    /// What `init.sh` has to know.
+    fn settings(&self) -> String {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let shared: Vec<_> = [self.workspace.root.clone(), self.workspace.target.clone()]
+            .into_iter()
+            .chain(env::split_paths(&path))
+            .filter(|path| path.is_dir())
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect();
+        format!("SHARED={}\n", process::quoted(&shared.join(" ")))
+    }
+
+    /// Bounded by `timeout`, and killed when we or `timeout` die.
+    fn qemu(&self, initramfs: &Path, console: &Path, status: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", "timeout", "--foreground", "--kill-after=5"])
+            .arg(self.limit.as_secs().to_string())
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg("qemu-system-x86_64")
+            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"])
+            .args(["-machine", "pc", "-cpu", "max", "-smp", "2", "-m", "4096"])
+            .args(accelerators())
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .arg("-serial")
+            .arg(with_path("file:", console))
+            .args(["-device", "virtio-serial-pci"])
+            .args(["-chardev", "stdio,id=output,signal=off"])
+            .args(["-device", "virtserialport,chardev=output,name=output"])
+            .arg("-chardev")
+            .arg(with_path("file,id=status,path=", status))
+            .args(["-device", "virtserialport,chardev=status,name=status"])
+            .args([
+                "-fsdev",
+                "local,id=outside,path=/,security_model=none,readonly=on,multidevs=remap",
+            ])
+            .args(["-device", "virtio-9p-pci,fsdev=outside,mount_tag=outside"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        command
+    }
+}
+
+/// The console's end, or what came before a panic: the trace behind it says less.
+fn last_words(console: &str) -> String {
+    let panic = console.find("Kernel panic");
+    let end = panic.map_or(console.len(), |start| {
+        console[start..].find('\n').map_or(console.len(), |length| start + length)
+    });
+    process::last_lines(&console[..end], CONSOLE_LINES)
+}
+
+/// QEMU's translator works everywhere; KVM is tried first where the processor has it for us.
+fn accelerators() -> &'static [&'static str] {
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let capable = processor
+        .lines()
+        .find(|line| line.starts_with("flags"))
+        .is_some_and(|flags| flags.split(' ').any(|flag| flag == "vmx" || flag == "svm"));
+    let allowed = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    if capable && allowed {
+        &["-accel", "kvm", "-accel", "tcg,thread=multi"]
+    } else {
+        &["-accel", "tcg,thread=multi"]
+    }
+}
+
+/// QEMU reads a comma in a value as its end unless it is doubled.
+fn with_path(option: &str, path: &Path) -> String {
+    format!("{option}{}", path.to_string_lossy().replace(',', ",,"))
+}
+
+/// What the machine does: each run after the one before, ending with the last failure's code.
+fn script(runs: &[Run]) -> Result<String> {
+    let mut script = String::from("code=0\n");
+    let kept =
+        sudo::kept_variables().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
+    let ours = [
+        ("VNET_REQUIRE_ROOT".into(), "1".to_owned()),
+        ("VNET_TEST_REQUIRE".into(), "vlan".to_owned()),
+        ("HOME".into(), "/root".to_owned()),
+        ("RUST_BACKTRACE".into(), "1".to_owned()),
+    ];
+    for (name, value) in kept.chain(ours) {
+        writeln!(script, "export {}={}", name.to_string_lossy(), process::quoted(&value))?;
+    }
+    for Run { program, filters } in runs {
+        let directory = process::quoted(&program.directory.to_string_lossy());
+        let executable = process::quoted(&program.executable.to_string_lossy());
+        let filters: Vec<_> = filters.iter().map(|filter| process::quoted(filter)).collect();
+        writeln!(script, "echo '     Running {}'", program.name)?;
+        writeln!(script, "cd {directory} && export CARGO_MANIFEST_DIR={directory} &&")?;
+        writeln!(script, "    {executable} {} || code=$?", filters.join(" "))?;
+    }
+    script.push_str("exit $code\n");
+    Ok(script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_those_before_a_panic() {
+        let console = "vm: no root\n[ 1.0] Kernel panic - not syncing\n[ 1.0] Call Trace:\n";
+        assert_eq!(last_words(console), "vm: no root\n[ 1.0] Kernel panic - not syncing");
+        assert_eq!(last_words("one\n\ntwo\n"), "one\ntwo");
+    }
+}
