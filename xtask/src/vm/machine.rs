@@ -53,20 +53,16 @@ impl Machine<'_> {
         let end = child.wait().context("cannot wait for QEMU")?;
         relayed?;
 
+        let console = fs::read(&console).unwrap_or_default();
+        let console = last_words(&String::from_utf8_lossy(&console));
         if end.code() == Some(TIME_OVER) {
-            bail!("the virtual machine was switched off after {} s", self.limit.as_secs());
+            bail!("switched off after {} s; its console:\n{console}", self.limit.as_secs());
         }
         process::child_result(&command, end)?;
         let status = fs::read_to_string(&status).unwrap_or_default();
         match status.trim() {
             "0" => Ok(()),
-            "" => {
-                let console = fs::read(&console).unwrap_or_default();
-                bail!(
-                    "the virtual machine ended by itself; its last words:\n{}",
-                    last_words(&String::from_utf8_lossy(&console))
-                )
-            }
+            "" => bail!("the virtual machine ended by itself; its console:\n{console}"),
             code => bail!("tests failed (exit code {code})"),
         }
     }
@@ -118,7 +114,8 @@ impl Machine<'_> {
             .arg("-serial")
             .arg(with_path("file:", console))
             .args(["-device", "virtio-serial-pci"])
-            .args(["-chardev", "stdio,id=output,signal=off"])
+            // Not `stdio`, which the guest could not write to after the end of our empty input.
+            .args(["-chardev", "file,id=output,path=/dev/stdout"])
             .args(["-device", "virtserialport,chardev=output,name=output"])
             .arg("-chardev")
             .arg(with_path("file,id=status,path=", status))
