@@ -62,6 +62,18 @@ enum Verb {
         #[arg(long)]
         no_setup: bool,
     },
+    /// Boot a kernel of Debian's in a virtual machine and run a command there
+    Vm {
+        /// The kernel to boot, as `6.1`
+        #[arg(default_value = vm::DEFAULT_KERNEL)]
+        kernel: String,
+        /// Seconds until the virtual machine is switched off
+        #[arg(long, default_value_t = 300)]
+        limit: u64,
+        /// What to run, as root, with this machine's files, read-only
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// Run the demonstration; or, with arguments, `vnet run` on this host
     Run {
         /// Arguments of `vnet run`
@@ -125,6 +137,10 @@ fn execute(arguments: &Arguments) -> Result<()> {
             } else {
                 test::run(&workspace, filters)
             }
+        }
+        Verb::Vm { kernel, limit, command } => {
+            setup::ensure(&workspace, &needs(ToolSet::Vm, true))?;
+            vm::shell(&workspace, kernel, command, Duration::from_secs(*limit))
         }
         Verb::Run { arguments } => {
             let tools = if arguments.is_empty() { ToolSet::Demo } else { ToolSet::None };

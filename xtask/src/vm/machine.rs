@@ -1,9 +1,7 @@
 //! The virtual machine: booted, listened to, bounded in time.
 
 use std::{
-    env,
-    fmt::Write as _,
-    fs,
+    env, fs,
     io::BufReader,
     path::Path,
     process::{Command, Stdio},
@@ -12,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{archive, initramfs::Initramfs, kernel::Kernel, programs::Run};
+use super::{archive, initramfs::Initramfs, kernel::Kernel};
 use crate::{process, sudo, test::Counts, workspace::Workspace};
 
 /// What `timeout` exits with when the time was over.
@@ -30,19 +28,19 @@ pub struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    /// Boots, does the runs, shows and counts what they print.
-    /// Errors: also when a run fails or the time is over.
-    pub fn execute(&self, runs: &[Run], counts: &mut Counts) -> Result<()> {
+    /// Boots, runs the shell script as root, shows what it prints and counts the tests in it.
+    /// Errors: also when the script fails or the time is over.
+    pub fn execute(&self, script: &str, counts: &mut Counts) -> Result<()> {
         let directory = self.workspace.target.join("vm/runs").join(std::process::id().to_string());
         archive::make_directory(&directory)?;
-        let result = self.execute_in(&directory, runs, counts);
+        let result = self.execute_in(&directory, script, counts);
         archive::remove_directory(&directory)?;
         result
     }
 
-    fn execute_in(&self, directory: &Path, runs: &[Run], counts: &mut Counts) -> Result<()> {
+    fn execute_in(&self, directory: &Path, script: &str, counts: &mut Counts) -> Result<()> {
         let initramfs = directory.join("initramfs");
-        fs::write(&initramfs, self.initramfs(runs)?).context("cannot write the initramfs")?;
+        fs::write(&initramfs, self.initramfs(script)?).context("cannot write the initramfs")?;
         let console = directory.join("console.log");
         let status = directory.join("status");
 
@@ -63,11 +61,11 @@ impl Machine<'_> {
         match status.trim() {
             "0" => Ok(()),
             "" => bail!("the virtual machine ended by itself; its console:\n{console}"),
-            code => bail!("tests failed (exit code {code})"),
+            code => bail!("exit code {code}"),
         }
     }
 
-    fn initramfs(&self, runs: &[Run]) -> Result<Vec<u8>> {
+    fn initramfs(&self, script: &str) -> Result<Vec<u8>> {
         let mut initramfs = Initramfs::default();
         for directory in ["bin", "sbin", "proc", "sys", "dev", "lib"] {
             initramfs.directory(directory)?;
@@ -79,7 +77,8 @@ impl Machine<'_> {
         initramfs.program("init", include_bytes!("guest/init.sh"))?;
         initramfs.program("main.sh", include_bytes!("guest/main.sh"))?;
         initramfs.program("settings", self.settings().as_bytes())?;
-        initramfs.program("run.sh", script(runs)?.as_bytes())?;
+        let script = format!("{}{script}", environment());
+        initramfs.program("run.sh", script.as_bytes())?;
         initramfs.finish()
     }
 
@@ -110,7 +109,7 @@ impl Machine<'_> {
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off no5lvl"])
             .arg("-serial")
             .arg(with_path("file:", console))
             .args(["-device", "virtio-serial-pci"])
@@ -160,30 +159,17 @@ fn with_path(option: &str, path: &Path) -> String {
     format!("{option}{}", path.to_string_lossy().replace(',', ",,"))
 }
 
-/// What the machine does: each run after the one before, ending with the last failure's code.
-fn script(runs: &[Run]) -> Result<String> {
-    let mut script = String::from("code=0\n");
+/// What the programs inside find in their environment, for a shell.
+fn environment() -> String {
     let kept =
-        sudo::kept_variables().map(|(name, value)| (name, value.to_string_lossy().into_owned()));
-    let ours = [
-        ("VNET_REQUIRE_ROOT".into(), "1".to_owned()),
-        ("VNET_TEST_REQUIRE".into(), "vlan".to_owned()),
-        ("HOME".into(), "/root".to_owned()),
-        ("RUST_BACKTRACE".into(), "1".to_owned()),
-    ];
-    for (name, value) in kept.chain(ours) {
-        writeln!(script, "export {}={}", name.to_string_lossy(), process::quoted(&value))?;
-    }
-    for Run { program, filters } in runs {
-        let directory = process::quoted(&program.directory.to_string_lossy());
-        let executable = process::quoted(&program.executable.to_string_lossy());
-        let filters: Vec<_> = filters.iter().map(|filter| process::quoted(filter)).collect();
-        writeln!(script, "echo '     Running {}'", program.name)?;
-        writeln!(script, "cd {directory} && export CARGO_MANIFEST_DIR={directory} &&")?;
-        writeln!(script, "    {executable} {} || code=$?", filters.join(" "))?;
-    }
-    script.push_str("exit $code\n");
-    Ok(script)
+        sudo::kept_variables().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+    let ours = [("VNET_REQUIRE_ROOT", "1"), ("VNET_TEST_REQUIRE", "vlan"), ("HOME", "/root")]
+        .map(|(name, value)| (name.to_owned(), value.into()));
+    kept.chain(ours)
+        .map(|(name, value)| {
+            format!("export {name}={}\n", process::quoted(&value.to_string_lossy()))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -15,14 +15,31 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-pub use self::request::Request;
+pub use self::request::{DEFAULT_KERNEL, Request};
 use self::{archive::Archive, kernel::Kernel, machine::Machine};
-use crate::{test::Counts, workspace::Workspace};
+use crate::{process, test::Counts, workspace::Workspace};
+
+/// Boots a kernel and runs `command` there as root, in the workspace's directory.
+pub fn shell(
+    workspace: &Workspace,
+    kernel: &str,
+    command: &[String],
+    limit: Duration,
+) -> Result<()> {
+    let archive = Archive::new(workspace)?;
+    let busybox = archive.busybox()?;
+    let kernel = Kernel::ready(&archive, &busybox, kernel)?;
+    let words: Vec<_> = command.iter().map(|word| process::quoted(word)).collect();
+    let root = process::quoted(&workspace.root.to_string_lossy());
+    let script = format!("cd {root} && {}\n", words.join(" "));
+    Machine { workspace, kernel: &kernel, busybox: &busybox, limit }
+        .execute(&script, &mut Counts::default())
+}
 
 /// Runs the wanted tests under each wanted kernel, one after the other; `limit` is for each.
 pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<()> {
     let programs = programs::build(workspace)?;
-    let runs = programs::select(&programs, &request.filters);
+    let script = programs::script(&programs::select(&programs, &request.filters));
     let archive = Archive::new(workspace)?;
     let busybox = archive.busybox()?;
 
@@ -34,7 +51,7 @@ pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<
         println!("xtask: booting Linux {} in QEMU", kernel.release);
         let machine = Machine { workspace, kernel: &kernel, busybox: &busybox, limit };
         let mut counts = Counts::default();
-        let result = machine.execute(&runs, &mut counts);
+        let result = machine.execute(&script, &mut counts);
         println!("xtask: Linux {}: {counts} in {} s", kernel.release, started.elapsed().as_secs());
         passed += counts.passed;
         if let Err(error) = result {

@@ -1,7 +1,7 @@
 //! What the words after `--vm` mean.
 
 /// Debian 12's newest series.
-const DEFAULT_KERNEL: &str = "6.12";
+pub const DEFAULT_KERNEL: &str = "6.12";
 
 /// The kernels to boot and the tests to run there.
 #[derive(Debug, PartialEq, Eq)]
