@@ -165,11 +165,11 @@ fn environment() -> String {
         sudo::kept_variables().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
     let ours = [("VNET_REQUIRE_ROOT", "1"), ("VNET_TEST_REQUIRE", "vlan"), ("HOME", "/root")]
         .map(|(name, value)| (name.to_owned(), value.into()));
-    kept.chain(ours)
-        .map(|(name, value)| {
-            format!("export {name}={}\n", process::quoted(&value.to_string_lossy()))
-        })
-        .collect()
+    let exports: Vec<_> = kept
+        .chain(ours)
+        .map(|(name, value)| format!("export {name}={}", process::quoted(&value.to_string_lossy())))
+        .collect();
+    exports.join("\n") + "\n"
 }
 
 #[cfg(test)]

@@ -79,16 +79,17 @@ pub fn select(programs: &[Program], filters: &[String]) -> Vec<Run> {
 
 /// For a shell: each run after the one before, ending with the last failure's code.
 pub fn script(runs: &[Run]) -> String {
-    let mut script = String::from("code=0\n");
+    let mut lines = vec!["code=0".to_owned()];
     for Run { program, filters } in runs {
         let directory = process::quoted(&program.directory.to_string_lossy());
         let executable = process::quoted(&program.executable.to_string_lossy());
         let filters: Vec<_> = filters.iter().map(|filter| process::quoted(filter)).collect();
-        script += &format!("echo '     Running {}'\n", program.name);
-        script += &format!("cd {directory} && export CARGO_MANIFEST_DIR={directory} &&\n");
-        script += &format!("    {executable} {} || code=$?\n", filters.join(" "));
+        lines.push(format!("echo '     Running {}'", program.name));
+        lines.push(format!("cd {directory} && export CARGO_MANIFEST_DIR={directory} &&"));
+        lines.push(format!("    {executable} {} || code=$?", filters.join(" ")));
     }
-    script + "exit $code\n"
+    lines.push("exit $code\n".to_owned());
+    lines.join("\n")
 }
 
 #[cfg(test)]
