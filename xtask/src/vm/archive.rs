@@ -59,7 +59,7 @@ impl Archive {
         if !program.exists() {
             let suite = Suite("bookworm");
             self.update(suite)?;
-            let unpacked = self.fetch(suite, "busybox-static")?;
+            let unpacked = self.fetch(suite, &["busybox-static".to_owned()])?;
             let inside = ["bin/busybox", "usr/bin/busybox"].map(|path| unpacked.join(path));
             let inside = inside
                 .iter()
@@ -91,28 +91,31 @@ impl Archive {
         names.unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// Downloads and unpacks a package; the caller removes the directory.
-    pub fn fetch(&self, suite: Suite, package: &str) -> Result<PathBuf> {
-        println!("xtask: fetching {package} (Debian's {})", suite.0);
-        let directory = self.directory.join("unpacked").join(package);
+    /// Downloads packages and unpacks them all into a new directory, which the caller removes.
+    pub fn fetch(&self, suite: Suite, packages: &[String]) -> Result<PathBuf> {
+        println!("xtask: fetching {} (Debian's {})", packages.join(", "), suite.0);
+        let directory = self.directory.join("unpacked").join(packages.join("_"));
         remove_directory(&directory)?;
         make_directory(&directory)?;
         self.apt(suite, "apt-get")
-            .args(["download", package])
+            .arg("download")
+            .args(packages)
             .current_dir(&directory)
             .check_logged(&self.log)?;
-        let file = fs::read_dir(&directory)
+        let files: Vec<_> = fs::read_dir(&directory)
             .context("cannot list what was downloaded")?
             .filter_map(Result::ok)
             .map(|entry| entry.path())
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt has downloaded nothing for {package}"))?;
-        Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&file)
-            .arg(&directory)
-            .check_logged(&self.log)?;
-        fs::remove_file(&file).context("cannot remove a package")?;
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect();
+        for file in &files {
+            Command::new("dpkg-deb")
+                .arg("--extract")
+                .arg(file)
+                .arg(&directory)
+                .check_logged(&self.log)?;
+            fs::remove_file(file).context("cannot remove a package")?;
+        }
         Ok(directory)
     }
 

@@ -12,13 +12,14 @@ use super::archive::{self, Archive, SUITES};
 use crate::process::CommandExt as _;
 
 /// Where the modules lie that networks, and a machine in QEMU, need.
-const KEPT_MODULES: [&str; 9] = [
+const KEPT_MODULES: [&str; 10] = [
     "arch",
     "crypto",
     "drivers/char",
     "drivers/net",
     "drivers/virtio",
     "fs/9p",
+    "fs/fscache",
     "fs/netfs",
     "lib",
     "net",
@@ -63,13 +64,13 @@ impl Kernel {
         let mut seen = Vec::new();
         for suite in SUITES {
             archive.update(suite)?;
-            let names = archive.names(suite, "linux-image-");
+            let names = archive.names(suite, "linux-");
             let releases: Vec<_> = names
                 .iter()
                 .filter_map(|name| name.strip_prefix("linux-image-").map(str::to_owned))
                 .collect();
             if let Some(release) = newest(&releases, wanted) {
-                let unpacked = archive.fetch(suite, &format!("linux-image-{release}"))?;
+                let unpacked = archive.fetch(suite, &packages(release, &names))?;
                 prepare(&unpacked, &all, release, busybox)?;
                 return Ok(Self::at(&all, release));
             }
@@ -111,8 +112,12 @@ fn prepare(unpacked: &Path, all: &Path, release: &str, busybox: &Path) -> Result
         fs::rename(source.join(list), modules.join(list))
             .with_context(|| format!("cannot move {list}"))?;
     }
-    let image = unpacked.join("boot").join(format!("vmlinuz-{release}"));
-    fs::rename(&image, draft.join("vmlinuz")).context("the kernel's package has no image")?;
+    let image = [format!("boot/vmlinuz-{release}"), format!("usr/lib/modules/{release}/vmlinuz")]
+        .map(|path| unpacked.join(path))
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the kernel's package has no image")?;
+    fs::rename(&image, draft.join("vmlinuz")).context("cannot move the kernel's image")?;
     // Names are resolved to files here, because the guest would take much longer.
     Command::new(busybox)
         .args(["depmod", "-b"])
@@ -121,6 +126,15 @@ fn prepare(unpacked: &Path, all: &Path, release: &str, busybox: &Path) -> Result
         .check_logged(&unpacked.join("depmod.log"))?;
     fs::rename(&draft, all.join(release)).context("cannot move the kernel")?;
     archive::remove_directory(unpacked)
+}
+
+/// The packages that hold a kernel: one, or with Linux 7 those that the one only depends on.
+fn packages(release: &str, known: &[String]) -> Vec<String> {
+    let parts = ["base", "binary", "modules"].map(|part| format!("linux-{part}-{release}"));
+    if parts.iter().all(|part| known.contains(part)) {
+        return parts.into();
+    }
+    vec![format!("linux-image-{release}")]
 }
 
 /// The newest of these releases whose version begins with `wanted`. Debian's other flavours
@@ -178,6 +192,15 @@ mod tests {
         assert_eq!(newest(&releases(), "6.12"), Some("6.12.101+deb12-amd64"));
         assert_eq!(newest(&releases(), "6.12.99"), Some("6.12.99+deb12-amd64"));
         assert_eq!(newest(&releases(), "7"), None);
+    }
+
+    #[test]
+    fn kernel_in_parts_is_fetched_in_parts() {
+        let mut known = vec!["linux-image-7.3.4-amd64".to_owned()];
+        assert_eq!(packages("7.3.4-amd64", &known), ["linux-image-7.3.4-amd64"]);
+        let parts = ["base", "binary", "modules"].map(|part| format!("linux-{part}-7.3.4-amd64"));
+        known.extend(parts.clone());
+        assert_eq!(packages("7.3.4-amd64", &known), parts);
     }
 
     #[test]

@@ -16,6 +16,13 @@ use crate::{process, sudo, test::Counts, workspace::Workspace};
 /// What `timeout` exits with when the time was over.
 const TIME_OVER: i32 = 124;
 
+/// What makes kernels safe in production costs a translated processor more than all the rest.
+const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no5lvl \
+     init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off";
+
+/// How many times longer than usual the tests wait for what has to happen.
+const PATIENCE: &str = "10";
+
 /// How much of the kernel's messages is shown when the machine died.
 const CONSOLE_LINES: usize = 25;
 
@@ -109,7 +116,7 @@ impl Machine<'_> {
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off no5lvl"])
+            .args(["-append", KERNEL_ARGUMENTS])
             .arg("-serial")
             .arg(with_path("file:", console))
             .args(["-device", "virtio-serial-pci"])
@@ -163,8 +170,13 @@ fn with_path(option: &str, path: &Path) -> String {
 fn environment() -> String {
     let kept =
         sudo::kept_variables().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
-    let ours = [("VNET_REQUIRE_ROOT", "1"), ("VNET_TEST_REQUIRE", "vlan"), ("HOME", "/root")]
-        .map(|(name, value)| (name.to_owned(), value.into()));
+    let ours = [
+        ("HOME", "/root"),
+        ("VNET_REQUIRE_ROOT", "1"),
+        ("VNET_TEST_REQUIRE", "vlan"),
+        ("VNET_TEST_PATIENCE", PATIENCE),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.into()));
     let exports: Vec<_> = kept
         .chain(ours)
         .map(|(name, value)| format!("export {name}={}", process::quoted(&value.to_string_lossy())))
