@@ -13,7 +13,10 @@ fn network(name: &'static str, forward: Forward) -> Net {
         "front" => {
             ("virbr1", ["10.10.1.1/24", "2001:db8:1::1/64"], ["10.10.1.11", "2001:db8:1::11"])
         }
-        _ => return Net::new(name, forward, "virbr2", &["10.10.2.1/24", "2001:db8:2::1/64"]),
+        "other" => {
+            return Net::new(name, forward, "virbr2", &["10.10.2.1/24", "2001:db8:2::1/64"]);
+        }
+        _ => return Net::new(name, forward, "virbr3", &["10.10.3.1/24", "2001:db8:3::1/64"]),
     };
     Net::new(name, forward, bridge, &addresses)
         .element(&format!("<route address='10.99.0.0' prefix='24' gateway='{}'/>", gateways[0]))
@@ -30,7 +33,12 @@ fn hosts_behind_a_guest_are_of_its_network() -> anyhow::Result<()> {
         return Ok(());
     }
     for forward in [Forward::Route, Forward::Nat, Forward::Isolated] {
-        let rig = Rig::new(vec![network("front", forward), network("other", Forward::Isolated)])?;
+        // The routed network makes the host a router: without forwarding nothing is rejected.
+        let rig = Rig::new(vec![
+            network("front", forward),
+            network("other", Forward::Isolated),
+            network("third", Forward::Route),
+        ])?;
         let router = rig.place("front.1");
         router.node.forwarding(true)?;
         let behind = rig.lab.station("behind")?;
