@@ -4,7 +4,7 @@ use core::cmp::Ordering;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::address::Address;
+use crate::{address::Address, limits::LEARNED_IPV6};
 
 /// An Ethernet address: its six bytes in wire order, then two zero bytes, as one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Pod, Zeroable)]
@@ -114,10 +114,12 @@ pub struct Learned {
     pub mac: u64,
     /// How many IPv4 addresses.
     pub ipv4: u64,
-    /// How many global IPv6 addresses.
+    /// How many global IPv6 addresses, so far that there is room for.
     pub ipv6: u64,
     /// How many link-local addresses besides the one of the MAC address.
     pub link_local: u64,
+    /// The global IPv6 addresses.
+    pub addresses: [Address; LEARNED_IPV6 as usize],
 }
 
 /// A MAC address at a bridge. The value is the interface index of the port that has it.
@@ -202,7 +204,7 @@ mod tests {
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
         assert_eq!((size_of::<Mac>(), align_of::<Mac>()), (8, 8));
         assert_eq!((size_of::<GuestPort>(), align_of::<GuestPort>()), (24, 8));
-        assert_eq!((size_of::<Learned>(), align_of::<Learned>()), (32, 8));
+        assert_eq!((size_of::<Learned>(), align_of::<Learned>()), (160, 8));
         assert_eq!((size_of::<MacKey>(), align_of::<MacKey>()), (16, 8));
         assert_eq!((size_of::<AddressKey>(), align_of::<AddressKey>()), (20, 4));
         assert_eq!((size_of::<AddressHolder>(), align_of::<AddressHolder>()), (24, 8));

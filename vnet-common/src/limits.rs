@@ -36,6 +36,9 @@ pub const GUEST_PORTS: u32 = 1 << 12;
 pub const LEARNED_IPV4: u16 = 1;
 /// Global IPv6 addresses that the guard learns of a port: a stable one and temporary ones (RFC 8981).
 pub const LEARNED_IPV6: u16 = 8;
+/// How long a learned IPv6 address rests before a new one of the same port may take its place, in
+/// nanoseconds: temporary addresses are replaced every day (RFC 8981, section 3.4).
+pub const LEARNED_IDLE_NS: u64 = 60_000_000_000;
 /// Link-local IPv6 addresses that the guard learns of a port besides that of its MAC address.
 pub const LEARNED_LINK_LOCAL: u64 = 4;
 /// Addresses that one guest may be given.

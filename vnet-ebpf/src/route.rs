@@ -96,6 +96,33 @@ pub fn lookup<V: Ip>(
 /// The next hop towards a destination by way of one interface, as for a packet of the host's own.
 #[inline(always)]
 pub fn next_hop_at<V: Ip>(skb: Skb, destination: V::Address, ifindex: u32) -> Option<Address> {
+    Some(towards::<V>(skb, destination, ifindex, 0)?.next_hop())
+}
+
+/// The source that the host itself would take towards a destination by way of one interface; `None`
+/// from kernels before 6.7, which do not tell.
+#[inline(always)]
+pub fn source_towards<V: Ip>(
+    skb: Skb,
+    destination: V::Address,
+    ifindex: u32,
+) -> Option<V::Address> {
+    /// `BPF_FIB_LOOKUP_SRC` of the kernel's `include/uapi/linux/bpf.h`.
+    const SOURCE: u32 = 1 << 4;
+    let fib = towards::<V>(skb, destination, ifindex, SOURCE)?;
+    Some(V::narrow(match V::FAMILY {
+        Family::Ipv4 => Address::from_ipv4(Ipv4Be::from_wire(fib.source[0])),
+        Family::Ipv6 => Address::from_wire(fib.source),
+    }))
+}
+
+#[inline(always)]
+fn towards<V: Ip>(
+    skb: Skb,
+    destination: V::Address,
+    ifindex: u32,
+    flags: u32,
+) -> Option<&'static mut FibLookup> {
     let fib = maps::fib_lookup()?;
     let wide = V::widen(destination);
     let (family, destination) = match V::FAMILY {
@@ -114,8 +141,8 @@ pub fn next_hop_at<V: Ip>(skb: Skb, destination: V::Address, ifindex: u32) -> Op
         destination,
         link_layer: [0; 4],
     };
-    fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT).ok()?;
-    Some(fib.next_hop())
+    fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT | flags).ok()?;
+    Some(fib)
 }
 
 impl FibLookup {

@@ -107,6 +107,17 @@ impl Rig {
         }
     }
 
+    /// As if a learned address of `virbr0` had been used that long ago.
+    pub fn let_rest(&mut self, address: &str, nanoseconds: u64) -> Result<()> {
+        let key =
+            Plain(AddressKey { bridge: self.ifindex("virbr0")?, address: any_address(address) });
+        let mut holders =
+            load::hash_mut::<AddressKey, AddressHolder>(self.ebpf_mut(), map::GUARD_ADDRESSES)?;
+        let mut holder = holders.get(&key, 0)?.0;
+        holder.seen = holder.seen.saturating_sub(nanoseconds);
+        Ok(holders.insert(key, Plain(holder), 0)?)
+    }
+
     /// What the guard has learned at a port.
     pub fn learned(&self, name: &str) -> Result<Learned> {
         let learned = load::hash::<u32, Learned>(self.ebpf(), map::GUARD_LEARNED)?;

@@ -7,3 +7,4 @@ mod honest;
 mod isolation;
 mod spoofing;
 mod support;
+mod vlan;

@@ -19,13 +19,13 @@ pub fn with_guest(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()
 
 #[track_caller]
 pub fn assert_passes(rig: &mut Rig, frame: &[u8]) {
-    let outcome = rig.at_port(frame).unwrap();
+    let outcome = rig.at_port(frame).unwrap_or_else(|error| panic!("{error:#}"));
     outcome.assert(Verdict::Pass, frame, 0, &counted(&[]));
 }
 
 #[track_caller]
 pub fn assert_drops(rig: &mut Rig, frame: &[u8], reason: DropReason) {
-    let outcome = rig.at_port(frame).unwrap();
+    let outcome = rig.at_port(frame).unwrap_or_else(|error| panic!("{error:#}"));
     outcome.assert_dropped(NETWORK, reason);
 }
 

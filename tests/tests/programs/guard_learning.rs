@@ -5,6 +5,7 @@ use vnet_common::{
     guard::{Mac, flags},
     limits,
     reason::DropReason,
+    timeout::NANOSECONDS,
 };
 use vnet_tests::programs::{guard::*, *};
 
@@ -170,6 +171,33 @@ fn ipv6_addresses_are_learned_up_to_the_limit() -> Result<()> {
         assert_passes(rig, &ipv6_from(GUEST_LINK_LOCAL));
         let learned = rig.learned("port0")?;
         assert_eq!((learned.ipv6, learned.link_local), (8, 4));
+        Ok(())
+    })
+}
+
+#[test]
+fn new_ipv6_address_takes_the_place_of_one_that_rests() -> Result<()> {
+    let uptime = std::fs::read_to_string("/proc/uptime")?;
+    let seconds: u64 = uptime.split('.').next().unwrap_or_default().parse()?;
+    if seconds * NANOSECONDS < 2 * limits::LEARNED_IDLE_NS {
+        println!("not run: the machine has been up for too short a time");
+        return Ok(());
+    }
+    with_learner(|rig| {
+        let of = |host: u16| format!("{PREFIX}{host:x}");
+        for host in 1..=limits::LEARNED_IPV6 {
+            assert_passes(rig, &ipv6_from(&of(host)));
+        }
+        rig.let_rest(&of(3), limits::LEARNED_IDLE_NS / 2)?;
+        assert_drops(rig, &ipv6_from(&of(0x100)), DropReason::SpoofedAddress);
+        rig.let_rest(&of(3), limits::LEARNED_IDLE_NS)?;
+        assert_passes(rig, &ipv6_from(&of(0x100)));
+        assert_eq!((rig.holder(&of(3))?, rig.holder(&of(0x100))?), (None, Some(GUEST_MAC)));
+        // Use counts, and there are no more than before.
+        rig.let_rest(&of(5), 2 * limits::LEARNED_IDLE_NS)?;
+        assert_passes(rig, &ipv6_from(&of(5)));
+        assert_drops(rig, &ipv6_from(&of(3)), DropReason::SpoofedAddress);
+        assert_eq!(rig.learned("port0")?.ipv6, 8);
         Ok(())
     })
 }

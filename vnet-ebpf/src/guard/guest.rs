@@ -76,7 +76,7 @@ impl Guest {
     #[inline(always)]
     fn is_holder(&self, address: Address) -> Option<bool> {
         let key = AddressKey { bridge: self.port.bridge, address };
-        let holder = GUARD_ADDRESSES.get_ptr_mut(&key)?;
+        let holder = GUARD_ADDRESSES.get_ptr_mut(key)?;
         // SAFETY: map memory outlives the program; who holds an address does not change in place.
         let (mac, learned_at) = unsafe { ((*holder).mac, (*holder).learned_at) };
         if mac != self.mac {
@@ -171,10 +171,60 @@ fn learn(port: &GuestPort, ifindex: u32, address: Address, mac: Mac) -> Option<(
     if limit == 0 || !is_learnable(port, address) {
         return None;
     }
-    if count.fetch_add(1) < limit && hold(port.bridge, address, mac, ifindex).is_some() {
+    let is_global_ipv6 = !address.is_ipv4() && !address.is_link_local_ipv6();
+    let place = count.fetch_add(1);
+    if place < limit && hold(port.bridge, address, mac, ifindex).is_some() {
+        if is_global_ipv6 {
+            remember(learned, place, address);
+        }
         return Some(());
     }
     count.fetch_decrement();
+    if place < limit || !is_global_ipv6 {
+        return None;
+    }
+    // Two CPUs may choose the same place. Then an address is forgotten here that its holder keeps until
+    // the port goes; it takes an idle one each time, so that it is not worth a guest's while.
+    let (place, idle) = idle_address(port.bridge, learned, ifindex, limit)?;
+    hold(port.bridge, address, mac, ifindex)?;
+    let _ = GUARD_ADDRESSES.remove(AddressKey { bridge: port.bridge, address: idle });
+    remember(learned, place, address);
+    Some(())
+}
+
+#[inline(always)]
+fn remember(learned: *mut Learned, place: u64, address: Address) {
+    let place = place as usize & (PLACES - 1);
+    // SAFETY: the pointer is of a map's value, which outlives the program; the place is within it.
+    unsafe { (&raw mut (*learned).addresses).cast::<Address>().add(place).write(address) };
+}
+
+const PLACES: usize = limits::LEARNED_IPV6 as usize;
+const _: () = assert!(PLACES.is_power_of_two());
+
+/// A learned address of a port that has not been used for a while, and its place.
+#[inline(always)]
+fn idle_address(
+    bridge: u32,
+    learned: *mut Learned,
+    ifindex: u32,
+    limit: u64,
+) -> Option<(u64, Address)> {
+    let now = now();
+    for place in 0..PLACES {
+        // SAFETY: as in `remember`.
+        let address =
+            unsafe { (&raw const (*learned).addresses).cast::<Address>().add(place).read() };
+        // SAFETY: a look-up that races with removal reads an old time.
+        let holder = unsafe { GUARD_ADDRESSES.get(AddressKey { bridge, address }) };
+        let is_idle = holder.is_none_or(|holder| {
+            holder.learned_at == ifindex
+                && now.saturating_sub(holder.seen) > limits::LEARNED_IDLE_NS
+        });
+        if is_idle && (place as u64) < limit {
+            return Some((place as u64, address));
+        }
+    }
     None
 }
 

@@ -24,7 +24,7 @@ mod extension {
     pub const SHIM: u8 = 140;
 }
 
-/// ICMPv6 types of RFC 4861 and of multicast listeners (RFC 2710, RFC 3810).
+/// `ICMPv6` types of RFC 4861 and of multicast listeners (RFC 2710, RFC 3810).
 pub mod kind {
     pub const LISTENER_REPORT: u8 = 131;
     pub const LISTENER_DONE: u8 = 132;
@@ -42,7 +42,7 @@ pub mod kind {
 struct Header {
     version: u32,
     payload_length: u16,
-    next_header: u8,
+    following: u8,
     hop_limit: u8,
     source: [u32; 4],
     destination: [u32; 4],
@@ -66,7 +66,7 @@ pub fn check(skb: Skb, offset: u32, guest: &Guest) -> Check {
         return Err(DropReason::Malformed);
     }
     let end = end_of(skb, offset, &header)?;
-    let upper = walk(skb, header.next_header, offset + HEADER_LEN, end)?;
+    let upper = walk(skb, header.following, offset + HEADER_LEN, end)?;
     let source = Address::from_wire(header.source);
     let mut may_be_unspecified = false;
     if !upper.later && upper.protocol == protocol::UDP && guest.checks(flags::SERVERS) {

@@ -5,7 +5,7 @@ use crate::definition::MacAddress;
 const LINK_LAYER_AND_TIME: u16 = 1;
 const LINK_LAYER: u16 = 3;
 const ETHERNET: u16 = 1;
-/// A client identifier of DHCPv4 that holds a DUID (RFC 4361, section 6.1): its type and the four
+/// A client identifier of `DHCPv4` that holds a DUID (RFC 4361, section 6.1): its type and the four
 /// bytes of the interface's number come first.
 const NODE_SPECIFIC: u8 = 255;
 
@@ -28,7 +28,7 @@ pub(super) fn mac(duid: &[u8]) -> Option<MacAddress> {
     (word(2)? == ETHERNET).then_some(MacAddress(address.try_into().ok()?))
 }
 
-/// The DUID in a client identifier of DHCPv4, if it holds one.
+/// The DUID in a client identifier of `DHCPv4`, if it holds one.
 pub(super) fn of_client_identifier(identifier: &[u8]) -> Option<&[u8]> {
     match identifier {
         [NODE_SPECIFIC, _, _, _, _, duid @ ..] if !duid.is_empty() => Some(duid),

@@ -36,19 +36,19 @@ struct Entry {
     expires: u64,
     address: IpAddr,
     mac: Option<MacAddress>,
-    /// A client identifier of DHCPv4, or a DUID of DHCPv6.
+    /// A client identifier of `DHCPv4`, or a DUID of `DHCPv6`.
     client: Option<Vec<u8>>,
 }
 
 impl Entry {
-    /// The identity that DHCPv4 and DHCPv6 of one guest have in common (RFC 4361).
+    /// The identity that `DHCPv4` and `DHCPv6` of one guest have in common (RFC 4361).
     fn duid(&self) -> Option<&[u8]> {
         let client = self.client.as_deref()?;
         if self.address.is_ipv6() { Some(client) } else { duid::of_client_identifier(client) }
     }
 }
 
-/// DHCPv6 does not always tell the server a MAC address. Then it is that of the lease of DHCPv4 with
+/// `DHCPv6` does not always tell the server a MAC address. Then it is that of the lease of `DHCPv4` with
 /// the same DUID, or the one in the DUID.
 fn leases(mut entries: Vec<Entry>, now: u64) -> Vec<Lease> {
     entries.retain(|entry| entry.expires == 0 || entry.expires > now);
