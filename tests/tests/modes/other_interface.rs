@@ -4,7 +4,7 @@ use vnet_tests::lab::{End, require_root};
 use vnet_tests::modes::{Net, Place, Rig, libvirt_rules, nine_networks};
 use vnet_tests::vnet::Vnet;
 
-use crate::support::{assert_does_not_reach, assert_reaches, assert_rejected, ip, place};
+use crate::support::{assert_none_reaches, assert_reaches, assert_rejected, ip, place};
 
 const PEER: [&str; 2] = ["10.8.0.2", "2001:db8:8::2"];
 const OPEN_TO_ALL: [&str; 3] = ["route-a.1", "route-b.1", "open.1"];
@@ -23,6 +23,15 @@ fn vpn(rig: &Rig) -> anyhow::Result<Place> {
     Ok(place("vpn", &peer))
 }
 
+/// To every guest that outside may not reach, by both families.
+fn from_vpn<'a>(rig: &'a Rig, vpn: &'a Place) -> Vec<(&'a Place, &'a Place, String)> {
+    let to = |name: &str| {
+        let guest = rig.place(name);
+        PEER.map(|like| (vpn, guest, guest.address_like(ip(like)).to_string()))
+    };
+    CLOSED.into_iter().flat_map(to).collect()
+}
+
 #[test]
 fn interface_without_hooks_obeys_the_policy() -> anyhow::Result<()> {
     if !require_root() {
@@ -32,6 +41,7 @@ fn interface_without_hooks_obeys_the_policy() -> anyhow::Result<()> {
     let vpn = vpn(&rig)?;
     let arguments = ["--uplink", "upx", "--uplink", "upy"];
     let vnet = Vnet::start_with(&rig.host, &rig.definitions(), &arguments)?;
+    assert_none_reaches(&from_vpn(&rig, &vpn))?;
     for peer in PEER {
         for name in OPEN_TO_ALL {
             let guest = rig.place(name);
@@ -41,7 +51,6 @@ fn interface_without_hooks_obeys_the_policy() -> anyhow::Result<()> {
         }
         for name in CLOSED {
             let guest = rig.place(name);
-            assert_does_not_reach(&vpn, guest, &guest.address_like(ip(peer)).to_string())?;
             let gateway = guest.host_like(ip(peer)).to_string();
             assert_rejected(guest, &vpn, peer, &gateway)?;
         }
@@ -62,16 +71,13 @@ fn flushing_the_hosts_rules_opens_nothing() -> anyhow::Result<()> {
     let vnet = Vnet::start_with(&rig.host, &rig.definitions(), &arguments)?;
     let [x, routed, nat] = ["X", "route-a.1", "nat-a.1"].map(|name| rig.place(name));
     let all = || -> anyhow::Result<()> {
-        for name in CLOSED {
-            // X is the uplink of this one.
+        assert_none_reaches(&from_vpn(&rig, &vpn))?;
+        // X is the uplink of that one.
+        for name in CLOSED.into_iter().filter(|name| *name != "route-x.1") {
             let guest = rig.place(name);
-            for like in PEER {
-                let address = guest.address_like(ip(like)).to_string();
-                assert_does_not_reach(&vpn, guest, &address)?;
-                if name != "route-x.1" {
-                    let uplink = x.host_like(ip(like)).to_string();
-                    assert_rejected(x, guest, &address, &uplink)?;
-                }
+            for like in PEER.map(ip) {
+                let (address, uplink) = (guest.address_like(like), x.host_like(like));
+                assert_rejected(x, guest, &address.to_string(), &uplink.to_string())?;
             }
         }
         assert_reaches(x, routed, "10.10.4.11", "198.51.100.1")?;

@@ -49,6 +49,8 @@ fn hosts_behind_a_guest_are_of_its_network() -> anyhow::Result<()> {
         behind.route("default", "10.99.0.1")?;
         behind.route("default", "2001:db8:99::1")?;
         let behind = place("behind", &behind);
+        // vnet turns it on for networks that need it, which isolated ones do not.
+        rig.host.forwarding(true)?;
         // vnet sets the routes of the definition on the host itself.
         let vnet = Vnet::start(&rig.host, &rig.definitions())?;
         let [x, host, other] = ["X", "host", "other.1"].map(|name| rig.place(name));

@@ -26,8 +26,12 @@ const QUESTION: &[u8; 4] = b"vnet";
 const ANSWER: &[u8; 4] = b"tenv";
 
 /// Connects, and gets a word from the other end.
-pub(super) async fn tcp(probe: &Probe<'_>, options: &Options) -> Result<Outcome, ProbeError> {
-    let (listener, port) = probe.listen(|address| {
+pub(super) async fn tcp(
+    port: u16,
+    probe: &Probe<'_>,
+    options: &Options,
+) -> Result<Outcome, ProbeError> {
+    let (listener, port) = probe.listen(port, |address| {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
@@ -68,14 +72,18 @@ pub(super) async fn tcp(probe: &Probe<'_>, options: &Options) -> Result<Outcome,
 }
 
 /// Sends a datagram, again if need be, and gets it back.
-pub(super) async fn udp(probe: &Probe<'_>, options: &Options) -> Result<Outcome, ProbeError> {
+pub(super) async fn udp(
+    port: u16,
+    probe: &Probe<'_>,
+    options: &Options,
+) -> Result<Outcome, ProbeError> {
     let bind = |address: SocketAddr| {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
         Ok((socket, port))
     };
-    let (server, port) = probe.listen(bind)?;
+    let (server, port) = probe.listen(port, bind)?;
     let (client, _) = probe.call(bind)?;
     let seen = Cell::new(None);
     let serve = async {

@@ -28,7 +28,7 @@ pub(super) async fn echo(
     options: &Options,
 ) -> Result<Outcome, ProbeError> {
     let query = Query::new(number);
-    let server = probe.listen(|address| open(address.ip()))?;
+    let server = probe.listen(0, |address| open(address.ip()))?;
     let (client, own) = probe.call(|address| {
         let own = UdpSocket::bind(address)
             .and_then(|socket| socket.connect((probe.destination, 9)).and(socket.local_addr()));

@@ -90,6 +90,9 @@ pub struct Options {
     pub resend: Duration,
     /// How long to wait for any answer.
     pub patience: Duration,
+    /// The port of the first probe's listener; each further probe has the next one. None leaves the
+    /// choice to the kernel, which may choose a port again.
+    pub first_port: Option<u16>,
 }
 
 impl Default for Options {
@@ -99,6 +102,7 @@ impl Default for Options {
             at_once: 96,
             resend: Duration::from_millis(400),
             patience: Duration::from_millis(2500),
+            first_port: None,
         }
     }
 }
@@ -127,7 +131,7 @@ pub enum ProbeError {
         /// What was tried there.
         protocol: Protocol,
         /// The address.
-        address: IpAddr,
+        address: SocketAddr,
         /// Why.
         source: io::Error,
     },
@@ -155,9 +159,10 @@ async fn one(
     clock: &Mutex<Interval>,
 ) -> Result<Outcome, ProbeError> {
     clock.lock().await.tick().await;
+    let port = options.first_port.map_or(0, |first| first.saturating_add(number as u16));
     match probe.protocol {
-        Protocol::Tcp => connection::tcp(probe, options).await,
-        Protocol::Udp => connection::udp(probe, options).await,
+        Protocol::Tcp => connection::tcp(port, probe, options).await,
+        Protocol::Udp => connection::udp(port, probe, options).await,
         Protocol::Echo => echo::echo(number, probe, options).await,
     }
 }
@@ -166,9 +171,10 @@ impl Probe<'_> {
     /// Opens a socket at the destination.
     fn listen<T: Send>(
         &self,
+        port: u16,
         open: impl FnOnce(SocketAddr) -> io::Result<T> + Send,
     ) -> Result<T, ProbeError> {
-        self.socket(self.to, self.destination, open)
+        self.socket(self.to, SocketAddr::new(self.destination, port), open)
     }
 
     /// Opens a socket at the source, at whatever address the kernel chooses.
@@ -176,16 +182,16 @@ impl Probe<'_> {
         &self,
         open: impl FnOnce(SocketAddr) -> io::Result<T> + Send,
     ) -> Result<T, ProbeError> {
-        self.socket(self.from, namespace::any(self.destination), open)
+        self.socket(self.from, SocketAddr::new(namespace::any(self.destination), 0), open)
     }
 
     fn socket<T: Send>(
         &self,
         namespace: &Namespace,
-        address: IpAddr,
+        address: SocketAddr,
         open: impl FnOnce(SocketAddr) -> io::Result<T> + Send,
     ) -> Result<T, ProbeError> {
-        namespace.enter(|| open(SocketAddr::new(address, 0)))?.map_err(|source| {
+        namespace.enter(|| open(address))?.map_err(|source| {
             let (namespace, protocol) = (namespace.name().to_owned(), self.protocol);
             ProbeError::Socket { namespace, protocol, address, source }
         })
