@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use vnet_common::{
     flow::Traffic,
     reason::{DropReason, Handover},
 };
 
-use crate::lab::{Error, Node, Result, Running, wait_until};
+use crate::lab::{Error, Node, Output, Result, Running, wait_until};
 
 /// How long a start or an end may take, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -116,6 +117,18 @@ impl Vnet {
         Ok(())
     }
 
+    /// Kills it with SIGKILL and waits for its death.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.signal_and_wait(Signal::SIGKILL, DEADLINE).map(drop)
+    }
+
+    /// Takes down with `vnet detach` what a killed one has left.
+    pub fn detach(mut self) -> Result<()> {
+        self.host.run(&[&self.program, "detach", "--instance", &self.instance])?;
+        self.stopped = true;
+        Ok(())
+    }
+
     /// What `vnet status -o json` says.
     pub fn status(&self) -> Result<Value> {
         self.ask("status")
@@ -136,6 +149,14 @@ impl Vnet {
     /// Packets left to the host's stack for a reason, of all networks and of none.
     pub fn handovers(&self, handover: Handover) -> Result<u64> {
         Ok(outcomes(&self.status()?, "handovers", handover.id()))
+    }
+
+    /// Runs another command of `vnet` on this instance to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = vec![self.program.as_str()];
+        command.extend(arguments);
+        command.extend(["--instance", &self.instance]);
+        self.host.try_run(&command)
     }
 
     fn ask(&self, what: &str) -> Result<Value> {

@@ -23,7 +23,7 @@ fn guest_gets_address_and_names_from_dnsmasq() -> anyhow::Result<()> {
             interface: "virbr0",
             dhcp_range: Some(("192.168.122.100", "192.168.122.199")),
             names: &[("web.example", "203.0.113.1")],
-            options: &[],
+            ..DnsmasqConfig::default()
         },
     )?;
     let router = Ipv4Addr::new(192, 168, 122, 1);

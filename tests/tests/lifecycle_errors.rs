@@ -43,16 +43,19 @@ fn definitions_that_do_not_fit_the_host_are_refused() -> Result<()> {
         &run(&scene, &other, &[])?,
         "error: network `default`: interface `eth0` is no bridge\n",
     )?;
-    let text = DEFAULT_NETWORK.replace("mode='nat'", "mode='route'");
-    let route = scene.write("route.xml", &text)?;
-    let mut output = run(&scene, &route, &[])?;
+    let macvtap = "<network>\n  <name>lan</name>\n  <forward mode='bridge'>\n    \
+                   <interface dev='eth0'/>\n  </forward>\n</network>\n";
+    let macvtap = scene.write("macvtap.xml", macvtap)?;
+    let mut output = run(&scene, &macvtap, &[])?;
     let warnings = output.stderr.find("error: ").unwrap_or_default();
     let warnings: String = output.stderr.drain(..warnings).collect();
-    ensure!(warnings.starts_with("[WARN ] warning: not forwarded by this version: mode 'route'\n"));
+    let reason = "mode 'bridge' without `<bridge>` is macvtap, which bypasses the host";
+    ensure!(warnings.contains(reason), "{warnings}");
     assert_refused(
         &scene,
         &output,
-        "error: none of the definitions is of a kind that this version forwards (mode 'nat')\n",
+        "error: none of the definitions is of a kind that vnet serves: mode 'nat', 'route', \
+         'open', or 'bridge' with a <bridge>, or no <forward>\n",
     )?;
     let text = DEFAULT_NETWORK.replace("mode='nat'", "mode='nat' dev='wan7'");
     let device = scene.write("device.xml", &text)?;
@@ -221,22 +224,18 @@ fn missing_rights_are_named() -> Result<()> {
 }
 
 #[test]
-fn directory_of_definitions_is_served_and_other_modes_are_left_alone() -> Result<()> {
+fn directory_of_definitions_is_served_and_macvtap_is_left_alone() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
     let scene = Scene::new()?;
-    let other = DEFAULT_NETWORK
-        .replace("default", "routed")
-        .replace("mode='nat'", "mode='route'")
-        .replace("virbr0", "virbr1")
-        .replace(".122.", ".123.");
-    let file = scene.write("routed.xml", &other)?;
-    let directory = file.trim_end_matches("/routed.xml").to_owned();
+    let macvtap = "<network><name>lan</name><forward dev='eth0' mode='private'/></network>";
+    let file = scene.write("lan.xml", macvtap)?;
+    let directory = file.trim_end_matches("/lan.xml").to_owned();
     let command = [&program()?, "run", &directory, "--instance", &scene.instance];
     let running = scene.lab.host.spawn(&command)?;
     running.wait_for_line("ready", DEADLINE)?;
-    running.wait_for_line("warning: not forwarded by this version: mode 'route'", DEADLINE)?;
+    running.wait_for_line("mode 'private' is macvtap, which bypasses the host", DEADLINE)?;
     scene.assert_guests_get_out()?;
     scene.stop(running, Signal::SIGTERM)?;
     Ok(())

@@ -30,3 +30,24 @@ pub const DRAIN_NS: u64 = 100_000_000;
 pub const ICMP_ERRORS_PER_SECOND: u64 = 1000;
 /// ICMP errors that one CPU sends at once after a pause.
 pub const ICMP_ERROR_BURST: u64 = 64;
+/// Guarded ports of guests.
+pub const GUEST_PORTS: u32 = 1 << 12;
+/// IPv4 addresses that the guard learns of a port: libvirt's `clean-traffic` learns one, too.
+pub const LEARNED_IPV4: u16 = 1;
+/// Global IPv6 addresses that the guard learns of a port: a stable one and temporary ones (RFC 8981).
+pub const LEARNED_IPV6: u16 = 8;
+/// How long a learned IPv6 address rests before a new one of the same port may take its place, in
+/// nanoseconds: temporary addresses are replaced every day (RFC 8981, section 3.4).
+pub const LEARNED_IDLE_NS: u64 = 60_000_000_000;
+/// Link-local IPv6 addresses that the guard learns of a port besides that of its MAC address.
+pub const LEARNED_LINK_LOCAL: u64 = 4;
+/// Addresses that one guest may be given.
+pub const ADDRESSES_PER_GUEST: usize = 32;
+/// Addresses that guests hold, given and learned.
+pub const HELD_ADDRESSES: u32 = 1 << 17;
+/// Prefixes behind guests.
+pub const GUEST_ROUTES: u32 = 1 << 12;
+/// IPv6 extension headers that the guard follows.
+pub const GUARD_EXTENSION_HEADERS: u32 = 8;
+/// Options of a neighbour discovery message that the guard reads.
+pub const GUARD_NEIGHBOUR_OPTIONS: u32 = 8;

@@ -6,6 +6,7 @@ use crate::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
         MappingKey, PortHolder, Session, SessionCursor,
     },
+    guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
 };
 
@@ -24,6 +25,8 @@ const fn require_pod<T: bytemuck::Pod>() {}
 
 map_elements! {
     Address,
+    AddressHolder,
+    AddressKey,
     Config,
     ExternalPort,
     FlowKey4,
@@ -32,12 +35,16 @@ map_elements! {
     FragmentKey<Ipv4Be>,
     FragmentKey<Address>,
     FragmentSlot,
+    GuestPort,
     GuestUsage,
+    Learned,
+    MacKey,
     Mapping,
     MappingKey,
     Network,
     NetworkTraffic,
     PortHolder,
+    RouteKey,
     Session,
     SessionCursor,
     Subnet,

@@ -18,17 +18,20 @@ pub mod program {
     pub const UPLINK_INGRESS_RAW: &str = "uplink_ingress_raw";
     /// TC egress of an uplink without link-layer headers.
     pub const UPLINK_EGRESS_RAW: &str = "uplink_egress_raw";
+    /// TC ingress of a guest's port.
+    pub const PORT_GUARD: &str = "port_guard";
     /// The expiry of flows, run by userspace.
     pub const SWEEP: &str = "sweep";
 
     /// Every program of the object.
-    pub const ALL: [&str; 7] = [
+    pub const ALL: [&str; 8] = [
         BRIDGE_INGRESS,
         BRIDGE_EGRESS,
         UPLINK_INGRESS,
         UPLINK_EGRESS,
         UPLINK_INGRESS_RAW,
         UPLINK_EGRESS_RAW,
+        PORT_GUARD,
         SWEEP,
     ];
 }
@@ -73,9 +76,19 @@ pub mod map {
     pub const HANDOVERS: &str = "HANDOVERS";
     /// One [`crate::network::TokenBucket`] for ICMP errors, per CPU.
     pub const ICMP_ERRORS: &str = "ICMP_ERRORS";
+    /// Interface index to [`crate::guard::GuestPort`].
+    pub const GUARD_PORTS: &str = "GUARD_PORTS";
+    /// Interface index to [`crate::guard::Learned`].
+    pub const GUARD_LEARNED: &str = "GUARD_LEARNED";
+    /// [`crate::guard::MacKey`] to the interface index of a port (`u32`).
+    pub const GUARD_MACS: &str = "GUARD_MACS";
+    /// [`crate::guard::AddressKey`] to [`crate::guard::AddressHolder`].
+    pub const GUARD_ADDRESSES: &str = "GUARD_ADDRESSES";
+    /// Prefix of a [`crate::guard::RouteKey`] to the [`crate::address::Address`] of its gateway.
+    pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 24] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -95,5 +108,10 @@ pub mod map {
         DROPS,
         HANDOVERS,
         ICMP_ERRORS,
+        GUARD_PORTS,
+        GUARD_LEARNED,
+        GUARD_MACS,
+        GUARD_ADDRESSES,
+        GUARD_ROUTES,
     ];
 }

@@ -71,6 +71,7 @@ reasons! {
     TaggedFrame = 22, "tagged-frame", "the guard: this guest may not send VLAN tags";
     IsolatedPort = 23, "isolated-port", "guests of this network may not reach each other";
     HeaderChain = 24, "header-chain", "more or longer IPv6 extension headers than are followed";
+    UncheckedProtocol = 25, "unchecked-protocol", "the guard: neither IPv4 nor IPv6 nor ARP, whose sources are checked";
 }
 
 reasons! {
@@ -88,6 +89,7 @@ reasons! {
     NoFlow = 9, "no-flow", "a packet from outside that belongs to no flow: the host's own";
     OpenNetwork = 10, "open-network", "mode 'open': the host's own firewall decides";
     LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
+    RawLink = 12, "raw-link", "what comes without a link-layer header is delivered by the stack";
 }
 
 #[cfg(test)]

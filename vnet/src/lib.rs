@@ -2,8 +2,10 @@
 
 pub mod datapath;
 pub mod definition;
+pub mod guests;
 pub mod host;
 pub mod instance;
+pub mod matrix;
 pub mod object;
 pub mod plan;
 pub mod report;

@@ -42,22 +42,26 @@ fn valid_definitions_stand_beside_each_other() {
     assert_eq!(
         stdout(&output),
         "\
-direct                bridge       -       -
-switch                bridge       ovsbr0  -
-host-bridge           bridge       br0     -
-default               nat          virbr0  192.168.122.0/24
-pool                  hostdev      -       -
-functions             hostdev      -       -
-wire                  isolated     virbr6  -
-private               isolated     virbr5  172.20.0.0/24
-macvtap-passthrough   passthrough  -       -
-macvtap-private       private      -       -
-macvtap-vepa          vepa         -       -
-everything            nat          virbr2  10.2.0.0/16,10.3.0.0/24,2001:db8:2::/64
-minimal               nat          virbr1  192.168.200.0/24
-unfiltered            open         virbr4  198.51.100.128/25
-routed                route        virbr3  198.51.100.0/25,2001:db8:3::/64
-unknown-names-inside  nat          virbr9  192.168.99.0/24
+direct                bridge       -        -
+switch                bridge       ovsbr0   -
+vlans                 bridge       br1      -
+host-bridge           bridge       br0      -
+default               nat          virbr0   192.168.122.0/24
+dmz                   bridge       br-dmz   -
+pool                  hostdev      -        -
+functions             hostdev      -        -
+wire                  isolated     virbr6   -
+private               isolated     virbr5   172.20.0.0/24
+macvtap-passthrough   passthrough  -        -
+macvtap-private       private      -        -
+macvtap-vepa          vepa         -        -
+everything            nat          virbr2   10.2.0.0/16,10.3.0.0/24,2001:db8:2::/64
+minimal               nat          virbr1   192.168.200.0/24
+unfiltered            open         virbr4   198.51.100.128/25
+guarded               nat          virbr8   10.20.0.0/24,2001:db8:20::/64
+routed                route        virbr3   198.51.100.0/25,2001:db8:3::/64
+unknown-names-inside  nat          virbr9   192.168.99.0/24
+servers               route        virbr30  203.0.113.64/27,2001:db8:30::/64
 "
     );
 }

@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use support::corpus;
 use vnet::definition::{
-    self, AddressRange, ForwardMode, Lease, MacAddress, Network, PortRange, Severity,
+    self, AddressRange, AddressSources, Filtering, ForwardMode, ForwardProtocol, Guard, Lease,
+    MacAddress, NativeMode, Network, PortRange, Severity,
 };
 
 fn load(name: &str) -> Network {
@@ -97,11 +98,19 @@ fn every_element_of_a_nat_network_is_in_the_model() {
 
     assert_eq!(network.routes[0].destination.to_string(), "172.16.0.0/12");
     assert_eq!(network.routes[1].destination.to_string(), "2001:db8:ff::/48");
-    let group = &network.port_groups[0];
-    let vlan = group.vlan.as_ref().unwrap();
-    assert!(group.default && vlan.trunk);
-    assert_eq!(vlan.tags.iter().map(|tag| tag.id).collect::<Vec<_>>(), [42, 47]);
+    assert!(network.port_groups[0].default && !network.port_groups[1].default);
     assert_eq!(network.dnsmasq_options.len(), 2);
+}
+
+#[test]
+fn default_port_group_decides_the_vlan_of_guests() {
+    let network = load("bridge-vlan.xml");
+    assert_eq!(network.vlan.as_ref().unwrap().tags[0].id, 10);
+    let vlan = network.guest_vlan().unwrap();
+    assert!(vlan.trunk);
+    let tags: Vec<_> = vlan.tags.iter().map(|tag| (tag.id, tag.native)).collect();
+    assert_eq!(tags, [(42, None), (47, Some(NativeMode::Untagged))]);
+    assert_eq!(load("nat-everything.xml").guest_vlan(), None);
 }
 
 #[test]
@@ -134,4 +143,61 @@ fn file_with_errors_gives_no_network_and_others_do() {
     let names: Vec<&str> =
         loaded.networks.iter().map(|network| network.name.value.as_str()).collect();
     assert_eq!(names, ["default"]);
+}
+
+#[test]
+fn options_of_vnet_are_in_the_model() {
+    let options = load("options.xml").options;
+    let uplinks: Vec<&str> = options.uplinks.iter().map(|dev| dev.value.as_str()).collect();
+    assert_eq!(uplinks, ["eth1", "wg0"]);
+    assert_eq!(options.filtering(), Filtering::EndpointIndependent);
+    assert_eq!(options.limits.flows.as_ref().unwrap().value, 4096);
+    assert_eq!(options.limits.ports.as_ref().unwrap().value, 1024);
+    assert_eq!(options.limits.new_flows.as_ref().unwrap().value, 500);
+    let guard = Guard {
+        tags: false,
+        from: AddressSources { fixed: true, leases: false, learn: true },
+        ..Guard::default()
+    };
+    assert_eq!(options.guard.as_ref().unwrap().value, guard);
+
+    let (free, guest) =
+        (MacAddress([0x52, 0x54, 0, 0, 0, 1]), MacAddress([0x52, 0x54, 0, 0, 0, 2]));
+    assert_eq!(options.guard_of(free), None);
+    assert_eq!(options.guard_of(guest), Some(guard));
+    assert_eq!(options.guard_of(MacAddress([0x52, 0x54, 0, 0, 0, 3])), Some(guard));
+    let addresses: Vec<String> =
+        options.guest(guest).unwrap().addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.20.0.10", "2001:db8:20::10", "fe80::10"]);
+
+    let [range, single, six] = &options.forwards[..] else { panic!("{:?}", options.forwards) };
+    assert_eq!(range.protocol, ForwardProtocol::Tcp);
+    assert_eq!(range.address.as_ref().unwrap().value, IpAddr::from([203, 0, 113, 5]));
+    assert_eq!(range.ports.value, PortRange { start: 8080, end: 8089 });
+    assert_eq!(range.to.value, IpAddr::from([10, 20, 0, 10]));
+    assert_eq!(range.to_ports(), PortRange { start: 80, end: 89 });
+    assert_eq!((single.protocol, &single.address), (ForwardProtocol::Udp, &None));
+    assert_eq!(single.to_ports(), PortRange { start: 53, end: 53 });
+    assert_eq!(six.protocol, ForwardProtocol::Sctp);
+}
+
+#[test]
+fn network_without_options_has_the_defaults() {
+    let options = load("default.xml").options;
+    assert_eq!(options, definition::Options::default());
+    assert_eq!(options.filtering(), Filtering::AddressAndPort);
+    assert!(!options.has_guard());
+    assert_eq!(options.guard_of(MacAddress([0x52, 0x54, 0, 0, 0, 1])), None);
+}
+
+#[test]
+fn one_guest_can_be_guarded_alone() {
+    let text = "<network><name>n</name><metadata><options xmlns='urn:vnet:options:1'>\
+        <guest mac='52:54:00:00:00:01' guard='yes'/></options></metadata><bridge name='b'/></network>";
+    let loaded = definition::load_text("n.xml".as_ref(), text);
+    let options = &loaded.networks[0].options;
+    assert!(options.has_guard());
+    assert_eq!(options.guard_of(MacAddress([0x52, 0x54, 0, 0, 0, 1])), Some(Guard::default()));
+    assert_eq!(options.guard_of(MacAddress([0x52, 0x54, 0, 0, 0, 2])), None);
+    assert!(Guard::default().from.fixed && Guard::default().from.leases);
 }

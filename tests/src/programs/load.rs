@@ -41,6 +41,10 @@ pub(crate) fn object(log_level: u8) -> Result<Ebpf> {
         (map::EXTERNAL_PORTS, 2 * SLOTS),
         (map::GUESTS, SLOTS),
         (map::FRAGMENTS, SLOTS),
+        (map::GUARD_PORTS, SLOTS),
+        (map::GUARD_LEARNED, SLOTS),
+        (map::GUARD_MACS, SLOTS),
+        (map::GUARD_ADDRESSES, SLOTS),
     ] {
         loader.map_max_entries(name, entries);
     }

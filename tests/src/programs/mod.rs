@@ -9,6 +9,7 @@
 )]
 
 mod counters;
+pub mod guard;
 mod load;
 mod outcome;
 mod packet;

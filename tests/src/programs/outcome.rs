@@ -80,6 +80,13 @@ impl Outcome {
         self.assert(Verdict::Pass, &packet.frame(), 0, &Counted::new());
     }
 
+    /// Passed, unmarked, and not counted at all.
+    #[track_caller]
+    pub fn assert_passed_unchanged(&self) {
+        assert_eq!((self.verdict, &self.counted), (Verdict::Pass, &Counted::new()));
+        assert_eq!(self.mark, 0, "the mark");
+    }
+
     /// Passed as another packet, unmarked, and not counted at all.
     #[track_caller]
     pub fn assert_passed_as(&self, packet: &Packet) {

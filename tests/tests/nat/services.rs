@@ -21,7 +21,7 @@ fn guest_gets_its_address_and_its_names_from_dnsmasq_on_the_bridge() -> anyhow::
             interface: "virbr0",
             dhcp_range: Some(("192.168.122.100", "192.168.122.120")),
             names: &[("web.example", OUTSIDE)],
-            options: &[],
+            ..DnsmasqConfig::default()
         },
     )?;
     let _server = TcpEcho::start(&nat.lab.outside, at(OUTSIDE, 7))?;

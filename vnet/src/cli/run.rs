@@ -9,6 +9,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use vnet::{
     datapath::{AttachMode, LoadOptions},
+    guests::watch::LIBVIRT_DIRECTORY,
     instance::Name,
     plan,
     supervise::{self, RunError},
@@ -31,6 +32,9 @@ pub struct Run {
     /// Name that keeps several instances on one kernel apart
     #[arg(long, default_value = "default", value_name = "NAME")]
     instance: Name,
+    /// Directory of the DHCP servers' lease files, for the guard
+    #[arg(long, default_value = LIBVIRT_DIRECTORY, value_name = "DIR")]
+    leases: PathBuf,
     /// How programs are attached
     #[arg(long, default_value = "auto", value_name = "HOOK")]
     attach: Attach,
@@ -71,6 +75,7 @@ impl Run {
             definitions: self.definitions,
             instance: self.instance,
             plan: plan::Options { uplinks: self.uplinks },
+            leases: self.leases,
             attach: match self.attach {
                 Attach::Auto => AttachMode::Auto,
                 Attach::Tcx => AttachMode::Tcx,

@@ -6,7 +6,10 @@ use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
 use vnet_common::{limits, names, network::Config, port::PortRange};
 
 use super::DatapathError;
-use crate::{object, plan::Tables};
+use crate::{
+    object,
+    plan::{GuardTables, Tables},
+};
 
 /// What is set when the object is loaded.
 #[derive(Debug, Clone)]
@@ -29,6 +32,8 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) config: Config,
     pub(super) tables: Tables,
+    /// What the guard's maps say, beside what the programs have learned.
+    pub(super) guard: GuardTables,
     /// Whether the maps say what `tables` says.
     pub(super) tables_are_certain: bool,
 }
@@ -56,7 +61,13 @@ impl Datapath {
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };
-        Ok(Self { ebpf, config, tables: Tables::default(), tables_are_certain: true })
+        Ok(Self {
+            ebpf,
+            config,
+            tables: Tables::default(),
+            guard: GuardTables::default(),
+            tables_are_certain: true,
+        })
     }
 
     /// Pins every map in a directory, for other processes.

@@ -2,6 +2,7 @@
 
 mod attach;
 mod error;
+mod guard;
 mod kernel_log;
 mod load;
 mod sweep;

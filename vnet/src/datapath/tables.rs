@@ -47,12 +47,18 @@ impl Datapath {
     }
 
     fn write_networks(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
-        // Slots that no bridge and no subnet names any more are never read.
-        for (slot, network) in &new.networks {
-            networks.set(*slot, network, 0).map_err(failed(names::map::NETWORKS))?;
-        }
         let certain = self.tables_are_certain;
+        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
+        replace(
+            certain,
+            &old.networks,
+            &new.networks,
+            &mut networks,
+            |networks, slot, network| networks.set(*slot, network, 0),
+            // Slots that no bridge and no subnet names any more are never read.
+            |_, _| Ok(()),
+        )
+        .map_err(failed(names::map::NETWORKS))?;
         let mut bridges: HashMap<_, u32, u32> = self.map(names::map::BRIDGES)?;
         replace(
             certain,
@@ -104,7 +110,7 @@ impl Datapath {
     }
 }
 
-fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
+pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathError {
     move |source| DatapathError::Map { map, source }
 }
 
@@ -130,7 +136,7 @@ fn replace<M, K: Ord, V: PartialEq>(
     Ok(())
 }
 
-fn is_absent(error: &MapError) -> bool {
+pub(super) fn is_absent(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
@@ -169,5 +175,25 @@ mod tests {
         failed.extend(old);
         assert!(write(false, &failed, &new, &mut map, 3));
         assert_eq!(map, new);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_written() {
+        let old = Map::from([(1, 10), (2, 20), (3, 30)]);
+        let new = Map::from([(1, 10), (2, 21), (4, 40)]);
+        let mut calls = Vec::new();
+        let insert = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32, value: &u32| {
+            calls.push((*key, Some(*value)));
+            Ok(())
+        };
+        let remove = |calls: &mut Vec<(u32, Option<u32>)>, key: &u32| {
+            calls.push((*key, None));
+            Ok(())
+        };
+        replace(true, &old, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, [(2, Some(21)), (4, Some(40)), (3, None)]);
+        calls.clear();
+        replace(true, &new, &new, &mut calls, insert, remove).unwrap();
+        assert_eq!(calls, []);
     }
 }

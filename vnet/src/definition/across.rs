@@ -2,7 +2,7 @@
 
 use super::{
     diagnostic::{Diagnostic, Located},
-    model::Network,
+    model::{Network, PortForward},
     render::visible,
 };
 
@@ -39,6 +39,48 @@ fn pair(earlier: &Network, later: &Network, diagnostics: &mut Vec<Diagnostic>) {
     }
     if own(earlier) && own(later) {
         overlap(earlier, later, diagnostics);
+    }
+    for forward in &later.options.forwards {
+        let Some(other) = earlier.options.forwards.iter().find(|other| clash(other, forward))
+        else {
+            continue;
+        };
+        let message = format!(
+            "network '{}' forwards {} already",
+            visible(&earlier.name.value),
+            what_clashes(other, forward)
+        );
+        diagnostics.push(
+            Diagnostic::error(forward.span.clone(), message)
+                .related("that forward is at", &other.span),
+        );
+    }
+}
+
+/// Whether a packet could be for either of two forwards.
+pub(super) fn clash(one: &PortForward, other: &PortForward) -> bool {
+    let (ports, others) = (one.ports.value, other.ports.value);
+    let address = |forward: &PortForward| forward.address.as_ref().map(|address| address.value);
+    one.protocol == other.protocol
+        && one.to.value.is_ipv6() == other.to.value.is_ipv6()
+        && address(one).zip(address(other)).is_none_or(|(one, other)| one == other)
+        && ports.start <= others.end
+        && others.start <= ports.end
+}
+
+/// The ports that two forwards share, in words.
+pub(super) fn what_clashes(one: &PortForward, other: &PortForward) -> String {
+    let (ports, others) = (one.ports.value, other.ports.value);
+    let (start, end) = (ports.start.max(others.start), ports.end.min(others.end));
+    let protocol = one.protocol.name();
+    let ports = if start == end {
+        format!("{protocol} port {start}")
+    } else {
+        format!("{protocol} ports {start}-{end}")
+    };
+    match one.address.as_ref().or(other.address.as_ref()) {
+        Some(address) => format!("{ports} of {}", address.value),
+        None => ports,
     }
 }
 

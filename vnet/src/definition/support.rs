@@ -6,43 +6,50 @@
 
 use super::{
     diagnostic::{Diagnostic, Located, Span},
-    model::{ForwardMode, Ip, Network},
+    model::{Bandwidth, Filtering, ForwardMode, Ip, Network, VirtualPort},
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
-    if let Some(diagnostic) = mode(network) {
-        // The rest is moot when nothing of the network is forwarded.
-        diagnostics.push(diagnostic);
+    let mut limits = Limits { diagnostics };
+    if let Some((span, reason)) = beyond(network) {
+        limits.diagnostics.push(
+            Diagnostic::warning(span, format!("not served by vnet: {reason}"))
+                .help("vnet leaves this network as it is"),
+        );
+        if let Some(options) = &network.options.span {
+            limits.warn(options, "vnet's own options have no effect on this network", "");
+        }
+        // The rest is moot.
         return;
     }
-    let mut limits = Limits { diagnostics };
-    limits.addresses(network);
     limits.services(network);
     limits.ports(network);
     limits.bridge(network);
+    limits.options(network);
 }
 
-/// Networks whose traffic this version does not touch.
-fn mode(network: &Network) -> Option<Diagnostic> {
+/// Why vnet has no part in a network's traffic, and where that is said.
+fn beyond(network: &Network) -> Option<(Span, String)> {
     let mode = &network.forward.mode;
     let reason = match mode.value {
-        ForwardMode::Nat => return None,
-        ForwardMode::Isolated => "this is an isolated network, without `<forward>`".to_owned(),
+        ForwardMode::Isolated | ForwardMode::Nat | ForwardMode::Route | ForwardMode::Open => {
+            return None;
+        }
         ForwardMode::Bridge if network.bridge.name.is_none() => {
             "mode 'bridge' without `<bridge>` is macvtap, which bypasses the host".to_owned()
         }
-        ForwardMode::Route | ForwardMode::Open | ForwardMode::Bridge => {
-            format!("mode '{}'", mode.value.name())
+        ForwardMode::Bridge => {
+            let port = network.virtual_port.as_ref()?;
+            let kind = port.kind.as_ref().map_or("802.1Qbg", |kind| kind.value.as_str());
+            let reason = format!("a virtual port of type '{kind}' is on no Linux bridge");
+            return Some((port.span.clone(), reason));
         }
         ForwardMode::Private | ForwardMode::Vepa | ForwardMode::Passthrough => {
             format!("mode '{}' is macvtap, which bypasses the host", mode.value.name())
         }
         ForwardMode::Hostdev => "mode 'hostdev' hands the device to the guest".to_owned(),
     };
-    Some(
-        Diagnostic::warning(mode.span.clone(), format!("not forwarded by this version: {reason}"))
-            .help("vnet leaves this network as it is"),
-    )
+    Some((mode.span.clone(), reason))
 }
 
 struct Limits<'a> {
@@ -50,41 +57,6 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    fn addresses(&mut self, network: &Network) {
-        if let Some(nat) = &network.forward.nat {
-            if let Some(addresses) = &nat.addresses {
-                self.warn(
-                    &addresses.span,
-                    "the address range of `<nat>` is not used by this version",
-                    "guests leave with the uplink's own address",
-                );
-            }
-            if let Some(ipv6) = nat.ipv6.as_ref().filter(|ipv6| ipv6.value) {
-                self.warn(
-                    &ipv6.span,
-                    "IPv6 is not masqueraded by this version",
-                    "it is left to the host's own stack",
-                );
-            }
-        }
-        for ip in &network.ips {
-            if ip.address.value.is_ipv6() {
-                self.warn(
-                    &ip.span,
-                    "IPv6 is not forwarded by this version",
-                    "it is left to the host's own stack",
-                );
-            }
-        }
-        for route in &network.routes {
-            self.note(
-                &route.span,
-                "`<route>` is not set by vnet",
-                "the host's routes are followed",
-            );
-        }
-    }
-
     fn services(&mut self, network: &Network) {
         const DNS: &str = "guests need a DNS server from elsewhere, as libvirt's dnsmasq";
         for ip in &network.ips {
@@ -126,39 +98,45 @@ impl Limits<'_> {
     }
 
     fn ports(&mut self, network: &Network) {
-        if let Some(bandwidth) = &network.bandwidth {
+        if let Some(vlan) = network.guest_vlan()
+            && vlan.tags.iter().any(|tag| !(1..=4094).contains(&tag.id))
+        {
+            self.warn(&vlan.span, "a Linux bridge has VLANs 1 to 4094", "the others are left out");
+        }
+        self.bandwidth(network.bandwidth.as_ref());
+        self.virtual_port(network.virtual_port.as_ref());
+        for group in &network.port_groups {
+            if !group.default {
+                self.note(
+                    &group.span,
+                    "this port group is for guests whose own definition names it",
+                    "libvirt sets it on their ports",
+                );
+            }
+            self.bandwidth(group.bandwidth.as_ref());
+            self.virtual_port(group.virtual_port.as_ref());
+            if let Some(trust) = &group.trust_guest_rx_filters {
+                self.trust(&trust.span);
+            }
+        }
+    }
+
+    fn bandwidth(&mut self, bandwidth: Option<&Bandwidth>) {
+        if let Some(bandwidth) = bandwidth {
             self.warn(
                 &bandwidth.span,
                 "bandwidth is not limited by this version",
                 "guests may use all there is",
             );
         }
-        if let Some(vlan) = &network.vlan {
-            self.warn(
-                &vlan.span,
-                "VLAN tags are not set by this version",
-                "guests are on the bridge without a tag",
-            );
-        }
-        if let Some(isolated) = network.port_isolated.as_ref().filter(|isolated| isolated.value) {
-            self.warn(
-                &isolated.span,
-                "ports are not isolated by this version",
-                "guests of this network can reach each other, unless libvirt set it on their ports",
-            );
-        }
-        if let Some(port) = &network.virtual_port {
+    }
+
+    fn virtual_port(&mut self, port: Option<&VirtualPort>) {
+        if let Some(port) = port {
             self.warn(
                 &port.span,
-                "virtual ports are not used by this version",
-                "the bridge has to be a Linux bridge",
-            );
-        }
-        for group in &network.port_groups {
-            self.warn(
-                &group.span,
-                "port groups are not applied by this version",
-                "their VLANs and limits have no effect",
+                "virtual ports are not used by vnet",
+                "the bridge is a Linux bridge",
             );
         }
     }
@@ -179,13 +157,68 @@ impl Limits<'_> {
             self.note(&ipv6.span, "IPv6 among guests is not switched by vnet", MADE);
         }
         if let Some(trust) = &network.trust_guest_rx_filters {
-            self.note(&trust.span, "`trustGuestRxFilters` is for macvtap", "it has no effect here");
+            self.trust(&trust.span);
         }
+    }
+
+    fn trust(&mut self, span: &Span) {
+        self.note(span, "`trustGuestRxFilters` is for macvtap", "it has no effect here");
     }
 
     fn setting<T>(&mut self, setting: Option<&Located<T>>, message: &str) {
         if let Some(setting) = setting {
             self.note(&setting.span, message, "set by whoever made the bridge");
+        }
+    }
+
+    fn options(&mut self, network: &Network) {
+        const BRIDGED: &str = "packets of this network are the bridge's business alone";
+        const ROUTED: &str = "guests of this network keep their own addresses";
+        let options = &network.options;
+        let bridged = network.forward.mode.value == ForwardMode::Bridge;
+        let masqueraded = network.forward.nat.is_some();
+        if let Some(filtering) = &options.filtering {
+            if !masqueraded {
+                self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
+            } else if filtering.value == Filtering::EndpointIndependent {
+                self.warn(
+                    &filtering.span,
+                    "endpoint-independent filtering is not done by this version",
+                    "only replies reach a guest",
+                );
+            }
+        }
+        if let Some(flows) = options.limits.flows.as_ref().filter(|_| bridged) {
+            self.warn(&flows.span, "`flows` has no effect here", BRIDGED);
+        }
+        if let Some(ports) = &options.limits.ports {
+            if masqueraded {
+                self.warn(
+                    &ports.span,
+                    "ports are not limited by this version",
+                    "a guest may use as many as it has flows",
+                );
+            } else {
+                self.warn(&ports.span, "`ports` has no effect here", ROUTED);
+            }
+        }
+        if let Some(new_flows) = &options.limits.new_flows {
+            if bridged {
+                self.warn(&new_flows.span, "`new-flows` has no effect here", BRIDGED);
+            } else {
+                self.warn(
+                    &new_flows.span,
+                    "the rate of new flows is not limited by this version",
+                    "a guest may open them as fast as it can",
+                );
+            }
+        }
+        for forward in &options.forwards {
+            self.warn(
+                &forward.span,
+                "ports are not forwarded by this version",
+                "nobody outside reaches the guest by it",
+            );
         }
     }
 

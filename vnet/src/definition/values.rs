@@ -98,6 +98,11 @@ pub(super) fn port(text: &str) -> Value<u16> {
     number::<1, 65535>(text).map(|port| port as u16)
 }
 
+/// How many of the ports that are masqueraded to by default, at most.
+pub(super) fn port_count(text: &str) -> Value<u16> {
+    number::<1, 64512>(text).map(|count| count as u16)
+}
+
 /// The kernel's bridges take 68 (`ETH_MIN_MTU`) to 65535 (`ETH_MAX_MTU`) bytes.
 pub(super) fn mtu(text: &str) -> Value<u32> {
     number::<68, 65535>(text).map(|mtu| mtu as u32)

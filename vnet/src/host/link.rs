@@ -2,7 +2,10 @@
 
 pub use netlink_packet_route::link::{BondMode, LinkFlags};
 
-use super::netlink::{attributes, string, u16_at, u32_at};
+use super::{
+    ipv6::Ipv6Settings,
+    netlink::{attributes, string, u16_at, u32_at},
+};
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub struct Link {
     pub bond: Option<Bond>,
     /// Whether a bridge filters by VLAN; `None` for anything else.
     pub vlan_filtering: Option<bool>,
+    /// Its IPv6 parameters; `None` where there is no IPv6, as in a kernel without it.
+    pub ipv6: Option<Ipv6Settings>,
 }
 
 /// Kinds of devices that matter here.
@@ -126,6 +131,7 @@ impl Link {
         const IFLA_LINK: u16 = 5;
         const IFLA_MASTER: u16 = 10;
         const IFLA_LINKINFO: u16 = 18;
+        const IFLA_AF_SPEC: u16 = 26;
         const IFLA_LINK_NETNSID: u16 = 37;
 
         let hardware = u16_at(body, 2)?;
@@ -149,6 +155,7 @@ impl Link {
             vlan_id: None,
             bond: None,
             vlan_filtering: None,
+            ipv6: None,
         };
         for (kind, payload) in attributes(body.get(16..)?) {
             match kind {
@@ -158,6 +165,7 @@ impl Link {
                 IFLA_LINK => link.parent = u32_at(payload, 0).filter(|index| *index != 0),
                 IFLA_LINK_NETNSID => link.parent_is_foreign = true,
                 IFLA_MASTER => link.master = u32_at(payload, 0).filter(|index| *index != 0),
+                IFLA_AF_SPEC => link.ipv6 = Ipv6Settings::parse(payload),
                 IFLA_LINKINFO => link.read_info(payload, hardware),
                 _ => {}
             }

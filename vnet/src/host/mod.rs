@@ -9,6 +9,11 @@
 
 pub mod address;
 pub mod bpffs;
+pub mod bridge_port;
+#[cfg(test)]
+pub(crate) mod fake;
+pub mod gateway_route;
+pub mod ipv6;
 pub mod link;
 pub mod netlink;
 pub mod privileges;
@@ -20,6 +25,8 @@ pub mod uplink;
 pub mod watch;
 
 pub use address::InterfaceAddress;
+pub use gateway_route::GatewayRoute;
+pub use ipv6::Ipv6Settings;
 pub use link::{Bond, Link, LinkKind, LinkLayer, Port};
 pub use netlink::NetlinkError;
 pub use route::{Hop, Route};

@@ -5,6 +5,7 @@
 use std::{fs, io, ops::RangeInclusive, path::PathBuf};
 
 use thiserror::Error;
+use vnet_common::family::Family;
 
 /// Why a kernel parameter could not be read or written.
 #[derive(Debug, Error)]
@@ -52,10 +53,18 @@ fn write_hint(error: &io::Error) -> &'static str {
 
 /// The parameter that turns IPv4 forwarding on.
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+/// The parameter that turns IPv6 forwarding on, for every interface and those to come.
+pub const IPV6_FORWARDING: &str = "net.ipv6.conf.all.forwarding";
 /// The parameter with the range of ephemeral ports.
 pub const IP_LOCAL_PORT_RANGE: &str = "net.ipv4.ip_local_port_range";
 /// The parameter with the ports that are never ephemeral ports.
 pub const IP_LOCAL_RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// The parameter of an interface, or of `all` or `default`, in the way that sysctl(8) takes it.
+#[must_use]
+pub fn of_interface(family: Family, interface: &str, parameter: &str) -> String {
+    swap_separators(&format!("{}/{interface}/{parameter}", conf_of(family)))
+}
 
 /// Reads a parameter, without the newline at its end.
 ///
@@ -88,18 +97,46 @@ pub fn replace(name: &str, value: &str) -> Result<Option<String>, SysctlError> {
     Ok(Some(former))
 }
 
-/// Whether the host forwards IPv4.
-pub fn ip_forward() -> Result<bool, SysctlError> {
-    match read(IP_FORWARD)?.as_str() {
-        "0" => Ok(false),
-        "1" => Ok(true),
-        value => Err(unexpected(IP_FORWARD, value, "0 or 1")),
+/// The parameter that turns forwarding of a family on for every interface.
+#[must_use]
+pub const fn forwarding_of(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => IP_FORWARD,
+        Family::Ipv6 => IPV6_FORWARDING,
     }
 }
 
-/// Turns IPv4 forwarding on or off.
-pub fn set_ip_forward(on: bool) -> Result<(), SysctlError> {
-    write(IP_FORWARD, if on { "1" } else { "0" })
+/// Whether the host forwards a family; `None` if the kernel does not have the family.
+pub fn forwarding(family: Family) -> Result<Option<bool>, SysctlError> {
+    match read(forwarding_of(family)) {
+        Ok(value) => Ok(Some(value != "0")),
+        Err(SysctlError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Turns forwarding of a family on or off, on every interface and those to come.
+pub fn set_forwarding(family: Family, on: bool) -> Result<(), SysctlError> {
+    write(forwarding_of(family), if on { "1" } else { "0" })
+}
+
+/// The directory of a family's parameters per interface, and of `all` and `default`.
+#[must_use]
+pub const fn conf_of(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "net/ipv4/conf",
+        Family::Ipv6 => "net/ipv6/conf",
+    }
+}
+
+/// The names in a directory of parameters.
+pub fn list(directory: &str) -> Result<Vec<String>, SysctlError> {
+    let listed = fs::read_dir(path(directory)).and_then(|entries| {
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+    });
+    listed.map_err(|source| SysctlError::Read { name: directory.to_owned(), source })
 }
 
 /// The ports that the kernel picks from for sockets that do not name one.
@@ -188,6 +225,13 @@ mod tests {
         for (name, expected) in cases {
             assert_eq!(path(name), PathBuf::from(expected));
         }
+    }
+
+    #[test]
+    fn parameter_of_an_interface_is_named_as_sysctl_takes_it() {
+        let name = of_interface(Family::Ipv6, "eth0.100", "accept_ra");
+        assert_eq!(name, "net.ipv6.conf.eth0/100.accept_ra");
+        assert_eq!(path(&name), PathBuf::from("/proc/sys/net/ipv6/conf/eth0.100/accept_ra"));
     }
 
     #[test]

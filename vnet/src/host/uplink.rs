@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     InterfaceAddress, Link, LinkKind, LinkLayer, Port, Route, Snapshot,
@@ -30,6 +30,9 @@ pub struct UplinkCandidate {
     /// [`UplinkCandidate::masquerade_address`]. Empty when the host has no suitable address at
     /// all: then nothing can be masqueraded there.
     pub masquerade: Vec<MasqueradeAddress>,
+    /// As `masquerade`: own IPv6 addresses with the length of their prefixes, the preferred one
+    /// first; see [`own_ipv6`].
+    pub masquerade_ipv6: Vec<Ipv6Net>,
 }
 
 /// How much of a family is routed to an interface.
@@ -79,7 +82,14 @@ pub fn uplinks(snapshot: &Snapshot, bridges: &[u32]) -> Vec<UplinkCandidate> {
                 layer: link.layer,
                 ipv4,
                 ipv6,
-                masquerade: masquerade_addresses(snapshot, link),
+                masquerade: own_or_borrowed(snapshot, link, |interface| {
+                    own_ipv4(snapshot, interface).collect()
+                }),
+                masquerade_ipv6: if ipv6 == Reach::Nothing {
+                    own_ipv6(snapshot, link.index)
+                } else {
+                    own_or_borrowed(snapshot, link, |other| own_ipv6(snapshot, other))
+                },
             })
         })
         .collect()
@@ -140,9 +150,15 @@ fn is_forwarding(route: &Route) -> bool {
     route.kind == RouteType::Unicast && route.table != TABLE_LOCAL && !never_forwarded
 }
 
-/// What `inet_select_addr` chooses from; see [`UplinkCandidate::masquerade_address`].
-fn masquerade_addresses(snapshot: &Snapshot, link: &Link) -> Vec<MasqueradeAddress> {
-    let own: Vec<_> = selectable(snapshot, link.index).collect();
+/// The addresses of an interface, or the first that the kernel would borrow for it; see
+/// [`UplinkCandidate::masquerade_address`]. `__ipv6_dev_get_saddr` in net/ipv6/addrconf.c goes
+/// through the other interfaces likewise.
+fn own_or_borrowed<A>(
+    snapshot: &Snapshot,
+    link: &Link,
+    addresses_of: impl Fn(u32) -> Vec<A>,
+) -> Vec<A> {
+    let own = addresses_of(link.index);
     if !own.is_empty() {
         return own;
     }
@@ -155,14 +171,14 @@ fn masquerade_addresses(snapshot: &Snapshot, link: &Link) -> Vec<MasqueradeAddre
         .map(|other| other.index);
     vrf.into_iter()
         .chain(same_vrf)
-        .find_map(|interface| selectable(snapshot, interface).next())
+        .find_map(|interface| addresses_of(interface).into_iter().next())
         .into_iter()
         .collect()
 }
 
-/// Primary addresses of universe scope. A `route_localnet` setting would only let in more addresses
-/// for callers that ask for narrower scopes.
-fn selectable(
+/// The IPv4 addresses of an interface that masquerading may use: primary ones of universe scope. A
+/// `route_localnet` setting would only let in more for callers that ask for narrower scopes.
+pub fn own_ipv4(
     snapshot: &Snapshot,
     interface: u32,
 ) -> impl Iterator<Item = MasqueradeAddress> + use<'_> {
@@ -170,6 +186,26 @@ fn selectable(
         .addresses_of(interface)
         .filter(|address| !address.is_secondary() && address.scope == AddressScope::Universe)
         .filter_map(masquerade_address)
+}
+
+/// The IPv6 addresses of an interface that masquerading may use, with the length of their prefixes,
+/// the preferred one first.
+///
+/// `nf_nat_masquerade_ipv6` asks `ipv6_dev_get_saddr`, which prefers addresses that are not
+/// deprecated (RFC 6724, rule 3) and then public ones to temporary ones (rule 7; the kernel's default
+/// for it). Only global ones that duplicate address detection has let through count.
+#[must_use]
+pub fn own_ipv6(snapshot: &Snapshot, interface: u32) -> Vec<Ipv6Net> {
+    let mut usable: Vec<_> = snapshot
+        .addresses_of(interface)
+        .filter(|address| address.scope == AddressScope::Universe && !address.is_tentative())
+        .filter_map(|address| match (address.address, address.prefix_len) {
+            (IpAddr::V6(own), length) => Some((address, Ipv6Net::new(own, length).ok()?)),
+            (IpAddr::V4(_), _) => None,
+        })
+        .collect();
+    usable.sort_by_key(|(address, _)| (address.is_deprecated(), address.is_temporary()));
+    usable.into_iter().map(|(_, net)| net).collect()
 }
 
 fn masquerade_address(address: &InterfaceAddress) -> Option<MasqueradeAddress> {

@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Lock, Name, namespace, state};
+use crate::host::{GatewayRoute, bridge_port::PortVlan};
 
 const FILE: &str = "journal";
 
@@ -28,6 +29,32 @@ pub enum Undo {
         former: String,
         /// The value it was given.
         given: String,
+    },
+    /// Once forwarding of a family is off again: give every interface its own `forwarding` that it
+    /// had, and those that were made meanwhile what they would have been made with.
+    Forwarding {
+        /// Where the interfaces' parameters are, with slashes: `net/ipv6/conf`.
+        conf: String,
+        /// What `default` had.
+        default: String,
+        /// The indices of the interfaces that there were, and what each had.
+        interfaces: Vec<(u32, String)>,
+    },
+    /// Delete a route.
+    Route(GatewayRoute),
+    /// Take the isolation off a bridge's port.
+    IsolatedPort {
+        /// Index of the port.
+        interface: u32,
+    },
+    /// Give a bridge's port its former VLAN back.
+    PortVlans {
+        /// Index of the port.
+        interface: u32,
+        /// The VLANs that it was given.
+        given: Vec<PortVlan>,
+        /// The one that it had.
+        former: PortVlan,
     },
     /// Unmount the BPF file system.
     Mount {
@@ -212,5 +239,32 @@ mod tests {
         assert_eq!(entries.owner, None);
         assert_eq!(entries.undos, [Undo::Clsact { interface: 4 }, Undo::Clsact { interface: 4 }]);
         assert_eq!(entries.damaged, [1, 3]);
+    }
+
+    #[test]
+    fn every_change_is_read_as_it_was_written() {
+        let undos = [
+            Undo::Forwarding {
+                conf: "net/ipv6/conf".to_owned(),
+                default: "1".to_owned(),
+                interfaces: vec![(1, "0".to_owned()), (7, "2".to_owned())],
+            },
+            Undo::Route(GatewayRoute {
+                destination: "fd00:9::/48".parse().unwrap(),
+                gateway: "fd00:122::9".parse().unwrap(),
+                interface: 3,
+                metric: 1,
+            }),
+        ];
+        let lines: Vec<_> =
+            undos.iter().map(|undo| serde_json::to_string(undo).unwrap() + "\n").collect();
+        assert_eq!(
+            lines.concat(),
+            "{\"undo\":\"forwarding\",\"conf\":\"net/ipv6/conf\",\"default\":\"1\",\
+             \"interfaces\":[[1,\"0\"],[7,\"2\"]]}\n\
+             {\"undo\":\"route\",\"destination\":\"fd00:9::/48\",\"gateway\":\"fd00:122::9\",\
+             \"interface\":3,\"metric\":1}\n"
+        );
+        assert_eq!(parse(lines.concat().as_bytes()).undos, undos);
     }
 }

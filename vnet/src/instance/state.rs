@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -46,14 +46,19 @@ pub struct NetworkState {
     pub slot: u16,
     /// The definition's name.
     pub name: String,
-    /// libvirt's word for how it is connected.
+    /// libvirt's word for how its IPv4 is connected.
     pub mode: String,
+    /// The same for IPv6: a NAT network without `<nat ipv6='yes'/>` is routed there.
+    pub mode_ipv6: String,
     /// The bridge.
     pub bridge: String,
     /// The bridge's interface index; 0 while there is no such bridge.
     pub bridge_ifindex: u32,
     /// The subnets of the guests.
     pub subnets: Vec<IpNet>,
+    /// Addresses of the bridge that guests of NAT networks are masqueraded to when they reach
+    /// guests of this one, the preferred one of a family first.
+    pub masquerade: Vec<IpAddr>,
 }
 
 /// An interface towards outside.
@@ -63,8 +68,8 @@ pub struct UplinkState {
     pub interface: String,
     /// Its index.
     pub ifindex: u32,
-    /// Addresses to masquerade to, the preferred one first.
-    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses to masquerade to, IPv4 first, the preferred one of a family first.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// An attached program.

@@ -5,13 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::net::if_::if_nametoindex;
+
 use super::{
     Lock, Undo,
     journal::{self, Entries, Owner},
     namespace,
 };
 use crate::host::{
+    NetlinkError,
     bpffs::{self, BpfFs},
+    bridge_port::{self, PortVlan},
     qdisc,
     sysctl::{self, SysctlError},
 };
@@ -149,6 +153,18 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
         Undo::Sysctl { name, former, given } => {
             restore(name, former, given).map_err(|error| error.to_string())
         }
+        Undo::Forwarding { conf, default, interfaces } => {
+            give_forwarding_back(conf, default, interfaces).map_err(|error| error.to_string())
+        }
+        Undo::Route(route) => route.delete().await.map(drop).map_err(|error| error.to_string()),
+        Undo::IsolatedPort { interface } => {
+            let reset = bridge_port::set_isolated(*interface, false).await;
+            reset.map(drop).map_err(|error| error.to_string())
+        }
+        Undo::PortVlans { interface, given, former } => {
+            let done = give_vlan_back(*interface, given, *former).await;
+            done.map_err(|error| error.to_string())
+        }
         Undo::Mount { path } => {
             let mounted = BpfFs { path: path.clone(), mounted_here: true };
             mounted.release().map(|_| ()).map_err(|error| error.to_string())
@@ -164,6 +180,43 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
         Undo::Clsact { interface } => absent_interface_is_fine(delete_unused(*interface).await),
     }
 }
+
+/// VLANs that somebody else has given the port stay.
+async fn give_vlan_back(
+    port: u32,
+    given: &[PortVlan],
+    former: PortVlan,
+) -> Result<(), NetlinkError> {
+    let all = bridge_port::vlans().await?;
+    let Some((_, current)) = all.iter().find(|(index, _)| *index == port) else { return Ok(()) };
+    let ours: Vec<_> = current.iter().copied().filter(|vlan| given.contains(vlan)).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    bridge_port::delete_vlans(port, &ours).await?;
+    bridge_port::add_vlans(port, &[former]).await.map(drop)
+}
+
+/// An interface that somebody has made a router's meanwhile stays one.
+fn give_forwarding_back(
+    conf: &str,
+    default: &str,
+    interfaces: &[(u32, String)],
+) -> Result<(), SysctlError> {
+    for name in sysctl::list(conf)? {
+        // By index, because interfaces are renamed, and made anew under the same name.
+        let index = if_nametoindex(name.as_str());
+        let had = interfaces.iter().find(|(other, _)| index == Ok(*other));
+        let former = had.map_or(default, |(_, former)| former);
+        if name != "all" && former != OFF {
+            restore(&format!("{conf}/{name}/forwarding"), former, OFF)?;
+        }
+    }
+    Ok(())
+}
+
+/// What `forwarding` of every interface is once that of all has been turned off.
+const OFF: &str = "0";
 
 /// A parameter of an interface goes with the interface.
 fn restore(name: &str, former: &str, given: &str) -> Result<(), SysctlError> {

@@ -1,17 +1,34 @@
 //! From definitions and the host as it is to what should run.
 
+mod forwarding;
+mod network;
+mod ports;
+mod problem;
+mod routes;
 mod tables;
+#[cfg(test)]
+mod tests;
+mod uplinks;
+mod warning;
 
-use std::{collections::HashMap, net::Ipv4Addr, ops::RangeInclusive};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 use ipnet::IpNet;
-use vnet_common::{limits, policy::Mode};
+use vnet_common::{family::Family, limits, policy::Modes};
 
+pub use forwarding::routes_lost_by_forwarding;
+pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
+pub use problem::Problem;
+pub use routes::{PlannedRoute, RouteState};
 pub use tables::{SubnetKey, Tables};
+pub use warning::Warning;
 
 use crate::{
-    definition::{self, ForwardMode},
-    host::{self, Link, LinkKind, LinkLayer, Snapshot, UplinkCandidate},
+    definition::{self, AddressRange},
+    host::Snapshot,
 };
 
 /// What the operator sets beside the definitions.
@@ -32,6 +49,8 @@ pub struct Planned {
     pub plan: Plan,
     /// What is in the way of the rest; a start refuses any.
     pub problems: Vec<Problem>,
+    /// Where the host differs from the definitions without being in the way.
+    pub warnings: Vec<Warning>,
 }
 
 /// What should run.
@@ -43,6 +62,10 @@ pub struct Plan {
     pub uplinks: Vec<PlannedUplink>,
     /// The host's ephemeral ports, which masquerading leaves alone.
     pub host_ports: RangeInclusive<u16>,
+    /// Guests' ports, by rising index; see [`Plan::add_ports`].
+    pub ports: Vec<PlannedPort>,
+    /// What the guard knows of guests.
+    pub guard: GuardTables,
 }
 
 /// A network on its bridge.
@@ -53,21 +76,36 @@ pub struct PlannedNetwork {
     /// The definition's name.
     pub name: String,
     /// How it is connected.
-    pub mode: Mode,
+    pub modes: Modes,
     /// The bridge's name.
     pub bridge: String,
     /// The bridge's interface index; none while there is no such bridge.
     pub bridge_ifindex: Option<u32>,
     /// The bridge's MTU in bytes.
     pub mtu: u32,
-    /// The subnets of the guests.
+    /// The subnets of the guests (`<ip>`).
     pub subnets: Vec<IpNet>,
+    /// The host's own addresses there.
+    pub own: Vec<IpAddr>,
+    /// The subnets behind guests that route (`<route>`).
+    pub routes: Vec<PlannedRoute>,
     /// The host's first IPv4 address there.
     pub gateway: Option<Ipv4Addr>,
+    /// The host's first IPv6 address there.
+    pub gateway_ipv6: Option<Ipv6Addr>,
     /// The uplink that the network is bound to; [`ABSENT_INTERFACE`] while it is not there.
     pub forward_ifindex: Option<u32>,
     /// External ports to masquerade to.
     pub ports: RangeInclusive<u16>,
+    /// External addresses to masquerade to, instead of the uplink's own.
+    pub pool: Option<AddressRange>,
+    /// Live flows that one guest may have.
+    pub flows_per_guest: u32,
+    /// Whether guests are kept from each other.
+    pub isolated_ports: bool,
+    /// The bridge's own addresses, to which guests of NAT networks are masqueraded here; empty for a
+    /// family that they are not let in by.
+    pub masquerade: Addresses,
 }
 
 /// An interface towards outside.
@@ -79,88 +117,18 @@ pub struct PlannedUplink {
     pub ifindex: u32,
     /// Whether its frames begin with the IP header.
     pub raw: bool,
-    /// Addresses to masquerade to with the length of their prefixes, the preferred one first.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// Addresses to masquerade to.
+    pub addresses: Addresses,
 }
 
-/// Why the definitions cannot run on this host.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// No interface has the bridge's name.
-    #[error(
-        "network `{network}`: there is no bridge `{bridge}` on this host; make it (for libvirt: \
-         `virsh net-start {network}`) or correct <bridge name='{bridge}'/>"
-    )]
-    NoBridge {
-        /// The network.
-        network: String,
-        /// The bridge's name.
-        bridge: String,
-    },
-    /// The interface is something else.
-    #[error("network `{network}`: interface `{bridge}` is no bridge")]
-    NotABridge {
-        /// The network.
-        network: String,
-        /// The interface's name.
-        bridge: String,
-    },
-    /// Without a name there is nothing to attach to.
-    #[error(
-        "network `{network}`: its definition names no bridge; write <bridge name='virbr0'/> with \
-         the bridge that the guests are on"
-    )]
-    UnnamedBridge {
-        /// The network.
-        network: String,
-    },
-    /// `<forward dev=…>` names no interface of this host.
-    #[error("network `{network}`: there is no interface `{device}` to forward to on this host")]
-    NoForwardDevice {
-        /// The network.
-        network: String,
-        /// The interface's name.
-        device: String,
-    },
-    /// `--uplink` names no interface of this host.
-    #[error("there is no interface `{name}` on this host, which `--uplink {name}` asks for")]
-    NoUplink {
-        /// The interface's name.
-        name: String,
-    },
-    /// `--uplink` names the bridge of a network.
-    #[error("`--uplink {name}`: this is the bridge of a network, not a way to outside")]
-    UplinkIsBridge {
-        /// The interface's name.
-        name: String,
-    },
-    /// `--uplink` names a port of a bridge or of a bond.
-    #[error("`--uplink {name}`: this is a port of `{master}`, which has its traffic; name that")]
-    UplinkIsPort {
-        /// The interface's name.
-        name: String,
-        /// The master's name.
-        master: String,
-    },
-    /// The programs read Ethernet or IP headers at the start of a frame.
-    #[error("`--uplink {name}`: frames of this kind of interface are not supported")]
-    UnsupportedLink {
-        /// The interface's name.
-        name: String,
-    },
-    /// Nothing of what was given is served.
-    #[error("none of the definitions is of a kind that this version forwards (mode 'nat')")]
-    NothingToServe,
-    /// More than a table holds.
-    #[error("{count} {what} are more than the {limit} that vnet has room for")]
-    TooMany {
-        /// What there is too much of.
-        what: &'static str,
-        /// How many there are.
-        count: usize,
-        /// How many there may be.
-        limit: usize,
-    },
+/// Addresses with the length of their prefixes in bits, the preferred one first; at most
+/// [`limits::ADDRESSES_PER_UPLINK`] of each family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// IPv4.
+    pub ipv4: Vec<(Ipv4Addr, u8)>,
+    /// IPv6.
+    pub ipv6: Vec<(Ipv6Addr, u8)>,
 }
 
 /// Plans the definitions for the host, as far as it has what they need.
@@ -172,185 +140,64 @@ pub fn plan(
     options: &Options,
 ) -> Planned {
     let mut problems = Vec::new();
+    let mut warnings = Vec::new();
     let served =
-        definitions.iter().filter_map(|definition| Some((definition, mode_of(definition)?)));
+        definitions.iter().filter_map(|definition| Some((definition, network::modes(definition)?)));
+    let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
-    let networks: Vec<_> = (1_u16..)
-        .zip(served)
-        .map(|(slot, (definition, mode))| network(definition, slot, mode, host, &mut problems))
-        .collect();
+    for (slot, (definition, modes)) in (1_u16..).zip(served) {
+        let network = network::plan(definition, slot, modes, host, &mut problems);
+        warnings.extend(warning::of(definition, &network, host));
+        networks.push(network);
+    }
     if networks.is_empty() {
         problems.push(Problem::NothingToServe);
     }
-    let mut uplinks = uplinks(host, &guest_bridges(definitions, host), options, &mut problems);
-    let subnets = networks.iter().map(|network| network.subnets.len()).sum();
+    let guest_bridges = network::guest_bridges(definitions, host);
+    let mut uplinks = uplinks::plan(definitions, host, &guest_bridges, options, &mut problems);
+    problems.extend(too_many(&networks, &uplinks));
+    uplinks.truncate(limits::UPLINKS as usize);
+    let (ports, guard) = (Vec::new(), GuardTables::default());
+    let plan = Plan { networks, uplinks, host_ports, ports, guard };
+    Planned { plan, problems, warnings }
+}
+
+fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {
+    let subnets_of =
+        |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();
+    let subnets = networks.iter().map(subnets_of).sum();
+    let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
         ("subnets", subnets, limits::SUBNETS),
-        ("uplinks", uplinks.len(), limits::UPLINKS),
+        ("uplinks", uplinks.len() + bridges, limits::UPLINKS),
     ];
-    for (what, count, limit) in sizes {
-        if count > limit as usize {
-            problems.push(Problem::TooMany { what, count, limit: limit as usize });
-        }
-    }
-    uplinks.truncate(limits::UPLINKS as usize);
-    Planned { plan: Plan { networks, uplinks, host_ports }, problems }
-}
-
-/// How the programs treat a network; `None` if they do not.
-fn mode_of(definition: &definition::Network) -> Option<Mode> {
-    match definition.forward.mode.value {
-        ForwardMode::Nat => Some(Mode::Nat),
-        _ => None,
-    }
-}
-
-fn network(
-    definition: &definition::Network,
-    slot: u16,
-    mode: Mode,
-    host: &Snapshot,
-    problems: &mut Vec<Problem>,
-) -> PlannedNetwork {
-    let name = definition.name.value.clone();
-    let bridge = find_bridge(definition, host).map_err(|problem| problems.push(problem)).ok();
-    let forward_ifindex = definition.forward_device().map(|device| {
-        if let Some(link) = host.link_named(device) {
-            return link.index;
-        }
-        let device = device.to_owned();
-        problems.push(Problem::NoForwardDevice { network: name.clone(), device });
-        ABSENT_INTERFACE
-    });
-    let ports =
-        definition.forward.nat.as_ref().map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end);
-    let first_ipv4 = definition.ips.iter().find_map(|ip| match ip.address.value {
-        std::net::IpAddr::V4(address) => Some(address),
-        std::net::IpAddr::V6(_) => None,
-    });
-    PlannedNetwork {
-        slot,
-        name,
-        mode,
-        bridge: definition.bridge.name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
-        bridge_ifindex: bridge.map(|bridge| bridge.index),
-        mtu: bridge.map_or(0, |bridge| bridge.mtu),
-        subnets: definition.subnets().collect(),
-        gateway: first_ipv4,
-        forward_ifindex,
-        ports,
-    }
-}
-
-fn find_bridge<'a>(
-    definition: &definition::Network,
-    host: &'a Snapshot,
-) -> Result<&'a Link, Problem> {
-    let network = definition.name.value.clone();
-    let Some(bridge) = &definition.bridge.name else {
-        return Err(Problem::UnnamedBridge { network });
-    };
-    let bridge = bridge.value.clone();
-    match host.link_named(&bridge) {
-        None => Err(Problem::NoBridge { network, bridge }),
-        Some(link) if link.kind != LinkKind::Bridge => Err(Problem::NotABridge { network, bridge }),
-        Some(link) => Ok(link),
-    }
-}
-
-/// The bridges that definitions give to guests, also those of networks that are not served: none is
-/// a way to outside. A `mode='bridge'` network is on a bridge of the host's own, which may be one.
-fn guest_bridges(definitions: &[definition::Network], host: &Snapshot) -> Vec<u32> {
-    let own =
-        definitions.iter().filter(|definition| definition.forward.mode.value.has_own_bridge());
-    let names = own.filter_map(|definition| definition.bridge.name.as_ref());
-    names.filter_map(|name| host.link_named(&name.value)).map(|link| link.index).collect()
-}
-
-/// Whether a bridge that no definition names leads to nothing but other guests or containers: it has
-/// no default route and no port that could be a wire. Sending there would pass by the host's own
-/// firewall, which may keep them apart.
-fn has_only_guests(candidate: &UplinkCandidate, host: &Snapshot) -> bool {
-    let is_wire = |port: &Link| {
-        matches!(port.kind, LinkKind::Physical | LinkKind::Bond | LinkKind::Vlan)
-            || matches!(&port.kind, LinkKind::Other(kind) if kind == "team")
-    };
-    host.link(candidate.interface).is_some_and(|link| link.kind == LinkKind::Bridge)
-        && candidate.ipv4 != host::Reach::Default
-        && !host.ports_of(candidate.interface).any(is_wire)
-}
-
-fn uplinks(
-    host: &Snapshot,
-    bridges: &[u32],
-    options: &Options,
-    problems: &mut Vec<Problem>,
-) -> Vec<PlannedUplink> {
-    let mut candidates: HashMap<u32, UplinkCandidate> = host::uplinks(host, bridges)
+    sizes
         .into_iter()
-        .map(|candidate| (candidate.interface, candidate))
-        .collect();
-    if options.uplinks.is_empty() {
-        candidates.retain(|_, candidate| !has_only_guests(candidate, host));
-    } else {
-        let mut named = HashMap::new();
-        for name in &options.uplinks {
-            match named_uplink(host, bridges, name, &mut candidates) {
-                Ok(candidate) => drop(named.insert(candidate.interface, candidate)),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        candidates = named;
-    }
-    // What the programs cannot read is left out unless it was asked for, which was refused above.
-    let mut uplinks: Vec<_> = candidates.into_values().filter_map(planned_uplink).collect();
-    uplinks.sort_by_key(|uplink| uplink.ifindex);
-    uplinks
+        .map(|(what, count, limit)| (what, count, limit as usize))
+        .filter(|(_, count, limit)| count > limit)
+        .map(|(what, count, limit)| Problem::TooMany { what, count, limit })
+        .collect()
 }
 
-fn named_uplink(
-    host: &Snapshot,
-    bridges: &[u32],
-    name: &str,
-    candidates: &mut HashMap<u32, UplinkCandidate>,
-) -> Result<UplinkCandidate, Problem> {
-    let link = host.link_named(name).ok_or(Problem::NoUplink { name: name.to_owned() })?;
-    if bridges.contains(&link.index) {
-        return Err(Problem::UplinkIsBridge { name: name.to_owned() });
+impl Addresses {
+    /// Whether there is none of either family.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ipv4.is_empty() && self.ipv6.is_empty()
     }
-    if let Some(master) = link.master.and_then(|index| host.link(index))
-        && link.port.as_ref().is_some_and(|port| !matches!(port, host::Port::Other(_)))
-    {
-        let master = master.name.clone();
-        return Err(Problem::UplinkIsPort { name: name.to_owned(), master });
+
+    /// All of them without their prefixes, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        let ipv4 = self.ipv4.iter().map(|(address, _)| IpAddr::from(*address));
+        ipv4.chain(self.ipv6.iter().map(|(address, _)| IpAddr::from(*address)))
     }
-    if !matches!(link.layer, LinkLayer::Ethernet | LinkLayer::RawIp) {
-        return Err(Problem::UnsupportedLink { name: name.to_owned() });
-    }
-    // An uplink without a route yet is an uplink all the same: it may get one.
-    Ok(candidates.remove(&link.index).unwrap_or_else(|| UplinkCandidate {
-        interface: link.index,
-        name: link.name.clone(),
-        layer: link.layer,
-        ipv4: host::Reach::Nothing,
-        ipv6: host::Reach::Nothing,
-        masquerade: Vec::new(),
-    }))
 }
 
-fn planned_uplink(candidate: UplinkCandidate) -> Option<PlannedUplink> {
-    let raw = match candidate.layer {
-        LinkLayer::Ethernet => false,
-        LinkLayer::RawIp => true,
-        LinkLayer::Other(_) => return None,
-    };
-    let addresses =
-        candidate.masquerade.iter().map(|found| (found.address, found.subnet.prefix_len()));
-    Some(PlannedUplink {
-        ifindex: candidate.interface,
-        raw,
-        addresses: addresses.take(limits::ADDRESSES_PER_UPLINK).collect(),
-        name: candidate.name,
-    })
+/// The family of a prefix.
+fn family_of(prefix: &IpNet) -> Family {
+    match prefix {
+        IpNet::V4(_) => Family::Ipv4,
+        IpNet::V6(_) => Family::Ipv6,
+    }
 }

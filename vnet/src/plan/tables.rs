@@ -1,16 +1,22 @@
 //! A plan as the programs read it: the entries of their maps.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
 use vnet_common::{
     address::{Address, Ipv4Be},
     limits,
-    network::{Network, Subnet, Uplink, UplinkAddress},
+    network::{
+        NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST, SUBNET_IS_HOST, Subnet, Uplink,
+        UplinkAddress,
+    },
     port::PortRange,
 };
 
-use super::{ABSENT_INTERFACE, Plan, PlannedNetwork, PlannedUplink};
+use super::{ABSENT_INTERFACE, Addresses, Plan, PlannedNetwork};
 
 /// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
 pub type SubnetKey = (u32, [u8; 16]);
@@ -44,19 +50,34 @@ impl Tables {
         for network in &plan.networks {
             let slot = u32::from(network.slot);
             tables.networks.insert(slot, network_entry(network));
+            if network.is_bridged() {
+                continue;
+            }
             tables.bridges.extend(network.bridge_ifindex.map(|bridge| (bridge, slot)));
-            for subnet in &network.subnets {
-                let entry = Subnet { network: network.slot, reserved: 0 };
-                // IPv6 is the host's own stack's in this version.
-                if subnet.addr().is_ipv4() {
-                    tables.subnets.insert(subnet_key(*subnet), entry);
-                }
+            if let Some(bridge) = network.bridge_ifindex.filter(|_| network.is_masqueraded_to()) {
+                tables.uplinks.insert(bridge, uplink_entry(&network.masquerade));
             }
         }
+        // A subnet of a network wins over a route of another that equals it.
+        for network in &plan.networks {
+            tables.add_subnets(network.slot, SUBNET_BEHIND_GUEST, network.subnets_behind());
+        }
+        for network in &plan.networks {
+            tables.add_subnets(network.slot, 0, network.subnets.iter().copied());
+        }
+        for network in &plan.networks {
+            let own = network.own.iter().copied().map(IpNet::from);
+            tables.add_subnets(network.slot, SUBNET_IS_HOST, own);
+        }
         for uplink in &plan.uplinks {
-            tables.uplinks.insert(uplink.ifindex, uplink_entry(uplink));
+            tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
         }
         tables
+    }
+
+    fn add_subnets(&mut self, network: u16, flags: u16, prefixes: impl Iterator<Item = IpNet>) {
+        let entry = Subnet { network, flags };
+        self.subnets.extend(prefixes.map(|prefix| (subnet_key(prefix), entry)));
     }
 
     /// Adds the entries of others, whose values win.
@@ -69,39 +90,47 @@ impl Tables {
 }
 
 fn network_entry(network: &PlannedNetwork) -> Network {
+    let pool = network.pool.map(|pool| (pool.start, pool.end));
+    let (pool_first, pool_last) = pool.unwrap_or((Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED));
     Network {
         // No packet comes from there, so that whatever claims to is spoofed.
         bridge_ifindex: network.bridge_ifindex.unwrap_or(ABSENT_INTERFACE),
         forward_ifindex: network.forward_ifindex.unwrap_or(0),
-        mode: network.mode as u8,
-        mode_ipv6: network.mode as u8,
+        mode: network.modes.ipv4 as u8,
+        mode_ipv6: network.modes.ipv6 as u8,
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
-        flows_per_guest: limits::DEFAULT_FLOWS_PER_GUEST,
-        flags: 0,
+        flows_per_guest: network.flows_per_guest,
+        flags: if network.isolated_ports { NETWORK_ISOLATED_PORTS } else { 0 },
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
-        pool_first: Ipv4Be::UNSPECIFIED,
-        pool_last: Ipv4Be::UNSPECIFIED,
-        gateway_ipv6: Address::default(),
+        pool_first: Ipv4Be::from_addr(pool_first),
+        pool_last: Ipv4Be::from_addr(pool_last),
+        gateway_ipv6: network
+            .gateway_ipv6
+            .map_or_else(Address::default, |address| Address::from_addr(address.into())),
     }
 }
 
-fn uplink_entry(uplink: &PlannedUplink) -> Uplink {
-    let mut addresses = [UplinkAddress::default(); limits::ADDRESSES_PER_UPLINK];
-    for (entry, (address, prefix_length)) in addresses.iter_mut().zip(&uplink.addresses) {
-        *entry = UplinkAddress {
-            address: Ipv4Be::from_addr(*address),
-            prefix_length: *prefix_length,
-            reserved: [0; 3],
-        };
+fn uplink_entry(addresses: &Addresses) -> Uplink {
+    let ipv4 = addresses.ipv4.iter().map(|(own, length)| (Ipv4Be::from_addr(*own), *length));
+    let ipv6 =
+        addresses.ipv6.iter().map(|(own, length)| (Address::from_addr((*own).into()), *length));
+    let (address_count, addresses) = fill(ipv4);
+    let (address_count_ipv6, addresses_ipv6) = fill(ipv6);
+    Uplink { address_count, address_count_ipv6, addresses, addresses_ipv6 }
+}
+
+/// As many as there is room for, and how many these are.
+fn fill<A: Copy + Default>(
+    found: impl Iterator<Item = (A, u8)>,
+) -> (u32, [UplinkAddress<A>; limits::ADDRESSES_PER_UPLINK]) {
+    let mut entries = [UplinkAddress::default(); limits::ADDRESSES_PER_UPLINK];
+    let mut count = 0;
+    for (entry, (address, prefix_length)) in entries.iter_mut().zip(found) {
+        *entry = UplinkAddress { address, prefix_length, reserved: [0; 3] };
+        count += 1;
     }
-    let address_count = uplink.addresses.len().min(limits::ADDRESSES_PER_UPLINK) as u32;
-    Uplink {
-        address_count,
-        address_count_ipv6: 0,
-        addresses,
-        addresses_ipv6: [UplinkAddress::default(); limits::ADDRESSES_PER_UPLINK],
-    }
+    (count, entries)
 }
 
 fn subnet_key(subnet: IpNet) -> SubnetKey {

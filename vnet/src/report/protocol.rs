@@ -14,7 +14,7 @@ pub struct Protocol(pub u8);
 #[error("a protocol is `tcp`, `udp`, `icmp`, another name as in /etc/protocols, or a number")]
 pub struct InvalidProtocol;
 
-const NAMES: [(u8, &str); 10] = [
+const NAMES: [(u8, &str); 11] = [
     (1, "icmp"),
     (2, "igmp"),
     (4, "ipip"),
@@ -24,6 +24,7 @@ const NAMES: [(u8, &str); 10] = [
     (47, "gre"),
     (50, "esp"),
     (51, "ah"),
+    (58, "ipv6-icmp"),
     (132, "sctp"),
 ];
 
@@ -40,6 +41,8 @@ impl FromStr for Protocol {
     type Err = InvalidProtocol;
 
     fn from_str(text: &str) -> Result<Self, InvalidProtocol> {
+        // /etc/protocols has this alias, and everybody says it.
+        let text = if text.eq_ignore_ascii_case("icmpv6") { "ipv6-icmp" } else { text };
         let named = NAMES.iter().find(|(_, name)| name.eq_ignore_ascii_case(text));
         match named {
             Some((number, _)) => Ok(Self(*number)),
@@ -60,7 +63,15 @@ mod tests {
 
     #[test]
     fn names_and_numbers_are_read_and_written() {
-        for (text, number) in [("tcp", 6), ("UDP", 17), ("47", 47), ("gre", 47), ("253", 253)] {
+        for (text, number) in [
+            ("tcp", 6),
+            ("UDP", 17),
+            ("47", 47),
+            ("gre", 47),
+            ("ipv6-icmp", 58),
+            ("ICMPv6", 58),
+            ("253", 253),
+        ] {
             assert_eq!(text.parse::<Protocol>().unwrap(), Protocol(number));
         }
         assert_eq!(Protocol(6).to_string(), "tcp");

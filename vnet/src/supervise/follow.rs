@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{hooks, startup::Running};
+use super::{hooks, ports, routes, startup::Running};
 use crate::{
-    host::{self, sysctl},
-    plan::{self, Plan, Planned, Tables},
+    host::{self, Snapshot, sysctl},
+    plan::{self, Addresses, Plan, Planned, Tables},
 };
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -48,34 +48,53 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
     let host_ports = sysctl::ip_local_port_range()?;
     let options = &running.options.plan;
-    let Planned { plan, problems } =
+    let Planned { mut plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, options);
+    let mut seen = ports::seen_leases(running.leases.as_ref(), &plan);
+    seen.learned = running.datapath.learned_macs()?;
+    plan.add_ports(&running.definitions, &snapshot, &seen);
+    if warnings != running.warnings {
+        for warning in warnings.iter().filter(|warning| !running.warnings.contains(warning)) {
+            log::warn!("{warning}");
+        }
+        running.warnings = warnings;
+    }
     if problems != running.problems {
         for problem in &problems {
             log::warn!("{problem}");
         }
         running.problems = problems;
     }
-    change_to(running, plan).await
+    change_to(running, plan, &snapshot).await
 }
 
 /// Whether something has changed that the kernel sends no notice of.
-pub(super) async fn is_needed(running: &Running) -> bool {
+pub(super) async fn is_needed(running: &mut Running) -> bool {
     // An error shows when it is followed.
     sysctl::ip_local_port_range().ok().as_ref() != Some(&running.plan.host_ports)
+        || ports::any_is_new(running)
         || hooks::any_is_lost(running).await
 }
 
 /// Hooks come before the maps send packets there, and go after the maps no longer do.
-async fn change_to(running: &mut Running, plan: Plan) -> anyhow::Result<()> {
+async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow::Result<()> {
     report(&running.plan, &plan);
     let hooks_before = programs(running);
+    running.datapath.enter_guard(&plan.guard)?;
     let mut failures = hooks::attach_missing(running, &plan).await;
     let mut served = plan.clone();
     // Nothing is sent to where nothing keeps untranslated packets from leaving.
     served.uplinks.retain(|uplink| hooks::are_attached(running, uplink.ifindex));
+    for network in &mut served.networks {
+        if !network.bridge_ifindex.is_some_and(|bridge| hooks::are_attached(running, bridge)) {
+            network.masquerade = Addresses::default();
+        }
+    }
     running.datapath.write(&Tables::of(&served))?;
     failures.extend(hooks::detach_unwanted(running, &plan).await.err());
+    running.datapath.leave_guard(&plan.guard)?;
+    failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
+    failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
     let changed = plan != running.plan || programs(running) != hooks_before;
     running.plan = plan;
     if changed {

@@ -1,7 +1,7 @@
 //! Which programs belong where, and keeping it so.
 
 use anyhow::Context as _;
-use vnet_common::names::program;
+use vnet_common::{names::program, policy::Mode};
 
 use super::startup::Running;
 use crate::{
@@ -27,9 +27,18 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
             });
         }
     }
+    for port in plan.ports.iter().filter(|port| port.guard.is_some()) {
+        hooks.push(HookSpec {
+            ifindex: port.ifindex,
+            interface: port.name.clone(),
+            direction: Direction::Ingress,
+            program: program::PORT_GUARD,
+        });
+    }
     for direction in [Direction::Egress, Direction::Ingress] {
         for network in &plan.networks {
-            let Some(ifindex) = network.bridge_ifindex else { continue };
+            let bridge = network.bridge_ifindex.filter(|_| !network.is_bridged());
+            let Some(ifindex) = bridge else { continue };
             hooks.push(HookSpec {
                 ifindex,
                 interface: network.bridge.clone(),
@@ -54,6 +63,19 @@ fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str 
 }
 
 pub(super) async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
+    let place = (spec.program, spec.ifindex);
+    match try_to_attach(running, spec).await {
+        // Guests come and go while this runs; the watch tells of it.
+        Err(_) if place.0 == program::PORT_GUARD && is_gone(place.1) => Ok(()),
+        result => result,
+    }
+}
+
+fn is_gone(ifindex: u32) -> bool {
+    nix::net::if_::if_indextoname(ifindex).is_err()
+}
+
+async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
     let attachment = Attachment {
         mode: running.options.attach,
         pins: &running.pins,
@@ -178,10 +200,22 @@ fn network_state(network: &crate::plan::PlannedNetwork) -> NetworkState {
     NetworkState {
         slot: network.slot,
         name: network.name.clone(),
-        mode: format!("{:?}", network.mode).to_lowercase(),
+        mode: mode_name(network.modes.ipv4).to_owned(),
+        mode_ipv6: mode_name(network.modes.ipv6).to_owned(),
         bridge: network.bridge.clone(),
         bridge_ifindex: network.bridge_ifindex.unwrap_or(0),
         subnets: network.subnets.clone(),
+        masquerade: network.masquerade.iter().collect(),
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Isolated => "isolated",
+        Mode::Nat => "nat",
+        Mode::Route => "route",
+        Mode::Open => "open",
+        Mode::Bridged => "bridge",
     }
 }
 
@@ -189,6 +223,6 @@ fn uplink_state(uplink: &PlannedUplink) -> UplinkState {
     UplinkState {
         interface: uplink.name.clone(),
         ifindex: uplink.ifindex,
-        addresses: uplink.addresses.iter().map(|(address, _)| *address).collect(),
+        addresses: uplink.addresses.iter().collect(),
     }
 }

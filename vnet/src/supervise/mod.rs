@@ -1,9 +1,12 @@
 //! `vnet run`: bring the datapath up, follow the host's changes, take it all down.
 
 mod follow;
+mod forwarding;
 mod hooks;
 mod janitor;
+mod ports;
 mod prepare;
+mod routes;
 mod serve;
 mod signals;
 mod startup;
@@ -32,6 +35,8 @@ pub struct Options {
     pub instance: Name,
     /// What is set beside the definitions.
     pub plan: plan::Options,
+    /// Where DHCP servers keep their leases.
+    pub leases: PathBuf,
     /// How programs are attached.
     pub attach: AttachMode,
     /// How the object is loaded.

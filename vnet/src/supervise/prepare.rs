@@ -1,21 +1,28 @@
 //! Everything that is checked before anything is changed.
 
+use vnet_common::family::Family;
+
 use crate::{
     definition::{self, Network},
+    guests::LeaseWatch,
     host::{self, Watch, WatchOptions, privileges, sysctl},
     instance::{
         Lock, LockError,
         undo::{self, Elsewhere},
     },
-    plan::{self, Plan, Planned, Problem},
+    plan::{self, Plan, Planned, Problem, Warning},
 };
 
-use super::Options;
+use super::{Options, ports};
 
 /// What the checks leave for the start.
 pub(super) struct Prepared {
     pub definitions: Vec<Network>,
     pub plan: Plan,
+    /// What the operator has been told.
+    pub warnings: Vec<Warning>,
+    /// Listens since before the leases were read; none if nothing depends on leases.
+    pub leases: Option<LeaseWatch>,
     /// Listens since before the host was read, so that no change is lost.
     pub watch: Watch,
 }
@@ -41,6 +48,9 @@ pub enum Refusal {
     /// The host cannot be read.
     #[error("cannot read the host's network: {0}")]
     Host(#[from] host::NetlinkError),
+    /// inotify has no room, for example.
+    #[error("cannot watch the DHCP leases: {0}")]
+    Leases(std::io::Error),
     /// A parameter of the kernel cannot be read.
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
@@ -55,11 +65,22 @@ pub(super) async fn prepare(
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
     let host_ports = sysctl::ip_local_port_range()?;
-    let Planned { plan, problems } = plan::plan(&definitions, &snapshot, host_ports, &options.plan);
+    let Planned { mut plan, mut problems, warnings } =
+        plan::plan(&definitions, &snapshot, host_ports, &options.plan);
+    let leases = ports::need_leases(&definitions)
+        .then(|| LeaseWatch::start(&options.leases).map_err(Refusal::Leases))
+        .transpose()?;
+    plan.add_ports(&definitions, &snapshot, &ports::seen_leases(leases.as_ref(), &plan));
+    if sysctl::forwarding(Family::Ipv6)? == Some(false) {
+        problems.extend(plan::routes_lost_by_forwarding(&plan, &snapshot));
+    }
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));
     }
-    Ok(Prepared { definitions, plan, watch })
+    for warning in &warnings {
+        log::warn!("{warning}");
+    }
+    Ok(Prepared { definitions, plan, warnings, leases, watch })
 }
 
 pub(super) fn load_definitions(options: &Options) -> Result<Vec<Network>, Refusal> {

@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     follow::{Retry, follow, is_needed},
+    ports::leases_changed,
     signals::Signals,
     startup::Running,
 };
@@ -29,6 +30,10 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             () = signals.stop() => return Ok(()),
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
+                retry.note(follow(running).await);
+            }
+            result = leases_changed(running.leases.as_mut()) => {
+                result.context("cannot follow the DHCP leases")?;
                 retry.note(follow(running).await);
             }
             () = retry.due() => retry.note(follow(running).await),

@@ -12,12 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     datapath::{AttachMode, Datapath, Hook, KernelLog},
     definition::Network,
-    host::{Watch, bpffs, privileges, sysctl},
+    guests::LeaseWatch,
+    host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Undo, Whose, journal},
-    plan::{self, Plan, Problem, Tables},
+    plan::{self, Plan, Problem, Tables, Warning},
 };
 
-use super::{Options, hooks, prepare::Prepared};
+use super::{Options, forwarding, hooks, ports, prepare::Prepared, routes};
 
 /// The running datapath.
 pub(super) struct Running {
@@ -27,6 +28,10 @@ pub(super) struct Running {
     pub plan: Plan,
     /// What the host lacks of the definitions for now.
     pub problems: Vec<Problem>,
+    /// Where the host differs from the definitions for now.
+    pub warnings: Vec<Warning>,
+    /// There only if guests' addresses depend on leases.
+    pub leases: Option<LeaseWatch>,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -53,13 +58,14 @@ pub(super) async fn start(
     prepared: Prepared,
     lock: &Lock,
 ) -> anyhow::Result<Running> {
-    let Prepared { definitions, plan, watch } = prepared;
+    let Prepared { definitions, plan, warnings, leases, watch } = prepared;
     pause("prepared").await;
 
     privileges::raise_memlock_limit();
     let mut datapath = Datapath::load(&options.load)?;
     let kernel_log = options.load.log.map(|_| datapath.kernel_log()).transpose()?;
     datapath.write(&Tables::of(&plan))?;
+    datapath.enter_guard(&plan.guard)?;
     pause("loaded").await;
 
     // As late as can be: it has served its guests all the time.
@@ -85,6 +91,8 @@ pub(super) async fn start(
         definitions,
         plan,
         problems: Vec::new(),
+        warnings,
+        leases,
         watch,
         datapath,
         kernel_log,
@@ -99,13 +107,32 @@ pub(super) async fn start(
         hooks::attach(&mut running, spec).await?;
         pause(&step).await;
     }
+    set_up_ports_and_routes(&mut running).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
-    enable_forwarding(&mut running.journal)?;
+    forwarding::enable(&mut running.journal, &running.plan)?;
     pause("forwarding").await;
 
     hooks::write_state(&running)?;
     pause("attached").await;
     Ok(running)
+}
+
+/// What cannot be set up is tried again with the next change of the host.
+async fn set_up_ports_and_routes(running: &mut Running) -> anyhow::Result<()> {
+    let has_routes = running.plan.networks.iter().any(|network| !network.routes.is_empty());
+    let has_settings = |port: &plan::PlannedPort| port.isolated || !port.vlans.is_empty();
+    if !has_routes && !running.plan.ports.iter().any(has_settings) {
+        return Ok(());
+    }
+    // Anew, because leftovers of an earlier run have gone since the plan was made.
+    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let (journal, plan) = (&mut running.journal, &running.plan);
+    let mut failures = ports::set_up(journal, plan, &snapshot).await;
+    failures.extend(routes::add_missing(journal, plan, &snapshot).await);
+    for failure in failures {
+        log::warn!("{failure}");
+    }
+    Ok(())
 }
 
 /// A daemon that was killed leaves its datapath in place; this start replaces it.
@@ -130,46 +157,6 @@ fn mount_bpffs(journal: &mut Journal) -> anyhow::Result<PathBuf> {
     }
     journal.record(Undo::Mount { path: bpffs::DEFAULT_PATH.into() })?;
     Ok(bpffs::ensure()?.path)
-}
-
-/// Lets the host forward IPv4, without which its routing answers no look-up.
-///
-/// The kernel couples other parameters to this one (`inet_forward_change` in
-/// `net/ipv4/devinet.c`): every interface's own `forwarding`, and `accept_redirects` of all. What
-/// they were is written down too, to be given back after the switch is.
-fn enable_forwarding(journal: &mut Journal) -> anyhow::Result<()> {
-    if sysctl::ip_forward()? {
-        return Ok(());
-    }
-    for name in coupled_parameters()? {
-        // An interface may go while its parameters are read.
-        let Ok(former) = sysctl::read(&name) else { continue };
-        let turned_off = if name.ends_with("accept_redirects") { "1" } else { "0" };
-        if former != turned_off {
-            journal.record(Undo::Sysctl { name, former, given: turned_off.to_owned() })?;
-        }
-    }
-    journal.record(Undo::Sysctl {
-        name: sysctl::IP_FORWARD.to_owned(),
-        former: "0".to_owned(),
-        given: "1".to_owned(),
-    })?;
-    sysctl::set_ip_forward(true)?;
-    log::info!("IPv4 forwarding was off: turned on until vnet ends");
-    Ok(())
-}
-
-fn coupled_parameters() -> anyhow::Result<Vec<String>> {
-    const CONF: &str = "/proc/sys/net/ipv4/conf";
-    let mut names = vec!["net/ipv4/conf/all/accept_redirects".to_owned()];
-    for entry in fs::read_dir(CONF).with_context(|| format!("cannot read {CONF}"))? {
-        let interface = entry?.file_name();
-        let interface = interface.to_string_lossy();
-        if interface != "all" {
-            names.push(format!("net/ipv4/conf/{interface}/forwarding"));
-        }
-    }
-    Ok(names)
 }
 
 /// Another instance that ends removes the common directory when it is empty.

@@ -8,17 +8,18 @@ use vnet::host::{
     bpffs::{self, BpfFs},
     privileges, sysctl,
 };
+use vnet_common::family::Family;
 
 use crate::namespace::{in_namespace, in_thread};
 
 #[test]
 fn sysctls_are_those_of_the_threads_namespace() {
     in_namespace(|| async {
-        sysctl::set_ip_forward(false).unwrap();
-        assert!(!sysctl::ip_forward().unwrap());
+        sysctl::set_forwarding(Family::Ipv4, false).unwrap();
+        assert_eq!(sysctl::forwarding(Family::Ipv4).unwrap(), Some(false));
         assert_eq!(sysctl::replace(sysctl::IP_FORWARD, "1").unwrap().as_deref(), Some("0"));
         assert_eq!(sysctl::replace(sysctl::IP_FORWARD, "1").unwrap(), None);
-        assert!(sysctl::ip_forward().unwrap());
+        assert_eq!(sysctl::forwarding(Family::Ipv4).unwrap(), Some(true));
 
         assert_eq!(sysctl::ip_local_port_range().unwrap(), 32768..=60999);
         assert_eq!(sysctl::ip_local_reserved_ports().unwrap(), []);

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use vnet::host::{
-    Hop, LinkKind, LinkLayer, Port, Route, Snapshot,
+    GatewayRoute, Hop, Ipv6Settings, LinkKind, LinkLayer, Port, Route, Snapshot,
     address::AddressScope,
     route::{RouteProtocol, RouteScope, RouteType, TABLE_LOCAL, TABLE_MAIN},
     snapshot, sysctl,
@@ -74,6 +74,56 @@ fn links_carry_kind_layer_master_and_flags() {
         assert_eq!((&tap.kind, tap.layer), (&LinkKind::Tap, LinkLayer::Ethernet));
         let tun = link("tun0");
         assert_eq!((&tun.kind, tun.layer, tun.mac), (&LinkKind::Tun, LinkLayer::RawIp, None));
+    });
+}
+
+#[test]
+fn ipv6_parameters_of_a_link_are_those_of_sysctl() {
+    in_namespace(|| async {
+        ip("link add v0 type veth peer name v1");
+        ip("link set v0 name v.0");
+        for (parameter, value) in [("forwarding", "1"), ("accept_ra", "2"), ("disable_ipv6", "1")] {
+            sysctl::write(&format!("net/ipv6/conf/v.0/{parameter}"), value).unwrap();
+        }
+        sysctl::write("net/ipv6/conf/v1/accept_ra", "0").unwrap();
+        let snapshot = snapshot().await.unwrap();
+        let settings = |name: &str| snapshot.link_named(name).unwrap().ipv6.unwrap();
+        let (forwarding, accept_ra) = (1, 2);
+        assert_eq!(settings("v.0"), Ipv6Settings { forwarding, accept_ra, disabled: true });
+        assert_eq!(settings("v1"), Ipv6Settings::default());
+    });
+}
+
+#[test]
+fn routes_through_gateways_are_added_and_deleted_once() {
+    in_namespace(|| async {
+        ip("link add v0 type veth peer name v1");
+        for name in ["v0", "v1"] {
+            ip(&format!("link set {name} up"));
+        }
+        ip("address add 192.0.2.10/24 dev v0");
+        ip("address add fd00::10/64 dev v0 nodad");
+        let interface = index(&snapshot().await.unwrap(), "v0");
+        for (destination, gateway, metric) in
+            [("10.9.0.0/16", "192.0.2.9", 1), ("fd00:9::/48", "fd00::9", 7)]
+        {
+            let destination = destination.parse().unwrap();
+            let wanted = GatewayRoute { destination, gateway: address(gateway), interface, metric };
+            assert!(wanted.add().await.unwrap());
+            assert!(!wanted.add().await.unwrap());
+            let found = route(&snapshot().await.unwrap(), &destination.to_string(), TABLE_MAIN);
+            let hop = Hop { interface: Some(interface), gateway: Some(address(gateway)) };
+            assert_eq!(found.hops, [hop]);
+            assert_eq!((found.priority, found.protocol), (metric, RouteProtocol::Static));
+            let other = GatewayRoute { metric: 100, ..wanted.clone() };
+            assert!(!other.delete().await.unwrap());
+            assert!(wanted.delete().await.unwrap());
+            assert!(!wanted.delete().await.unwrap());
+
+            let far = GatewayRoute { interface: 1 << 20, ..wanted };
+            assert!(!far.delete().await.unwrap());
+            assert!(far.add().await.is_err());
+        }
     });
 }
 

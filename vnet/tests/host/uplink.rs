@@ -64,6 +64,30 @@ fn masquerade_address_is_the_one_that_the_kernel_selects() {
     });
 }
 
+// nf_nat_masquerade_ipv6 asks ipv6_dev_get_saddr, as a route look-up does.
+#[test]
+fn first_ipv6_address_is_the_one_that_the_kernel_selects() {
+    in_namespace(|| async {
+        ip("link add eth0 type veth peer name peer0");
+        for name in ["eth0", "peer0"] {
+            ip(&format!("link set {name} up"));
+        }
+        ip("address add 2001:db8:f::1/64 dev eth0 nodad");
+        ip("route add default via 2001:db8:f::ff dev eth0");
+        for (address, kernels) in [
+            ("2001:db8:f::2/64 dev eth0 nodad", "2001:db8:f::2"),
+            ("2001:db8:f::3/64 dev eth0 nodad preferred_lft 0", "2001:db8:f::2"),
+            ("2001:db8:f::4/64 dev eth0 nodad", "2001:db8:f::4"),
+        ] {
+            ip(&format!("address add {address}"));
+            let found = uplinks(&snapshot().await.unwrap(), &[]);
+            let first = found[0].masquerade_ipv6[0];
+            assert_eq!(first.addr().to_string(), kernel_source("2001:db8:1::1"));
+            assert_eq!((first.addr().to_string().as_str(), first.prefix_len()), (kernels, 64));
+        }
+    });
+}
+
 #[test]
 fn bridge_with_an_address_is_found_and_definitions_bridges_are_not() {
     in_namespace(|| async {

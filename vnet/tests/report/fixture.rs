@@ -101,9 +101,11 @@ fn state(pins: &Path) -> State {
         slot,
         name: name.to_owned(),
         mode: "nat".to_owned(),
+        mode_ipv6: "route".to_owned(),
         bridge: format!("br-{name}"),
         bridge_ifindex: 40 + u32::from(slot),
         subnets: vec!["192.168.122.0/24".parse().unwrap()],
+        masquerade: vec![],
     };
     State {
         version: "9.9.9".to_owned(),

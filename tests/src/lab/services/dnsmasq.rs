@@ -15,6 +15,8 @@ pub struct DnsmasqConfig<'a> {
     pub dhcp_range: Option<(&'a str, &'a str)>,
     /// Names it knows and their addresses.
     pub names: &'a [(&'a str, &'a str)],
+    /// Where it keeps its leases; nowhere if none is given.
+    pub lease_file: Option<&'a str>,
     /// Further options, as `--dhcp-option=3`.
     pub options: &'a [&'a str],
 }
@@ -26,7 +28,7 @@ pub struct Dnsmasq {
 }
 
 impl Dnsmasq {
-    /// Starts it; it is ready when this returns. It keeps no files.
+    /// Starts it; it is ready when this returns.
     pub fn start(namespace: &Namespace, config: &DnsmasqConfig<'_>) -> Result<Self> {
         let mut command: Vec<String> = [
             "dnsmasq",
@@ -37,7 +39,6 @@ impl Dnsmasq {
             "--pid-file",
             "--no-resolv",
             "--no-hosts",
-            "--leasefile-ro",
             // It would wait 3 seconds for somebody to answer before it offers an address.
             "--no-ping",
             "--bind-dynamic",
@@ -49,6 +50,10 @@ impl Dnsmasq {
         .map(str::to_owned)
         .to_vec();
         command.push(format!("--interface={}", config.interface));
+        command.push(match config.lease_file {
+            Some(path) => format!("--dhcp-leasefile={path}"),
+            None => "--leasefile-ro".to_owned(),
+        });
         if let Some((first, last)) = config.dhcp_range {
             command.push(format!("--dhcp-range={first},{last}"));
             command.push("--dhcp-authoritative".to_owned());

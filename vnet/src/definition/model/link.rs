@@ -35,8 +35,6 @@ pub struct Rate {
     pub peak: Option<u64>,
     /// The size of a burst, in kibibytes.
     pub burst: Option<u64>,
-    /// The guaranteed rate, in kilobytes per second.
-    pub floor: Option<u64>,
 }
 
 /// `<vlan>`.
@@ -93,7 +91,7 @@ pub struct PortGroup {
     /// Whether guests that choose none get this one.
     pub default: bool,
     /// `trustGuestRxFilters`, for macvtap.
-    pub trust_guest_rx_filters: Option<bool>,
+    pub trust_guest_rx_filters: Option<Located<bool>>,
     /// The limits of each guest.
     pub bandwidth: Option<Bandwidth>,
     /// The VLAN of its guests.

@@ -2,6 +2,7 @@
 
 mod address;
 mod link;
+mod options;
 mod service;
 
 use std::net::IpAddr;
@@ -12,6 +13,9 @@ use serde::Serialize;
 pub use address::{AddressRange, MacAddress, PciAddress, PortRange, Uuid};
 pub use link::{
     Bandwidth, MacTableManager, NativeMode, PortGroup, Rate, VirtualPort, Vlan, VlanTag,
+};
+pub use options::{
+    AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
 };
 pub use service::{
     Bootp, Dhcp, DhcpHost, DhcpRange, Dns, DnsForwarder, DnsHost, DnsService, DnsText, Domain,
@@ -64,6 +68,8 @@ pub struct Network {
     pub virtual_port: Option<VirtualPort>,
     /// Settings that a guest interface may choose by name.
     pub port_groups: Vec<PortGroup>,
+    /// vnet's own options, from `<metadata>`.
+    pub options: Options,
     /// The `<metadata>` element as it is written.
     pub metadata: Option<Located<String>>,
     /// Lines for dnsmasq's configuration (`dnsmasq:option`).
@@ -205,6 +211,14 @@ impl Network {
     /// The subnets, in the order of the `<ip>` elements.
     pub fn subnets(&self) -> impl Iterator<Item = IpNet> {
         self.ips.iter().map(Ip::subnet)
+    }
+
+    /// The VLAN of guests that choose no port group: that of the default port group, else the
+    /// network's (`networkAllocatePort` in `src/network/bridge_driver.c`).
+    #[must_use]
+    pub fn guest_vlan(&self) -> Option<&Vlan> {
+        let group = self.port_groups.iter().find(|group| group.default);
+        group.and_then(|group| group.vlan.as_ref()).or(self.vlan.as_ref())
     }
 
     /// The only interface that forwarded traffic may leave through, if one is named.

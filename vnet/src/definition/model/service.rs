@@ -16,6 +16,8 @@ pub struct Domain {
     pub name: Located<String>,
     /// Whether its names are never asked of other servers.
     pub local_only: bool,
+    /// Whether the host's own resolver (systemd-resolved) asks the network's DNS service for them.
+    pub register: bool,
 }
 
 /// `<dhcp>`.

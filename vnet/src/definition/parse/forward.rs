@@ -30,6 +30,7 @@ impl Reader<'_> {
         } else {
             Some(Located { value: ForwardMode::Nat, span: self.tag(node) })
         };
+        self.at_most_one(node, "nat");
         let nat = child(node, "nat").map(|nat| (nat, self.nat(nat)));
         let forward = Forward {
             devices: self.devices(node),
@@ -37,7 +38,7 @@ impl Reader<'_> {
             pci_devices: self.pci_devices(node),
             physical_function: self.physical_function(node),
             driver: child(node, "driver")
-                .and_then(|driver| self.value(driver, "name", values::string)),
+                .and_then(|driver| self.value(driver, "name", driver_name)),
             managed: node.attribute("managed").is_some_and(|yes| yes.eq_ignore_ascii_case("yes")),
             mode: mode?,
         };
@@ -67,12 +68,7 @@ impl Reader<'_> {
 
     fn nat(&mut self, node: Node) -> Nat {
         for name in ["address", "port"] {
-            if let Some(second) = children(node, name).nth(1) {
-                self.report(
-                    Diagnostic::error(self.tag(second), format!("`<nat>` takes one `<{name}>`"))
-                        .help("libvirt has one range only: merge the two"),
-                );
-            }
+            self.at_most_one(node, name);
         }
         let ports = child(node, "port").and_then(|port| self.port_range(port));
         Nat {
@@ -205,4 +201,9 @@ impl Reader<'_> {
         }
         self.required(first, "dev", values::interface)
     }
+}
+
+/// `virNetworkForwardDriverName` (`src/conf/network_conf.c`).
+fn driver_name(text: &str) -> Result<String, values::Fault> {
+    values::choice(text, &["kvm", "vfio"].map(|name| (name, name))).map(str::to_owned)
 }

@@ -9,7 +9,7 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Located},
         model::{Bootp, Dhcp, DhcpHost, DhcpRange, Ip, Lease, Route},
-        values,
+        schema, values,
     },
     Reader, child,
 };
@@ -78,10 +78,9 @@ impl Reader<'_> {
     /// `family` has to fit the address; without it the address is IPv4.
     fn family(&mut self, node: Node, address: &Located<IpAddr>) -> Option<()> {
         let is_ipv6 = address.value.is_ipv6();
-        let given = node.attribute("family").filter(|family| !family.is_empty());
-        if given.is_some() {
-            let choices = [("ipv4", false), ("ipv6", true)];
-            let family = self.required(node, "family", |text| values::choice(text, &choices))?;
+        let choices = [("ipv4", false), ("ipv6", true)];
+        let family = self.optional(node, "family", |text| values::choice(text, &choices));
+        if let Some(family) = family.ok()? {
             if family.value != is_ipv6 {
                 let right = if is_ipv6 { "ipv6" } else { "ipv4" };
                 self.report(
@@ -108,7 +107,10 @@ impl Reader<'_> {
 
     /// None if `prefix` or `netmask` is wrong.
     fn prefix(&mut self, node: Node) -> Option<Prefix> {
-        let written = |name| is_written(node, name);
+        let written = |name| {
+            let empty = |text: &str| text.is_empty() && schema::empty_is_absent(node, name);
+            node.attribute(name).is_some_and(|text| !empty(text))
+        };
         let is_ipv6 = node.attribute("address").is_some_and(|address| address.contains(':'));
         if written("prefix") && written("netmask") {
             self.report(
@@ -225,11 +227,8 @@ impl Reader<'_> {
         let node = child(parent, "lease")?;
         let units = [("seconds", 1), ("minutes", 60), ("hours", 3600)];
         let expiry = self.required(node, "expiry", values::count);
-        let unit = if is_written(node, "unit") {
-            self.value(node, "unit", |text| values::choice(text, &units))?.value
-        } else {
-            60
-        };
+        let unit = self.optional(node, "unit", |text| values::choice(text, &units)).ok()?;
+        let unit = unit.map_or(60, |unit| unit.value);
         let expiry = expiry?;
         match expiry.value.checked_mul(unit) {
             Some(0) => Some(Lease::Infinite),

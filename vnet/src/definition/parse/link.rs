@@ -4,12 +4,15 @@ use roxmltree::Node;
 
 use super::{
     super::{
-        diagnostic::Diagnostic,
+        diagnostic::{Diagnostic, Located},
         model::{Bandwidth, PortGroup, Rate, VirtualPort, Vlan, VlanTag},
         values,
     },
     Reader, child, children,
 };
+
+/// The longest profile of a virtual port in bytes (`LIBVIRT_IFLA_VF_PORT_PROFILE_MAX` less its NUL).
+const PROFILE_LIMIT: usize = 39;
 
 impl Reader<'_> {
     /// The rules of `virNetDevBandwidthParse` (`src/conf/netdev_bandwidth_conf.c`).
@@ -23,6 +26,9 @@ impl Reader<'_> {
                 .help("libvirt writes it into its own state only: remove it"),
             );
         }
+        for name in ["inbound", "outbound"] {
+            self.at_most_one(node, name);
+        }
         Bandwidth {
             span: self.tag(node),
             inbound: child(node, "inbound").and_then(|rate| self.rate(rate)),
@@ -31,23 +37,24 @@ impl Reader<'_> {
     }
 
     fn rate(&mut self, node: Node) -> Option<Rate> {
-        let outbound = node.has_tag_name("outbound");
         let average = self.value(node, "average", values::count);
-        let floor = self.value(node, "floor", values::count);
         let rate = Rate {
             peak: self.value(node, "peak", values::count).map(|peak| peak.value),
             burst: self.value(node, "burst", values::count).map(|burst| burst.value),
             average: average.map(|average| average.value),
-            floor: floor.map(|floor| floor.value),
         };
-        if outbound && node.has_attribute("floor") {
-            self.report(Diagnostic::error(
-                self.attribute_span(node, "floor"),
-                "`floor` is for `<inbound>` only",
-            ));
+        if node.has_attribute("floor") {
+            self.report(
+                Diagnostic::error(
+                    self.attribute_span(node, "floor"),
+                    "`floor` cannot stand in a network",
+                )
+                .label("a guaranteed rate is one guest's")
+                .help("write it into `<bandwidth>` of the guest's own `<interface>`"),
+            );
             return None;
         }
-        if !node.has_attribute("average") && (outbound || !node.has_attribute("floor")) {
+        if !node.has_attribute("average") {
             self.report(
                 Diagnostic::error(
                     self.tag(node),
@@ -109,13 +116,7 @@ impl Reader<'_> {
             if typed { self.required(node, "type", read) } else { self.value(node, "type", read) };
         let parameters = child(node, "parameters");
         if let Some(parameters) = parameters {
-            for (name, max) in [("managerid", 0xff), ("typeid", 0xff_ffff), ("typeidversion", 0xff)]
-            {
-                let _ = self.value(parameters, name, |text| values::based_number(text, max));
-            }
-            for name in ["instanceid", "interfaceid"] {
-                let _ = self.value(parameters, name, values::uuid);
-            }
+            self.virtual_port_parameters(parameters, kind.as_ref());
         }
         let attributes = parameters.into_iter().flat_map(|parameters| parameters.attributes());
         VirtualPort {
@@ -127,14 +128,53 @@ impl Reader<'_> {
         }
     }
 
+    /// Which parameters go with which type is in `virNetDevVPortProfileCheckNoExtras`
+    /// (`src/conf/netdev_vport_profile_conf.c`).
+    fn virtual_port_parameters(&mut self, node: Node, kind: Option<&Located<String>>) {
+        for (name, max) in [("managerid", 0xff), ("typeid", 0xff_ffff), ("typeidversion", 0xff)] {
+            let _ = self.value(node, name, |text| values::based_number(text, max));
+        }
+        for name in ["instanceid", "interfaceid"] {
+            let _ = self.value(node, name, values::uuid);
+        }
+        if node.attribute("profileid").is_some_and(|text| text.len() > PROFILE_LIMIT) {
+            let span = self.attribute_span(node, "profileid");
+            let message = format!("`profileid` has more than {PROFILE_LIMIT} bytes");
+            self.report(Diagnostic::error(span, message));
+        }
+        let Some(kind) = kind else { return };
+        let allowed: &[&str] = match kind.value.as_str() {
+            "802.1Qbg" => &["managerid", "typeid", "typeidversion", "instanceid"],
+            "802.1Qbh" => &["profileid"],
+            "openvswitch" => &["profileid", "interfaceid"],
+            _ => return,
+        };
+        for attribute in node.attributes() {
+            let name = attribute.name();
+            let known = ["managerid", "typeid", "typeidversion", "instanceid", "profileid"];
+            if allowed.contains(&name) || !(known.contains(&name) || name == "interfaceid") {
+                continue;
+            }
+            if name == "profileid" && attribute.value().is_empty() {
+                continue;
+            }
+            self.report(
+                Diagnostic::error(
+                    self.attribute_span(node, name),
+                    format!("`{name}` is not for virtual ports of type '{}'", kind.value),
+                )
+                .related("the type is set at", &kind.span)
+                .help(format!("that type has: {}", allowed.join(", "))),
+            );
+        }
+    }
+
     pub(super) fn port_group(&mut self, node: Node) -> Option<PortGroup> {
         let name = self.required(node, "name", values::string);
         let group = PortGroup {
             span: self.tag(node),
             default: node.attribute("default").is_some_and(|yes| yes.eq_ignore_ascii_case("yes")),
-            trust_guest_rx_filters: self
-                .value(node, "trustGuestRxFilters", values::yes_no)
-                .map(|trust| trust.value),
+            trust_guest_rx_filters: self.value(node, "trustGuestRxFilters", values::yes_no),
             bandwidth: child(node, "bandwidth").map(|bandwidth| self.bandwidth(bandwidth)),
             vlan: child(node, "vlan").map(|vlan| self.vlan(vlan)),
             virtual_port: child(node, "virtualport").map(|port| self.virtual_port(port, false)),

@@ -5,17 +5,19 @@ mod forward;
 mod ip;
 mod link;
 mod mode;
+mod options;
+mod reader;
 
 use roxmltree::Node;
 
+use self::reader::{child, children, text_of};
 use super::{
-    diagnostic::{Diagnostic, Located, Span},
+    diagnostic::{Diagnostic, Located},
     model::{Bridge, Domain, Network},
     render::visible,
     schema,
     source::SourceId,
-    values::{self, Fault},
-    xml,
+    values, xml,
 };
 
 /// Reads a file's network, as far as it can be read; every problem becomes a diagnostic.
@@ -34,6 +36,10 @@ pub(super) fn network(
     Reader { source, text, diagnostics }.network(root)
 }
 
+/// The longest name of a network in bytes: a file name has 255, of which libvirt uses 8 to end it
+/// in `.xml.new`.
+const NAME_LIMIT: usize = 255 - 8;
+
 /// Reads the elements of one file.
 struct Reader<'a> {
     source: SourceId,
@@ -48,7 +54,10 @@ impl Reader<'_> {
         self.mode_rules(root, forward.as_ref().map(|forward| forward.mode.value));
         let network = Network {
             span: self.tag(root),
-            uuid: child(root, "uuid").and_then(|uuid| self.content(uuid, values::uuid)),
+            // libvirt chooses one in place of an empty one.
+            uuid: child(root, "uuid")
+                .filter(|uuid| !text_of(*uuid).is_empty())
+                .and_then(|uuid| self.content(uuid, values::uuid)),
             title: self.title(root),
             description: child(root, "description").map(text_of),
             bridge: child(root, "bridge").map(|bridge| self.bridge(bridge)).unwrap_or_default(),
@@ -66,6 +75,7 @@ impl Reader<'_> {
                 .and_then(|port| self.value(port, "isolated", values::yes_no)),
             virtual_port: child(root, "virtualport").map(|port| self.virtual_port(port, true)),
             port_groups: self.each(root, "portgroup", Self::port_group),
+            options: self.options(root),
             metadata: child(root, "metadata").map(|metadata| Located {
                 value: self.text.get(metadata.range()).unwrap_or_default().to_owned(),
                 span: self.tag(metadata),
@@ -78,7 +88,8 @@ impl Reader<'_> {
         Some(network)
     }
 
-    /// libvirt refuses `/` (it names the file after the network) and newlines.
+    /// libvirt names files after the network: it refuses `/` and newlines, and what is too long for
+    /// the name of a file.
     fn name(&mut self, root: Node) -> Option<Located<String>> {
         let Some(element) = child(root, "name") else {
             self.report(
@@ -95,6 +106,8 @@ impl Reader<'_> {
             Some("must not hold a `/`")
         } else if name.contains('\n') {
             Some("must not hold a newline")
+        } else if name.len() > NAME_LIMIT {
+            Some("must not be longer than 247 bytes")
         } else {
             None
         };
@@ -129,7 +142,8 @@ impl Reader<'_> {
 
     fn domain(&mut self, node: Node) -> Option<Domain> {
         let local_only = self.flag(node, "localOnly", false);
-        Some(Domain { name: self.required(node, "name", values::string)?, local_only })
+        let register = self.flag(node, "register", false);
+        Some(Domain { name: self.required(node, "name", values::string)?, local_only, register })
     }
 
     fn dnsmasq_options(&mut self, root: Node) -> Vec<Located<String>> {
@@ -141,132 +155,6 @@ impl Reader<'_> {
             .filter_map(|option| self.required(option, "value", values::string))
             .collect()
     }
-
-    fn report(&mut self, diagnostic: Diagnostic) {
-        self.diagnostics.push(diagnostic);
-    }
-
-    fn tag(&self, node: Node) -> Span {
-        xml::start_tag(self.source, node)
-    }
-
-    /// The text inside an element, or its tag if there is none.
-    fn content_span(&self, node: Node) -> Span {
-        let texts = || node.children().filter(Node::is_text).map(|text| text.range());
-        match texts().next().zip(texts().next_back()) {
-            Some((first, last)) => Span::new(self.source, first.start..last.end),
-            None => self.tag(node),
-        }
-    }
-
-    /// Reads each child element of a name, leaving out those that are in error.
-    fn each<T>(
-        &mut self,
-        node: Node,
-        name: &str,
-        read: impl Fn(&mut Self, Node<'_, '_>) -> Option<T>,
-    ) -> Vec<T> {
-        children(node, name).filter_map(|child| read(self, child)).collect()
-    }
-
-    /// Where an attribute is, with its name.
-    fn attribute_span(&self, node: Node, name: &str) -> Span {
-        match node.attribute_node(name) {
-            Some(attribute) => Span::new(self.source, attribute.range()),
-            None => self.tag(node),
-        }
-    }
-
-    /// An attribute's value; none if it is absent, empty (which is absent to libvirt), or reported
-    /// as wrong.
-    fn value<T>(
-        &mut self,
-        node: Node,
-        name: &str,
-        read: impl FnOnce(&str) -> Result<T, Fault>,
-    ) -> Option<Located<T>> {
-        let text = node.attribute(name).filter(|text| !text.is_empty())?;
-        let span = self.attribute_span(node, name);
-        match read(text) {
-            Ok(value) => Some(Located { value, span }),
-            Err(fault) => {
-                let what = format!("`{name}` of `<{}>`", node.tag_name().name());
-                self.report(explain(&what, fault, span));
-                None
-            }
-        }
-    }
-
-    /// A value that must be there.
-    fn required<T>(
-        &mut self,
-        node: Node,
-        name: &str,
-        read: impl FnOnce(&str) -> Result<T, Fault>,
-    ) -> Option<Located<T>> {
-        if node.attribute(name).is_none_or(str::is_empty) {
-            let element = node.tag_name().name();
-            let message = format!("`<{element}>` needs the attribute `{name}`");
-            let diagnostic = Diagnostic::error(self.attribute_span(node, name), message);
-            self.report(match example(element) {
-                Some(example) => diagnostic.help(format!("for example {example}")),
-                None => diagnostic,
-            });
-        }
-        self.value(node, name, read)
-    }
-
-    /// A yes or no, with the value it has if it is absent.
-    fn flag(&mut self, node: Node, name: &str, default: bool) -> bool {
-        self.value(node, name, values::yes_no).map_or(default, |flag| flag.value)
-    }
-
-    /// The value of an element's text.
-    fn content<T>(
-        &mut self,
-        node: Node,
-        read: impl FnOnce(&str) -> Result<T, Fault>,
-    ) -> Option<Located<T>> {
-        let text = text_of(node);
-        let span = self.content_span(node);
-        match read(&text) {
-            Ok(value) => Some(Located { value, span }),
-            Err(fault) => {
-                self.report(explain(&format!("`<{}>`", node.tag_name().name()), fault, span));
-                None
-            }
-        }
-    }
-}
-
-fn explain(what: &str, fault: Fault, span: Span) -> Diagnostic {
-    let diagnostic =
-        Diagnostic::error(span, format!("{what} must be {}", fault.expected)).label(fault.found);
-    match fault.help {
-        Some(help) => diagnostic.help(help),
-        None => diagnostic,
-    }
-}
-
-/// A whole element of this name.
-fn example(element: &str) -> Option<&'static str> {
-    Some(match element {
-        "bootp" => "<bootp file='pxelinux.0'/>",
-        "domain" => "<domain name='lab.example.com'/>",
-        "host" => "<host mac='52:54:00:12:34:56' ip='192.168.122.10'/>",
-        "interface" => "<interface dev='eth0'/>",
-        "ip" => "<ip address='192.168.122.1' prefix='24'/>",
-        "lease" => "<lease expiry='60' unit='minutes'/>",
-        "option" => "<dnsmasq:option value='log-queries'/>",
-        "port" => "<port start='1024' end='65535'/>",
-        "portgroup" => "<portgroup name='engineering'/>",
-        "range" => "<range start='192.168.122.2' end='192.168.122.254'/>",
-        "route" => "<route address='10.0.0.0' prefix='8' gateway='192.168.122.2'/>",
-        "srv" => "<srv service='ldap' protocol='tcp'/>",
-        "tag" => "<tag id='42'/>",
-        "txt" => "<txt name='greeting' value='hello'/>",
-        _ => return None,
-    })
 }
 
 fn wrong_root(source: SourceId, root: Node) -> Option<Diagnostic> {
@@ -290,22 +178,4 @@ fn wrong_root(source: SourceId, root: Node) -> Option<Diagnostic> {
             .label(visible(namespace))
             .help("libvirt's `<network>` is in none: remove `xmlns='...'`"),
     )
-}
-
-/// The first child element of this name.
-fn child<'a, 'd>(node: Node<'a, 'd>, name: &str) -> Option<Node<'a, 'd>> {
-    children(node, name).next()
-}
-
-fn children<'a, 'd>(node: Node<'a, 'd>, name: &str) -> impl Iterator<Item = Node<'a, 'd>> {
-    node.children().filter(move |child| {
-        child.is_element()
-            && child.tag_name().namespace().is_none()
-            && child.tag_name().name() == name
-    })
-}
-
-/// All text in an element, as libvirt reads it (`virXPathString`).
-fn text_of(node: Node) -> String {
-    node.descendants().filter(Node::is_text).filter_map(|text| text.text()).collect()
 }

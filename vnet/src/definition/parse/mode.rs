@@ -68,12 +68,15 @@ impl Reader<'_> {
         };
         if let Some(bridge) = bridge {
             for name in attributes {
-                if bridge.attribute(*name).is_some_and(|value| !value.is_empty()) {
+                // A delay of 0 is the absence of one.
+                let empty = |value: &str| value.is_empty() || *name == "delay" && value == "0";
+                if bridge.attribute(*name).is_some_and(|value| !empty(value)) {
                     self.not_in_mode(bridge, Some(name), mode);
                 }
             }
         }
-        let named = bridge.filter(|bridge| bridge.attribute("name").is_some());
+        let named =
+            bridge.filter(|bridge| bridge.attribute("name").is_some_and(|name| !name.is_empty()));
         if named.is_none() || mode != ForwardMode::Bridge {
             if let Some(bandwidth) = child(root, "bandwidth") {
                 self.not_in_mode(bandwidth, None, mode);
@@ -154,10 +157,16 @@ impl Reader<'_> {
                 }
             }
             ForwardMode::Hostdev => {
-                if let Some(interface) = interface {
+                let dev = forward.attribute("dev").is_some_and(|dev| !dev.is_empty());
+                let span = if dev {
+                    Some(self.attribute_span(forward, "dev"))
+                } else {
+                    interface.map(|interface| self.tag(interface))
+                };
+                if let Some(span) = span {
                     self.report(
                         Diagnostic::error(
-                            self.tag(interface),
+                            span,
                             "mode 'hostdev' lists devices by PCI address",
                         )
                         .help(

@@ -71,7 +71,7 @@ impl Filter {
     }
 
     fn passes(&self, flow: &Flow) -> bool {
-        self.guest.is_none_or(|guest| guest == flow.inside.address)
+        self.guest.is_none_or(|guest| guest.to_canonical() == flow.inside.address)
             && self.protocol.is_none_or(|protocol| protocol == flow.protocol)
             && self.network.as_ref().is_none_or(|network| *network == flow.network)
     }

@@ -85,7 +85,10 @@ impl<'a> Names<'a> {
         let networks = state.networks.iter().map(|network| (network.slot, network.name.as_str()));
         let uplinks =
             state.uplinks.iter().map(|uplink| (uplink.ifindex, uplink.interface.as_str()));
-        Self { networks: networks.collect(), uplinks: uplinks.collect() }
+        // The remote may be a guest of another network.
+        let bridges =
+            state.networks.iter().map(|network| (network.bridge_ifindex, network.bridge.as_str()));
+        Self { networks: networks.collect(), uplinks: bridges.chain(uplinks).collect() }
     }
 
     /// A network that was removed has a number only.
@@ -128,7 +131,7 @@ impl Reader<'_> {
 fn endpoint(ip_protocol: u8, address: Address, port: PortBe) -> Endpoint {
     let address = address.to_addr();
     let (port, identifier) = match ip_protocol {
-        protocol::ICMP => (None, Some(port.to_host())),
+        protocol::ICMP | protocol::ICMPV6 => (None, Some(port.to_host())),
         _ if port == PortBe::NONE => (None, None),
         _ => (Some(port.to_host()), None),
     };

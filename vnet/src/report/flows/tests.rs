@@ -11,9 +11,11 @@ fn state() -> State {
         slot,
         name: name.to_owned(),
         mode: "nat".to_owned(),
+        mode_ipv6: "route".to_owned(),
         bridge: format!("br-{name}"),
-        bridge_ifindex: 40,
+        bridge_ifindex: 38 + u32::from(slot),
         subnets: vec![],
+        masquerade: vec![],
     };
     State {
         version: "0.1.0".to_owned(),
@@ -166,4 +168,35 @@ fn an_unknown_network_names_the_known_ones() {
     );
     let filter = Filter { network: Some("lab".to_owned()), ..Filter::default() };
     assert!(filter.check(&state()).is_ok());
+}
+
+#[test]
+fn ipv6_flows_have_brackets_around_addresses_with_ports() {
+    let inside = ("fd00:122::10", 40_000);
+    let tcp = session(6, inside, ("2001:db8::2", 40_001), ("2001:db8:f::9", 443));
+    let icmp = session(58, ("fd00:122::10", 7), ("fd00:122::10", 7), ("fd00:123::9", 0));
+    let icmp = Session { uplink_ifindex: 40, ..icmp };
+    let state = state();
+    let reader = Reader { names: Names::of(&state), now: 150 * SECOND };
+    let flows: Vec<_> = [tcp, icmp].iter().map(|session| reader.flow(session)).collect();
+    assert_eq!(
+        table(&flows),
+        "\
+PROTO      INSIDE                OUTSIDE              REMOTE               STATE    AGE  IDLE  PACKETS  PACKETS  BYTES  BYTES  NETWORK  UPLINK
+                                                                                                   OUT       IN    OUT     IN
+tcp        [fd00:122::10]:40000  [2001:db8::2]:40001  [2001:db8:f::9]:443  opening  50s    0s        0        0      0      0  default  enp1s0
+ipv6-icmp  fd00:122::10 id 7     fd00:122::10 id 7    fd00:123::9          opening  50s    0s        0        0      0      0  default  br-lab
+"
+    );
+    let of_guest = |guest: &str| {
+        let filter = Filter { guest: Some(guest.parse().unwrap()), ..Filter::default() };
+        filter.apply(flows.iter().cloned()).len()
+    };
+    assert_eq!((of_guest("fd00:122:0::10"), of_guest("fd00:123::9")), (2, 0));
+}
+
+#[test]
+fn guest_may_be_named_by_its_ipv4_mapped_address() {
+    let guest = Some("::ffff:192.168.122.10".parse().unwrap());
+    assert_eq!(apply(&Filter { guest, ..Filter::default() }), [6, 1]);
 }

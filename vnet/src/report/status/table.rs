@@ -1,8 +1,8 @@
 //! The status for people.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
-use super::{HookState, NetworkStatus, Outcome, Outcomes, Status, UplinkState};
+use super::{HookState, NetworkState, NetworkStatus, Outcome, Outcomes, Status, UplinkState};
 use crate::report::text::{Column, count, duration, numbers, table, words};
 
 const WIDTH: u16 = 100;
@@ -12,6 +12,11 @@ pub fn render(status: &Status) -> String {
     section(&mut text, "Hooks", &hooks(&status.hooks));
     section(&mut text, "Networks", &networks(&status.networks));
     section(&mut text, "Uplinks", &uplinks(&status.uplinks));
+    let bridges = masquerading_bridges(&status.networks);
+    if !bridges.is_empty() {
+        let title = "Bridges where guests of NAT networks take the bridge's address";
+        section(&mut text, title, &interfaces(bridges));
+    }
     section(&mut text, "Drops", &outcomes(status, |outcomes| &outcomes.drops));
     let handovers = outcomes(status, |outcomes| &outcomes.handovers);
     section(&mut text, "Left to the host's own stack (normal)", &handovers);
@@ -79,7 +84,7 @@ fn networks(networks: &[NetworkStatus]) -> String {
         let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
         vec![
             network.name.clone(),
-            network.mode.clone(),
+            mode(network),
             network.bridge.clone(),
             subnets.join("\n"),
             count(status.flows),
@@ -93,13 +98,38 @@ fn networks(networks: &[NetworkStatus]) -> String {
     rows_or_none(&columns, networks.iter().map(row).collect())
 }
 
+/// One word if both families are connected alike, or if there is only IPv4.
+fn mode(network: &NetworkState) -> String {
+    let NetworkState { mode, mode_ipv6, subnets, .. } = network;
+    if mode == mode_ipv6 || !subnets.iter().any(|subnet| subnet.addr().is_ipv6()) {
+        return mode.clone();
+    }
+    match mode_ipv6.as_str() {
+        "route" => format!("{mode}, IPv6 routed"),
+        other => format!("{mode}, IPv6 {other}"),
+    }
+}
+
 fn uplinks(uplinks: &[UplinkState]) -> String {
-    let row = |uplink: &UplinkState| {
-        let addresses: Vec<String> = uplink.addresses.iter().map(ToString::to_string).collect();
-        vec![uplink.interface.clone(), addresses.join(", ")]
+    let rows = uplinks.iter().map(|uplink| (uplink.interface.as_str(), &*uplink.addresses));
+    interfaces(rows.collect())
+}
+
+fn masquerading_bridges(networks: &[NetworkStatus]) -> Vec<(&str, &[IpAddr])> {
+    let networks = networks.iter().map(|status| &status.network);
+    networks
+        .filter(|network| !network.masquerade.is_empty())
+        .map(|network| (network.bridge.as_str(), &*network.masquerade))
+        .collect()
+}
+
+fn interfaces(rows: Vec<(&str, &[IpAddr])>) -> String {
+    let row = |(interface, addresses): (&str, &[IpAddr])| {
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        vec![interface.to_owned(), addresses.join(", ")]
     };
     let columns = [words("INTERFACE"), words("ADDRESSES")];
-    rows_or_none(&columns, uplinks.iter().map(row).collect())
+    rows_or_none(&columns, rows.into_iter().map(row).collect())
 }
 
 fn outcomes(status: &Status, kind: fn(&Outcomes) -> &[Outcome]) -> String {

@@ -31,9 +31,11 @@ fn network(slot: u16, name: &str, bridge: &str, subnets: &[&str]) -> NetworkStat
             slot,
             name: name.to_owned(),
             mode: "nat".to_owned(),
+            mode_ipv6: "route".to_owned(),
             bridge: bridge.to_owned(),
             bridge_ifindex: 40 + u32::from(slot),
             subnets: subnets.iter().map(|subnet| subnet.parse().unwrap()).collect(),
+            masquerade: vec![],
         },
         flows: 0,
         outbound: Counts::default(),
@@ -44,6 +46,7 @@ fn network(slot: u16, name: &str, bridge: &str, subnets: &[&str]) -> NetworkStat
 
 fn status() -> Status {
     let mut default = network(1, "default", "virbr0", &["192.168.122.0/24", "2001:db8:7::/64"]);
+    default.network.masquerade = vec!["2001:db8:7::1".parse().unwrap()];
     default.flows = 11;
     default.outbound = Counts { packets: 123_456, bytes: 9_876_543_210 };
     default.inbound = Counts { packets: 9_999, bytes: 14_000_000 };
@@ -68,7 +71,9 @@ fn status() -> Status {
         uplinks: vec![UplinkState {
             interface: "enp1s0".to_owned(),
             ifindex: 2,
-            addresses: vec!["198.51.100.1".parse().unwrap(), "198.51.100.2".parse().unwrap()],
+            addresses: ["198.51.100.1", "198.51.100.2", "2001:db8::2"]
+                .map(|address| address.parse().unwrap())
+                .to_vec(),
         }],
         no_network: Outcomes {
             drops: vec![outcome(DropReason::NoNetwork, 1)],
@@ -94,15 +99,19 @@ virbr0     egress   tcx  bridge_egress          102
 enp1s0     ingress  tcx  uplink_ingress        1103
 
 Networks
-NETWORK  MODE  BRIDGE  SUBNETS           FLOWS  PACKETS  BYTES  PACKETS  BYTES  DROPS
-                                                    OUT    OUT       IN     IN
-default  nat   virbr0  192.168.122.0/24     11     123k  9.87G     9999  14.0M  12.3k
-                       2001:db8:7::/64
-lab      nat   br-lab  10.7.0.0/16           0        0      0        0      0      0
+NETWORK  MODE              BRIDGE  SUBNETS           FLOWS  PACKETS  BYTES  PACKETS  BYTES  DROPS
+                                                                OUT    OUT       IN     IN
+default  nat, IPv6 routed  virbr0  192.168.122.0/24     11     123k  9.87G     9999  14.0M  12.3k
+                                   2001:db8:7::/64
+lab      nat               br-lab  10.7.0.0/16           0        0      0        0      0      0
 
 Uplinks
 INTERFACE  ADDRESSES
-enp1s0     198.51.100.1, 198.51.100.2
+enp1s0     198.51.100.1, 198.51.100.2, 2001:db8::2
+
+Bridges where guests of NAT networks take the bridge's address
+INTERFACE  ADDRESSES
+virbr0     2001:db8:7::1
 
 Drops
 PACKETS  NETWORK  REASON          MEANING
@@ -160,7 +169,7 @@ fn no_line_is_longer_than_100_characters() {
     let mut wide = status();
     let network = &mut wide.networks[0];
     network.network.name = "a-network-with-quite-a-long-name".to_owned();
-    network.network.mode = "isolated".to_owned();
+    network.network.mode = "nat".to_owned();
     network.network.bridge = "br-fifteen-char".to_owned();
     network.network.subnets = vec!["2001:db8:1234:5678:9abc::/80".parse().unwrap()];
     let full = Counts { packets: u64::MAX, bytes: u64::MAX };
@@ -186,9 +195,11 @@ fn json_has_raw_numbers_and_stable_names() {
             "slot": 1,
             "name": "default",
             "mode": "nat",
+            "mode_ipv6": "route",
             "bridge": "virbr0",
             "bridge_ifindex": 41,
             "subnets": ["192.168.122.0/24", "2001:db8:7::/64"],
+            "masquerade": ["2001:db8:7::1"],
             "flows": 11,
             "outbound": {"packets": 123_456, "bytes": 9_876_543_210_u64},
             "inbound": {"packets": 9_999, "bytes": 14_000_000},

@@ -1,5 +1,8 @@
 //! Rules between the elements of one network.
 
+mod options;
+mod vlan;
+
 use std::{collections::HashMap, net::IpAddr};
 
 use super::{
@@ -8,8 +11,8 @@ use super::{
     render::visible,
 };
 
-/// The largest DHCP range, in addresses after the first (`virSocketAddrGetRange`).
-const RANGE_LIMIT: u128 = 65535;
+/// How many bits at the end of its addresses a DHCP range may differ in (`virSocketAddrGetRange`).
+const RANGE_BITS: u32 = 16;
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     for ip in &network.ips {
@@ -26,20 +29,15 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.extend(route_gateway(route, network));
     }
     port_groups(&network.port_groups, diagnostics);
+    vlan::network(network, diagnostics);
+    options::network(network, diagnostics);
 }
 
 /// The gateway has to be an address that a host can have.
 fn gateway(ip: &Ip, diagnostics: &mut Vec<Diagnostic>) {
     let span = || ip.address.span.clone();
     let address = ip.address.value;
-    let cannot = match address {
-        _ if address.is_unspecified() => Some("the unspecified address"),
-        _ if address.is_multicast() => Some("a multicast address"),
-        _ if address.is_loopback() => Some("a loopback address"),
-        IpAddr::V4(ipv4) if ipv4.is_broadcast() => Some("the broadcast address"),
-        _ => None,
-    };
-    if let Some(what) = cannot {
+    if let Some(what) = no_station(address) {
         diagnostics.push(
             Diagnostic::error(span(), format!("{address} cannot be the guests' gateway"))
                 .label(format!("is {what}")),
@@ -68,6 +66,17 @@ fn gateway(ip: &Ip, diagnostics: &mut Vec<Diagnostic>) {
     });
 }
 
+/// What an address is that no host can have; none if one can.
+fn no_station(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        _ if address.is_loopback() => Some("a loopback address"),
+        IpAddr::V4(ipv4) if ipv4.is_broadcast() => Some("the broadcast address"),
+        _ => None,
+    }
+}
+
 /// The rules of `virSocketAddrGetRange` (`src/util/virsocketaddr.c`).
 fn dhcp_range(range: &DhcpRange, ip: &Ip) -> Option<Diagnostic> {
     let (start, end) = (range.start.value, range.end.value);
@@ -85,14 +94,15 @@ fn dhcp_range(range: &DhcpRange, ip: &Ip) -> Option<Diagnostic> {
                 .help(format!("write the lower address first: start='{end}' end='{start}'")),
         );
     }
-    if number(end) - number(start) > RANGE_LIMIT {
+    if number(start) >> RANGE_BITS != number(end) >> RANGE_BITS {
+        let prefix = if start.is_ipv4() { 32 - RANGE_BITS } else { 128 - RANGE_BITS };
         return Some(
             at_end("this DHCP range is too large")
-                .label(format!("{} addresses", number(end) - number(start) + 1))
-                .help(format!("at most {} addresses", RANGE_LIMIT + 1)),
+                .label(format!("not in the same /{prefix} as {start}"))
+                .help("write several ranges"),
         );
     }
-    if start.is_ipv4() && ip.prefix < 31 {
+    if start.is_ipv4() {
         if start == subnet.network() {
             return Some(
                 at_start("this DHCP range begins with the network address")

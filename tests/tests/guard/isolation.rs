@@ -1,0 +1,112 @@
+//! `<port isolated='yes'/>`.
+
+use vnet_tests::lab::services::UdpEcho;
+use vnet_tests::lab::{Guest, Node, PortKind, require_root, wait_until};
+
+use crate::support::*;
+
+const GATEWAY: &str = "192.168.122.1";
+
+fn isolated(kind: PortKind) -> anyhow::Result<Guarded> {
+    let settings = Settings { rest: "<port isolated='yes'/>", ..Settings::default() };
+    let guest = |name: &str, address: &str| {
+        Guest::new(name, kind).address(&format!("{address}/24")).gateway(GATEWAY)
+    };
+    Guarded::new(&settings, &[guest("one", "192.168.122.11"), guest("two", "192.168.122.12")])
+}
+
+/// Whether the kernel isolates a port.
+fn is_isolated(host: &Node, port: &str) -> anyhow::Result<bool> {
+    let path = format!("/sys/class/net/{port}/brport/isolated");
+    Ok(host.enter(|| std::fs::read_to_string(path))??.trim_end() == "1")
+}
+
+fn wait_for_isolation(host: &Node, port: &str) -> anyhow::Result<()> {
+    wait_until(&format!("{port} is isolated"), DEADLINE, || match is_isolated(host, port) {
+        Ok(true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    Ok(())
+}
+
+#[test]
+fn isolated_guests_do_not_reach_each_other_and_both_reach_the_gateway() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for kind in [PortKind::Tap, PortKind::Veth] {
+        let lab = isolated(kind)?;
+        let [one, two] = [&lab.guests[0], &lab.guests[1]];
+        let _echo = UdpEcho::start(two, "0.0.0.0:7".parse()?)?;
+        let at_two = two.capture("eth0", "ether src 52:54:00:00:00:01")?;
+        for guest in [one, two] {
+            assert_eq!(guest.ping(GATEWAY, 1)?.received, 1);
+            assert_eq!(guest.ping("203.0.113.1", 1)?.received, 1);
+        }
+        let ping = one.ping_with("192.168.122.12", 2, &["-i", "0.1", "-W", "0.3"])?;
+        assert_eq!(ping.received, 0);
+        // Nor with the neighbour's address at hand: not even a frame arrives.
+        one.run(&[
+            "ip",
+            "neighbour",
+            "replace",
+            "192.168.122.12",
+            "lladdr",
+            "52:54:00:00:00:02",
+            "dev",
+            "eth0",
+        ])?;
+        let ping = one.ping_with("192.168.122.12", 2, &["-i", "0.1", "-W", "0.3"])?;
+        assert_eq!(ping.received, 0);
+        assert_eq!(at_two.finish()?.len(), 0);
+        lab.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn new_ports_are_isolated_and_the_end_leaves_them_as_they_were() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = isolated(PortKind::Veth)?;
+    let third = lab.lab.guest(&lab.host, "virbr0", &Guest::veth("three"))?;
+    // Somebody else's decision stays.
+    let host = lab.host.clone();
+    host.run(&["ip", "link", "add", "own0", "type", "veth", "peer", "name", "own1"])?;
+    host.run(&["ip", "link", "set", "own0", "master", "virbr0"])?;
+    host.run(&["ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "foreign1"])?;
+    let ports = [lab.port(&lab.guests[0]), lab.port(&lab.guests[1]), lab.port(&third)];
+    for port in ports.iter().map(String::as_str).chain(["own0"]) {
+        wait_for_isolation(&host, port)?;
+    }
+    host.run(&["ip", "link", "add", "nic0", "type", "vxlan", "id", "7", "dstport", "4789"])?;
+    host.run(&["ip", "link", "set", "nic0", "master", "virbr0"])?;
+    host.run(&["ip", "link", "delete", "own0"])?;
+    lab.finish()?;
+    for port in &ports {
+        assert!(!is_isolated(&host, port)?, "{port}");
+    }
+    assert!(!is_isolated(&host, "nic0")?);
+    Ok(())
+}
+
+#[test]
+fn port_that_somebody_has_isolated_stays_so() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = isolated(PortKind::Veth)?;
+    let host = lab.host.clone();
+    host.run(&["ip", "link", "add", "own0", "type", "veth", "peer", "name", "own1"])?;
+    // Isolated before it is seen in the bridge without.
+    host.run(&["ip", "link", "set", "own1", "up"])?;
+    host.ip_batch(&[
+        "link set own0 master virbr0".to_owned(),
+        "link set own0 type bridge_slave isolated on".to_owned(),
+    ])?;
+    wait_for_isolation(&host, &lab.port(&lab.guests[0]))?;
+    lab.finish()?;
+    assert!(is_isolated(&host, "own0")?);
+    Ok(())
+}

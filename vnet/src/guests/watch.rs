@@ -1,0 +1,140 @@
+//! Notice of changed lease files, from inotify.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::inotify::{AddWatchFlags, InitFlags, Inotify},
+};
+use tokio::{io::unix::AsyncFd, time::timeout};
+
+/// dnsmasq empties its file and writes it anew, and it is read when that has rested this long.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// Where libvirt keeps the lease files of its networks.
+pub const LIBVIRT_DIRECTORY: &str = "/var/lib/libvirt/dnsmasq";
+
+/// A watch over a directory of lease files.
+#[derive(Debug)]
+pub struct LeaseWatch {
+    directory: PathBuf,
+    inotify: AsyncFd<Descriptor>,
+    is_watching: bool,
+}
+
+/// nix's type has only the safe of the two traits that tokio asks for.
+#[derive(Debug)]
+struct Descriptor(Inotify);
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl LeaseWatch {
+    /// Watches a directory; one that is not there yet from [`LeaseWatch::try_again`] on. Must be
+    /// called inside a tokio runtime.
+    pub fn start(directory: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        // SAFETY: the descriptor is owned by the value and is the same as long as that lives.
+        let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
+        let mut watch = Self { directory: directory.to_owned(), inotify, is_watching: false };
+        watch.try_again();
+        Ok(watch)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Watches the directory if it has appeared. Returns whether it has.
+    pub fn try_again(&mut self) -> bool {
+        if self.is_watching {
+            return false;
+        }
+        let flags = AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        let added = self.inotify.get_ref().0.add_watch(&self.directory, flags);
+        self.is_watching = added.is_ok();
+        self.is_watching
+    }
+
+    /// Waits until files have changed and rest. May be cancelled; nothing is lost but the rest.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        self.wait_and_drain().await?;
+        while let Ok(more) = timeout(QUIET, self.wait_and_drain()).await {
+            more?;
+        }
+        Ok(())
+    }
+
+    async fn wait_and_drain(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            match ready.get_inner().0.read_events() {
+                Ok(events) => {
+                    let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF;
+                    if events.iter().any(|event| event.mask.intersects(gone)) {
+                        self.is_watching = false;
+                    }
+                    return Ok(());
+                }
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    fn on_runtime(work: impl AsyncFnOnce()) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap().block_on(work());
+    }
+
+    #[test]
+    fn written_file_is_noticed_also_in_a_directory_that_comes_later() {
+        on_runtime(async || {
+            let directory =
+                std::env::temp_dir().join(format!("vnet-leases-{}", std::process::id()));
+            let mut watch = LeaseWatch::start(&directory).unwrap();
+            assert!(!watch.try_again());
+            fs::create_dir_all(&directory).unwrap();
+            assert!(watch.try_again());
+            assert!(!watch.try_again());
+            fs::write(directory.join("n.leases"), "0").unwrap();
+            timeout(DEADLINE, watch.changed()).await.unwrap().unwrap();
+            assert!(timeout(QUIET, watch.changed()).await.is_err());
+            fs::remove_dir_all(&directory).unwrap();
+            timeout(DEADLINE, watch.changed()).await.unwrap().unwrap();
+            assert!(!watch.is_watching);
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! One network: how it is connected and what of it is on its bridge.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use vnet_common::{
+    limits,
+    policy::{Mode, Modes},
+};
+
+use super::{
+    ABSENT_INTERFACE, Addresses, PlannedNetwork, PlannedRoute, Problem, family_of, uplinks,
+};
+use crate::{
+    definition::{self, ForwardMode},
+    host::{Link, LinkKind, Snapshot},
+};
+
+/// How the programs treat a network; `None` if they do not.
+pub(super) fn modes(definition: &definition::Network) -> Option<Modes> {
+    let forward = &definition.forward;
+    match forward.mode.value {
+        ForwardMode::Nat => {
+            let masquerades_ipv6 = forward
+                .nat
+                .as_ref()
+                .and_then(|nat| nat.ipv6.as_ref())
+                .is_some_and(|ipv6| ipv6.value);
+            let ipv6 = if masquerades_ipv6 { Mode::Nat } else { Mode::Route };
+            Some(Modes { ipv4: Mode::Nat, ipv6 })
+        }
+        ForwardMode::Route => Some(Modes::both(Mode::Route)),
+        ForwardMode::Isolated => Some(Modes::both(Mode::Isolated)),
+        ForwardMode::Open => Some(Modes::both(Mode::Open)),
+        // Without a bridge it is macvtap, which bypasses the host; with a virtual port it is on a
+        // switch that is no Linux bridge.
+        ForwardMode::Bridge
+            if definition.bridge.name.is_some() && definition.virtual_port.is_none() =>
+        {
+            Some(Modes::both(Mode::Bridged))
+        }
+        ForwardMode::Bridge
+        | ForwardMode::Private
+        | ForwardMode::Vepa
+        | ForwardMode::Passthrough
+        | ForwardMode::Hostdev => None,
+    }
+}
+
+pub(super) fn plan(
+    definition: &definition::Network,
+    slot: u16,
+    modes: Modes,
+    host: &Snapshot,
+    problems: &mut Vec<Problem>,
+) -> PlannedNetwork {
+    let bridge = find_bridge(definition, modes, host).map_err(|problem| problems.push(problem));
+    let bridge = bridge.ok();
+    let forward_ifindex = forward_ifindex(definition, host, problems);
+    let nat = definition.forward.nat.as_ref();
+    let mut network = PlannedNetwork {
+        slot,
+        name: definition.name.value.clone(),
+        modes,
+        bridge: definition.bridge.name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
+        bridge_ifindex: bridge.map(|bridge| bridge.index),
+        mtu: bridge.map_or(0, |bridge| bridge.mtu),
+        subnets: definition.subnets().collect(),
+        own: definition.ips.iter().map(|ip| ip.address.value).collect(),
+        routes: definition.routes.iter().map(PlannedRoute::of).collect(),
+        gateway: definition.ips.iter().find_map(|ip| match ip.address.value {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }),
+        gateway_ipv6: definition.ips.iter().find_map(|ip| match ip.address.value {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(address),
+        }),
+        forward_ifindex,
+        ports: nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end),
+        pool: nat.and_then(|nat| nat.addresses.as_ref()).map(|range| range.value),
+        flows_per_guest: (definition.options.limits.flows.as_ref())
+            .map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value),
+        isolated_ports: definition.port_isolated.as_ref().is_some_and(|isolated| isolated.value),
+        masquerade: Addresses::default(),
+    };
+    network.masquerade = masquerade(&network, host);
+    network
+}
+
+/// Guests of a NAT network reach those of routed and open ones with an address of the bridge there,
+/// unless that is bound to an uplink.
+fn masquerade(network: &PlannedNetwork, host: &Snapshot) -> Addresses {
+    let lets_in = |mode| matches!(mode, Mode::Route | Mode::Open);
+    let Some(bridge) = network.bridge_ifindex.filter(|_| network.forward_ifindex.is_none()) else {
+        return Addresses::default();
+    };
+    let mut addresses = uplinks::own_addresses(host, bridge);
+    if !lets_in(network.modes.ipv4) {
+        addresses.ipv4.clear();
+    }
+    if !lets_in(network.modes.ipv6) {
+        addresses.ipv6.clear();
+    }
+    addresses
+}
+
+/// The other modes take no device.
+fn forward_ifindex(
+    definition: &definition::Network,
+    host: &Snapshot,
+    problems: &mut Vec<Problem>,
+) -> Option<u32> {
+    if !matches!(definition.forward.mode.value, ForwardMode::Nat | ForwardMode::Route) {
+        return None;
+    }
+    let device = definition.forward_device()?;
+    if let Some(link) = host.link_named(device) {
+        return Some(link.index);
+    }
+    let network = definition.name.value.clone();
+    problems.push(Problem::NoForwardDevice { network, device: device.to_owned() });
+    Some(ABSENT_INTERFACE)
+}
+
+fn find_bridge<'a>(
+    definition: &definition::Network,
+    modes: Modes,
+    host: &'a Snapshot,
+) -> Result<&'a Link, Problem> {
+    let network = definition.name.value.clone();
+    let Some(bridge) = &definition.bridge.name else {
+        return Err(Problem::UnnamedBridge { network });
+    };
+    let bridge = bridge.value.clone();
+    match host.link_named(&bridge) {
+        None if modes.ipv4 == Mode::Bridged => Err(Problem::NoHostBridge { network, bridge }),
+        None => Err(Problem::NoBridge { network, bridge }),
+        Some(link) if link.kind != LinkKind::Bridge => Err(Problem::NotABridge { network, bridge }),
+        Some(link) => Ok(link),
+    }
+}
+
+/// The bridges that definitions give to guests, also those of networks that are not served: none is
+/// a way to outside. A `mode='bridge'` network is on a bridge of the host's own, which may be one.
+pub(super) fn guest_bridges(definitions: &[definition::Network], host: &Snapshot) -> Vec<u32> {
+    let own =
+        definitions.iter().filter(|definition| definition.forward.mode.value.has_own_bridge());
+    let names = own.filter_map(|definition| definition.bridge.name.as_ref());
+    names.filter_map(|name| host.link_named(&name.value)).map(|link| link.index).collect()
+}
+
+impl PlannedNetwork {
+    /// Whether its frames are the bridge's business alone: no packet of its guests is judged.
+    #[must_use]
+    pub fn is_bridged(&self) -> bool {
+        self.modes.ipv4 == Mode::Bridged
+    }
+
+    /// Whether guests of NAT networks are masqueraded to addresses of its bridge.
+    #[must_use]
+    pub fn is_masqueraded_to(&self) -> bool {
+        !self.masquerade.is_empty()
+    }
+
+    /// Whether it has guests of a family, and the host forwards for them.
+    #[must_use]
+    pub fn forwards(&self, family: vnet_common::family::Family) -> bool {
+        let forwarded = matches!(self.modes.of(family), Mode::Nat | Mode::Route | Mode::Open);
+        forwarded && self.subnets.iter().any(|subnet| family_of(subnet) == family)
+    }
+
+    /// The subnets behind guests. A route to everywhere says nothing of whose addresses those are.
+    pub fn subnets_behind(&self) -> impl Iterator<Item = IpNet> {
+        let destinations = self.routes.iter().map(|route| route.destination);
+        destinations.filter(|prefix| prefix.prefix_len() > 0)
+    }
+}

@@ -1,0 +1,266 @@
+//! Guests' ports: what each may send, and what the bridge does with it.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnet::{IpNet, Ipv4Net};
+use vnet_common::{
+    address::Address,
+    guard::{AddressHolder, AddressKey, GuestPort, Mac, MacKey, ROUTE_KEY_BRIDGE_BITS, flags},
+    limits,
+};
+
+use super::{Plan, PlannedNetwork};
+use crate::{
+    definition::{AddressSources, Guard, MacAddress, NativeMode, Network, Vlan},
+    guests::{Known, Lease},
+    host::{Link, LinkKind, Snapshot, bridge_port::PortVlan},
+};
+
+/// A guest's port of a network's bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlannedPort {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Slot of the network.
+    pub network: u16,
+    /// The guest's MAC address; none while it is not known.
+    pub mac: Option<MacAddress>,
+    /// What its guest may send; none if it is not guarded.
+    pub guard: Option<GuestPort>,
+    /// Whether the bridge keeps it from other ports that it keeps so.
+    pub isolated: bool,
+    /// The VLANs that it is to have; empty if they are not vnet's business.
+    pub vlans: Vec<PortVlan>,
+}
+
+/// A prefix behind a guest: its length in bits, the bridge's index, and the IPv4-mapped address.
+pub type GuestRouteKey = (u32, u32, [u8; 16]);
+
+/// The entries of the guard's maps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardTables {
+    /// Interface index to port.
+    pub ports: BTreeMap<u32, GuestPort>,
+    /// MAC address at a bridge to interface index.
+    pub macs: BTreeMap<MacKey, u32>,
+    /// IP address at a bridge to its holder.
+    pub addresses: BTreeMap<AddressKey, AddressHolder>,
+    /// Prefix behind a guest to the guest's address.
+    pub routes: BTreeMap<GuestRouteKey, Address>,
+}
+
+/// What was seen of guests, beside the definitions.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// Leases, by the network's name.
+    pub leases: BTreeMap<String, Vec<Lease>>,
+    /// MAC addresses that the programs have learned, by the port's index.
+    pub learned: BTreeMap<u32, MacAddress>,
+}
+
+impl Plan {
+    /// Plans the ports that the networks' bridges have on the host.
+    pub fn add_ports(&mut self, definitions: &[Network], host: &Snapshot, seen: &Seen) {
+        let (mut ports, mut guard) = (Vec::new(), GuardTables::default());
+        for network in &self.networks {
+            let definition = definitions.iter().find(|other| other.name.value == network.name);
+            let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
+            let (Some(definition), Some(bridge)) = (definition, bridge) else { continue };
+            let leases = seen.leases.get(&network.name).map(Vec::as_slice).unwrap_or_default();
+            let known = Known::of(definition, leases, sources(definition));
+            let planner = Planner { definition, network, bridge, known };
+            let guests = host.ports_of(bridge.index).filter(|port| planner.is_guests(port));
+            let of_network: Vec<_> = guests.map(|port| planner.port(port, seen)).collect();
+            if definition.options.has_guard() {
+                guard.add_network(&planner, host);
+                guard.add_ports(bridge.index, &of_network);
+            }
+            ports.extend(of_network);
+        }
+        ports.sort_by_key(|port| port.ifindex);
+        (self.ports, self.guard) = (ports, guard);
+    }
+}
+
+/// Where the addresses of a network's guests come from.
+fn sources(definition: &Network) -> AddressSources {
+    definition.options.guard.as_ref().map_or_else(AddressSources::default, |guard| guard.value.from)
+}
+
+/// What a port's plan is made of.
+struct Planner<'a> {
+    definition: &'a Network,
+    network: &'a PlannedNetwork,
+    bridge: &'a Link,
+    known: Known,
+}
+
+impl Planner<'_> {
+    /// Taps and veth pairs are guests' (and containers'), unless one is said to lead outside.
+    fn is_guests(&self, port: &Link) -> bool {
+        matches!(port.kind, LinkKind::Tap | LinkKind::Veth)
+            && !self.definition.options.uplinks.iter().any(|uplink| uplink.value == port.name)
+    }
+
+    fn port(&self, port: &Link, seen: &Seen) -> PlannedPort {
+        let tap = port.mac.map(MacAddress);
+        let mac = tap
+            .and_then(|tap| self.known.guest_of_port(tap))
+            .or_else(|| seen.learned.get(&port.index).copied());
+        PlannedPort {
+            ifindex: port.index,
+            name: port.name.clone(),
+            network: self.network.slot,
+            mac,
+            guard: self.guard(mac),
+            isolated: self.network.isolated_ports,
+            vlans: self.vlans(),
+        }
+    }
+
+    /// A guest that is not known yet is watched without a check where only some are guarded.
+    fn guard(&self, mac: Option<MacAddress>) -> Option<GuestPort> {
+        let options = &self.definition.options;
+        let network = options.guard.as_ref().map(|guard| guard.value);
+        let guard = match mac {
+            Some(mac) => Some(options.guard_of(mac)?),
+            None if network.is_none() && !options.has_guard() => return None,
+            None => network,
+        };
+        Some(self.entry(mac, guard))
+    }
+
+    fn entry(&self, mac: Option<MacAddress>, guard: Option<Guard>) -> GuestPort {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let mut entry = GuestPort {
+            mac: mac.map_or(Mac::NONE, |mac| Mac::from_bytes(mac.0)),
+            bridge: self.bridge.index,
+            network: self.network.slot,
+            flags: flag(self.network.subnets.is_empty(), flags::ANY_SUBNET),
+            learn_ipv4: 0,
+            learn_ipv6: 0,
+            reserved: 0,
+        };
+        if let Some(guard) = guard {
+            entry.flags |= flag(guard.mac, flags::MAC)
+                | flag(guard.addresses, flags::ADDRESSES)
+                | flag(guard.servers, flags::SERVERS)
+                | flag(guard.tags, flags::TAGS)
+                | flag(guard.from.leases, flags::PROBES);
+            if guard.from.learn {
+                entry.learn_ipv4 = limits::LEARNED_IPV4;
+            }
+            if guard.from.learn || guard.from.leases && self.has_autoconfiguration() {
+                entry.learn_ipv6 = limits::LEARNED_IPV6;
+            }
+        }
+        entry
+    }
+
+    /// Whether guests choose addresses in an IPv6 subnet themselves (RFC 4862): where the network
+    /// lends none, none will ever be in its leases.
+    fn has_autoconfiguration(&self) -> bool {
+        let lends =
+            |dhcp: &crate::definition::Dhcp| !dhcp.ranges.is_empty() || !dhcp.hosts.is_empty();
+        self.definition
+            .ips
+            .iter()
+            .any(|ip| ip.address.value.is_ipv6() && !ip.dhcp.as_ref().is_some_and(lends))
+    }
+
+    /// `<vlan>` means something to a bridge that filters by VLAN, and to no other.
+    fn vlans(&self) -> Vec<PortVlan> {
+        match self.definition.guest_vlan() {
+            Some(vlan) if self.bridge.vlan_filtering == Some(true) => port_vlans(vlan),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// What libvirt 11 makes of `<vlan>` on a Linux bridge (`virNetDevBridgeSetupVlans` in
+/// `src/util/virnetdevbridge.c`): one tag is the port's own VLAN, a trunk's are tagged but for the
+/// native one.
+fn port_vlans(vlan: &Vlan) -> Vec<PortVlan> {
+    let is_trunk = vlan.trunk || vlan.tags.len() > 1;
+    vlan.tags
+        .iter()
+        // The kernel has no others (IEEE 802.1Q, table 9-2).
+        .filter(|tag| (1..=4094).contains(&tag.id))
+        .map(|tag| PortVlan {
+            id: tag.id,
+            pvid: !is_trunk || tag.native.is_some(),
+            untagged: !is_trunk || tag.native == Some(NativeMode::Untagged),
+        })
+        .collect()
+}
+
+impl GuardTables {
+    /// What is somebody's whether or not its guest runs.
+    fn add_network(&mut self, planner: &Planner<'_>, host: &Snapshot) {
+        let bridge = planner.bridge.index;
+        let own = planner.bridge.mac.map_or(Mac::BROADCAST, Mac::from_bytes);
+        self.macs.insert(MacKey::new(bridge, own), bridge);
+        for address in host.addresses_of(bridge) {
+            self.hold(bridge, address.address, own);
+        }
+        for ip in &planner.definition.ips {
+            self.hold(bridge, ip.address.value, own);
+        }
+        for subnet in &planner.network.subnets {
+            for address in ends(subnet) {
+                self.hold(bridge, address.into(), Mac::BROADCAST);
+            }
+        }
+        for (mac, addresses) in planner.known.iter() {
+            let mac = Mac::from_bytes(mac.0);
+            self.hold(bridge, mac.link_local().to_addr(), mac);
+            for address in addresses {
+                self.hold(bridge, *address, mac);
+            }
+        }
+        for route in &planner.network.routes {
+            let prefix = &route.destination;
+            let address = Address::from_addr(prefix.network());
+            let family = if address.is_ipv4() { Address::IPV4_PREFIX_BITS } else { 0 };
+            let length = ROUTE_KEY_BRIDGE_BITS + family + u32::from(prefix.prefix_len());
+            let key = (length, bridge, bytemuck::cast(address.to_wire()));
+            self.routes.insert(key, Address::from_addr(route.gateway));
+        }
+    }
+
+    fn add_ports(&mut self, bridge: u32, ports: &[PlannedPort]) {
+        for port in ports {
+            let Some(entry) = port.guard else { continue };
+            if entry.mac != Mac::NONE {
+                // The first port keeps a MAC address that two claim.
+                self.macs.entry(MacKey::new(bridge, entry.mac)).or_insert(port.ifindex);
+                self.hold(bridge, entry.mac.link_local().to_addr(), entry.mac);
+            }
+            self.ports.insert(port.ifindex, entry);
+        }
+    }
+
+    /// The first holder of an address keeps it.
+    fn hold(&mut self, bridge: u32, address: IpAddr, mac: Mac) {
+        let key = AddressKey { bridge, address: Address::from_addr(address) };
+        let holder = AddressHolder { mac, seen: 0, learned_at: 0, reserved: 0 };
+        self.addresses.entry(key).or_insert(holder);
+    }
+}
+
+/// The two addresses of an IPv4 subnet that are no host's.
+fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
+    let of = |subnet: &Ipv4Net| vec![subnet.network(), subnet.broadcast()];
+    match subnet {
+        IpNet::V4(subnet) if subnet.prefix_len() < 31 => of(subnet),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

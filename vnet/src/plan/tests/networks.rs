@@ -1,0 +1,175 @@
+//! Networks and their entries in the tables.
+
+use vnet_common::{
+    address::{Address, Ipv4Be},
+    network::{NETWORK_ISOLATED_PORTS, Network},
+    policy::Mode,
+};
+
+use super::*;
+use crate::host::Port;
+
+fn prefixes(tables: &Tables) -> Vec<String> {
+    let text = |(length, address): &SubnetKey| {
+        let address = Address::from_wire(bytemuck::cast(*address)).to_addr();
+        let offset = if address.is_ipv4() { Address::IPV4_PREFIX_BITS } else { 0 };
+        format!("{address}/{}", length - offset)
+    };
+    let mut prefixes: Vec<_> = tables.subnets.keys().map(text).collect();
+    prefixes.sort();
+    prefixes
+}
+
+fn entry(tables: &Tables) -> Network {
+    tables.networks[&1]
+}
+
+#[test]
+fn every_mode_of_forward_is_a_mode_of_both_families() {
+    let host = host();
+    let cases = [
+        ("", Mode::Isolated, Mode::Isolated),
+        ("<forward/>", Mode::Nat, Mode::Route),
+        ("<forward mode='nat'><nat ipv6='no'/></forward>", Mode::Nat, Mode::Route),
+        ("<forward mode='nat'><nat ipv6='yes'/></forward>", Mode::Nat, Mode::Nat),
+        ("<forward mode='route'/>", Mode::Route, Mode::Route),
+        ("<forward mode='open'/>", Mode::Open, Mode::Open),
+    ];
+    for (forward, ipv4, ipv6) in cases {
+        let (network, tables) = fits(&host, &network(forward, IPV4));
+        assert_eq!(network.modes, Modes { ipv4, ipv6 }, "{forward}");
+        let entry = entry(&tables);
+        assert_eq!((entry.mode, entry.mode_ipv6), (ipv4 as u8, ipv6 as u8), "{forward}");
+        assert_eq!(tables.bridges[&3], 1);
+    }
+}
+
+#[test]
+fn bridged_network_has_a_slot_and_no_hook_and_its_bridge_may_be_the_uplink() {
+    let host = Host::with_loopback()
+        .link(2, "eth0", LinkKind::Physical)
+        .port(3, Some(Port::Bridge { isolated: false }))
+        .link(3, "virbr0", LinkKind::Bridge)
+        .address("203.0.113.2/24")
+        .route("0.0.0.0/0");
+    let planned = planned(&host, &[&network("<forward mode='bridge'/>", "")]);
+    assert_eq!(planned.problems, []);
+    let network = &planned.plan.networks[0];
+    assert!(network.is_bridged());
+    assert_eq!((network.slot, network.bridge_ifindex), (1, Some(3)));
+    let uplinks: Vec<_> = planned.plan.uplinks.iter().map(|uplink| &*uplink.name).collect();
+    assert_eq!(uplinks, ["virbr0"]);
+    let tables = Tables::of(&planned.plan);
+    assert_eq!(entry(&tables).mode, Mode::Bridged as u8);
+    assert!(tables.bridges.is_empty() && tables.subnets.is_empty());
+    assert_eq!(tables.uplinks.keys().collect::<Vec<_>>(), [&3]);
+}
+
+#[test]
+fn macvtap_and_other_switches_are_not_served() {
+    let none = "<network><name>n</name><forward mode='bridge'><interface dev='eth0'/></forward>\
+                </network>";
+    let vepa = none.replace("'bridge'", "'vepa'").replace(">n<", ">m<");
+    let switch = network("<forward mode='bridge'/>", "<virtualport type='openvswitch'/>");
+    let planned = planned(&host(), &[none, &vepa, &switch.replace(">n<", ">o<")]);
+    assert_eq!(planned.plan.networks, []);
+    assert_eq!(planned.problems, [Problem::NothingToServe]);
+    assert_eq!(
+        planned.problems[0].to_string(),
+        "none of the definitions is of a kind that vnet serves: mode 'nat', 'route', 'open', or \
+         'bridge' with a <bridge>, or no <forward>"
+    );
+}
+
+#[test]
+fn missing_bridge_of_the_host_is_not_libvirts_to_make() {
+    let text = network("<forward mode='bridge'/>", "").replace("virbr0", "br7");
+    let planned = planned(&host(), &[&text]);
+    assert_eq!(
+        planned.problems[0].to_string(),
+        "network `n`: there is no bridge `br7` on this host; make it or correct <bridge \
+         name='br7'/>"
+    );
+    assert_eq!(planned.plan.networks[0].bridge_ifindex, None);
+}
+
+#[test]
+fn addresses_and_routes_of_both_families_are_in_the_tables() {
+    let rest = format!(
+        "{IPV4}<ip address='10.1.0.1' prefix='16'/>{IPV6}\
+         <ip family='ipv6' address='2001:db8:1::1' prefix='80'/>\
+         <route address='10.9.0.0' prefix='16' gateway='192.168.122.9'/>\
+         <route address='0.0.0.0' prefix='0' gateway='192.168.122.9' metric='7'/>\
+         <route family='ipv6' address='2001:db8:9::' prefix='48' gateway='fd00:122::9'/>"
+    );
+    let (network, tables) = fits(&host(), &network("<forward mode='route'/>", &rest));
+    assert_eq!(
+        prefixes(&tables),
+        [
+            "10.1.0.0/16",
+            "10.9.0.0/16",
+            "192.168.122.0/24",
+            "2001:db8:1::/80",
+            "2001:db8:9::/48",
+            "fd00:122::/64",
+        ]
+    );
+    assert!(tables.subnets.values().all(|subnet| subnet.network == 1));
+    let entry = entry(&tables);
+    assert_eq!(entry.gateway.to_addr(), Ipv4Addr::new(192, 168, 122, 1));
+    assert_eq!(entry.gateway_ipv6.to_addr().to_string(), "fd00:122::1");
+    let metrics: Vec<_> = network.routes.iter().map(|route| route.metric).collect();
+    assert_eq!(metrics, [1, 7, 1]);
+}
+
+#[test]
+fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
+    let route = "<route address='10.1.0.0' prefix='16' gateway='192.168.122.9'/>";
+    let first = network("<forward mode='route'/>", &format!("{IPV4}{route}"));
+    let second = "<network><name>m</name><bridge name='virbr1'/>\
+                  <ip address='10.1.0.1' prefix='16'/></network>";
+    for texts in [[&*first, second], [second, &*first]] {
+        let host = host().link(4, "virbr1", LinkKind::Bridge);
+        let plan = planned(&host, &texts).plan;
+        let owner = plan.networks.iter().find(|network| network.name == "m").unwrap().slot;
+        let tables = Tables::of(&plan);
+        let of_owner: Vec<_> =
+            tables.subnets.iter().filter(|(_, subnet)| subnet.network == owner).collect();
+        assert_eq!(of_owner.len(), 1, "{tables:?}");
+    }
+}
+
+#[test]
+fn options_of_nat_and_port_are_in_the_entry() {
+    let forward = "<forward dev='eth0' mode='nat'><nat>\
+                   <address start='203.0.113.16' end='203.0.113.23'/>\
+                   <port start='5000' end='5999'/></nat></forward>";
+    let rest = format!("{IPV4}<port isolated='yes'/>");
+    let (_, tables) = fits(&host(), &network(forward, &rest));
+    let entry = entry(&tables);
+    assert_eq!(entry.forward_ifindex, 2);
+    assert_eq!((entry.ports.first, entry.ports.last), (5000, 5999));
+    assert_eq!(entry.pool_first.to_addr(), Ipv4Addr::new(203, 0, 113, 16));
+    assert_eq!(entry.pool_last.to_addr(), Ipv4Addr::new(203, 0, 113, 23));
+    assert_eq!(entry.flags, NETWORK_ISOLATED_PORTS);
+    let (_, tables) = fits(&host(), &network("<forward mode='nat'/>", IPV4));
+    assert_eq!(self::entry(&tables).pool_first, Ipv4Be::UNSPECIFIED);
+    assert_eq!(self::entry(&tables).flags, 0);
+}
+
+#[test]
+fn first_interface_of_forward_is_its_device() {
+    let forward = "<forward mode='route'><interface dev='eth0'/></forward>";
+    let (network, _) = fits(&host(), &network(forward, IPV4));
+    assert_eq!(network.forward_ifindex, Some(2));
+}
+
+#[test]
+fn absent_device_is_a_problem_and_leaves_no_way_out() {
+    let planned = planned(&host(), &[&network("<forward mode='route' dev='wan7'/>", IPV4)]);
+    assert_eq!(
+        planned.problems[0].to_string(),
+        "network `n`: there is no interface `wan7` to forward to on this host"
+    );
+    assert_eq!(planned.plan.networks[0].forward_ifindex, Some(ABSENT_INTERFACE));
+}

@@ -1,0 +1,115 @@
+//! Guests' ports: who is behind them, and what the bridge does with them.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::startup::Running;
+use crate::{
+    definition::Network,
+    guests::{LeaseWatch, leases},
+    host::{
+        Port, Snapshot,
+        bridge_port::{self, Changed, PortVlan},
+    },
+    instance::{Journal, Undo},
+    plan::{Plan, PlannedPort, Seen},
+};
+
+/// Whether any network asks for its guests' leases.
+pub(super) fn need_leases(definitions: &[Network]) -> bool {
+    definitions.iter().any(|definition| definition.options.has_guard())
+}
+
+/// The leases of every network.
+pub(super) fn seen_leases(watch: Option<&LeaseWatch>, plan: &Plan) -> Seen {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let of_network = |watch: &LeaseWatch| {
+        let read = |network: &crate::plan::PlannedNetwork| {
+            let leases = leases::read(watch.directory(), &network.name, &network.bridge, now);
+            (network.name.clone(), leases)
+        };
+        plan.networks.iter().map(read).collect()
+    };
+    Seen { leases: watch.map(of_network).unwrap_or_default(), learned: BTreeMap::new() }
+}
+
+/// Waits for changed leases; for ever if none are asked for.
+pub(super) async fn leases_changed(watch: Option<&mut LeaseWatch>) -> io::Result<()> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether guests have shown themselves that are not in the plan yet, or the directory of leases has
+/// appeared.
+pub(super) fn any_is_new(running: &mut Running) -> bool {
+    if running.leases.as_mut().is_some_and(LeaseWatch::try_again) {
+        return true;
+    }
+    let unknown = |port: &PlannedPort| port.guard.is_some() && port.mac.is_none();
+    if !running.plan.ports.iter().any(unknown) {
+        return false;
+    }
+    // An error shows when it is followed.
+    let Ok(learned) = running.datapath.learned_macs() else { return true };
+    let mut ports = running.plan.ports.iter();
+    ports.any(|port| unknown(port) && learned.contains_key(&port.ifindex))
+}
+
+/// Isolates the ports of a plan that are not, and gives them their VLANs. Returns what failed.
+pub(super) async fn set_up(journal: &mut Journal, plan: &Plan, host: &Snapshot) -> Vec<String> {
+    let mut failures = Vec::new();
+    for port in plan.ports.iter().filter(|port| port.isolated) {
+        let link = host.link(port.ifindex).and_then(|link| link.port.as_ref());
+        if link == Some(&Port::Bridge { isolated: false }) {
+            failures.extend(isolate(journal, port).await.err().map(|error| error.to_string()));
+        }
+    }
+    if plan.ports.iter().any(|port| !port.vlans.is_empty()) {
+        failures.extend(set_vlans(journal, plan).await.err().map(|error| format!("{error:#}")));
+    }
+    failures
+}
+
+async fn isolate(journal: &mut Journal, port: &PlannedPort) -> anyhow::Result<()> {
+    journal.record(Undo::IsolatedPort { interface: port.ifindex })?;
+    if bridge_port::set_isolated(port.ifindex, true).await? == Changed::Yes {
+        log::info!("isolated port `{}`", port.name);
+    }
+    Ok(())
+}
+
+async fn set_vlans(journal: &mut Journal, plan: &Plan) -> anyhow::Result<()> {
+    let current = bridge_port::vlans().await?;
+    for port in plan.ports.iter().filter(|port| !port.vlans.is_empty()) {
+        let of_port = current.iter().find(|(index, _)| *index == port.ifindex);
+        // Other VLANs than the bridge's default are somebody's decision: libvirt's, since version 11.
+        let Some((_, [former])) = of_port.map(|(index, vlans)| (index, vlans.as_slice())) else {
+            continue;
+        };
+        if !(former.pvid && former.untagged) || port.vlans == [*former] {
+            continue;
+        }
+        journal.record(Undo::PortVlans {
+            interface: port.ifindex,
+            given: port.vlans.clone(),
+            former: *former,
+        })?;
+        if replace_vlans(port.ifindex, *former, &port.vlans).await? == Changed::Yes {
+            log::info!("port `{}` has the VLANs of its network", port.name);
+        }
+    }
+    Ok(())
+}
+
+async fn replace_vlans(port: u32, former: PortVlan, new: &[PortVlan]) -> anyhow::Result<Changed> {
+    let changed = bridge_port::add_vlans(port, new).await?;
+    if changed == Changed::Yes && !new.iter().any(|vlan| vlan.id == former.id) {
+        return Ok(bridge_port::delete_vlans(port, &[former]).await?);
+    }
+    Ok(changed)
+}
