@@ -38,7 +38,9 @@ impl Machine<'_> {
     /// Boots, runs the shell script as root, shows what it prints and counts the tests in it.
     /// Errors: also when the script fails or the time is over.
     pub fn execute(&self, script: &str, counts: &mut Counts) -> Result<()> {
-        let directory = self.workspace.target.join("vm/runs").join(std::process::id().to_string());
+        let all = self.workspace.target.join("vm/runs");
+        remove_leftovers(&all)?;
+        let directory = all.join(std::process::id().to_string());
         archive::make_directory(&directory)?;
         let result = self.execute_in(&directory, script, counts);
         archive::remove_directory(&directory)?;
@@ -135,6 +137,16 @@ impl Machine<'_> {
             .stdout(Stdio::piped());
         command
     }
+}
+
+/// What runs left that were killed: directories named after processes that are no more.
+fn remove_leftovers(all: &Path) -> Result<()> {
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            archive::remove_directory(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The console's end, or what came before a panic: the trace behind it says less.
