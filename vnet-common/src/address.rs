@@ -164,7 +164,8 @@ impl Address {
         u32::from_be(self.0[0]) >> 24 == 0xff
     }
 
-    /// ff02::/16, multicast that no router forwards (RFC 4291, 2.7); ff01::/16 never leaves a host.
+    /// `ff02::/16`, multicast that no router forwards (RFC 4291, 2.7), and `ff01::/16`, which never
+    /// leaves a host.
     #[inline]
     #[must_use]
     pub const fn is_link_local_multicast_ipv6(self) -> bool {

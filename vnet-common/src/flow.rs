@@ -155,6 +155,8 @@ impl Phase {
 /// [`Session::flags`]: the inside is the host itself (an own address on the bridge as source), so
 /// replies go up its stack.
 pub const FLAG_INSIDE_IS_HOST: u8 = 1;
+/// [`Session::flags`]: the inside is behind a guest that routes, so replies take the host's routes.
+pub const FLAG_INSIDE_IS_ROUTED: u8 = 2;
 
 /// Packets and bytes of one direction.
 ///

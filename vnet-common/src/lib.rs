@@ -11,6 +11,7 @@ pub mod checksum;
 pub mod family;
 pub mod flow;
 pub mod guard;
+pub mod icmp;
 pub mod limits;
 #[cfg(feature = "user")]
 mod map_element;

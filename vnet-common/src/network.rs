@@ -58,6 +58,57 @@ pub struct Network {
     pub gateway_ipv6: Address,
 }
 
+/// The addresses of `<nat><address>`, first and last included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// The lowest.
+    pub first: Ipv4Be,
+    /// The highest.
+    pub last: Ipv4Be,
+}
+
+impl Pool {
+    /// No addresses.
+    pub const NONE: Self = Self { first: Ipv4Be::UNSPECIFIED, last: Ipv4Be::UNSPECIFIED };
+
+    /// Whether there are addresses.
+    #[inline]
+    #[must_use]
+    pub const fn is_some(self) -> bool {
+        self.first.to_wire() != 0
+    }
+
+    /// The address for a guest: always the same one (RFC 4787, REQ-2), and guests spread evenly.
+    #[inline]
+    #[must_use]
+    pub const fn pick(self, inside: Ipv4Be) -> Ipv4Be {
+        // The golden ratio of 32 bits (Knuth, The Art of Computer Programming 3, section 6.4).
+        const MULTIPLIER: u32 = 0x9e37_79b9;
+        let first = u32::from_be(self.first.to_wire());
+        let count = u32::from_be(self.last.to_wire()).saturating_sub(first) as u64 + 1;
+        let hash = u32::from_be(inside.to_wire()).wrapping_mul(MULTIPLIER) as u64;
+        Ipv4Be::from_wire((first + ((hash * count) >> 32) as u32).to_be())
+    }
+
+    /// Whether the address is one of these.
+    #[inline]
+    #[must_use]
+    pub const fn contains(self, address: Ipv4Be) -> bool {
+        let address = u32::from_be(address.to_wire());
+        u32::from_be(self.first.to_wire()) <= address
+            && address <= u32::from_be(self.last.to_wire())
+    }
+}
+
+impl Network {
+    /// The addresses that its guests are masqueraded to, if it has some of its own.
+    #[inline]
+    #[must_use]
+    pub const fn pool(&self) -> Pool {
+        Pool { first: self.pool_first, last: self.pool_last }
+    }
+}
+
 /// [`Network::flags`]: guests of the network do not reach each other, neither by the bridge nor by
 /// way of the host (`<port isolated='yes'/>`).
 pub const NETWORK_ISOLATED_PORTS: u32 = 1;
@@ -71,9 +122,15 @@ pub const SUBNET_KEY_BYTES: usize = 16;
 pub struct Subnet {
     /// Slot of the network.
     pub network: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// `SUBNET_*`
+    pub flags: u16,
 }
+
+/// [`Subnet::flags`]: an address of the host itself on the network's bridge, entered with its full
+/// length. No guest may use it as its own, and packets to it are for the host.
+pub const SUBNET_IS_HOST: u16 = 1;
+/// [`Subnet::flags`]: behind a guest that routes (`<route>`), which the host's routes lead to.
+pub const SUBNET_BEHIND_GUEST: u16 = 2;
 
 /// An address of an uplink, [`Ipv4Be`] or [`Address`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]
@@ -145,6 +202,25 @@ mod tests {
     use core::mem::align_of;
 
     use super::*;
+
+    #[test]
+    fn a_guest_always_gets_the_same_address_of_the_pool_and_guests_get_all() {
+        let at = |text: &str| Ipv4Be::from_addr(text.parse().unwrap());
+        let pool = Pool { first: at("203.0.113.254"), last: at("203.0.114.1") };
+        let mut seen = [0_u32; 4];
+        for host in 0..=255 {
+            let inside = Ipv4Be::from_addr([192, 168, 122, host].into());
+            let address = pool.pick(inside);
+            assert_eq!(address, pool.pick(inside));
+            assert!(pool.contains(address));
+            let first = u32::from_be(pool.first.to_wire());
+            seen[(u32::from_be(address.to_wire()) - first) as usize] += 1;
+        }
+        assert!(seen.iter().all(|count| (48..=80).contains(count)), "{seen:?}");
+        let one = Pool { first: at("203.0.113.7"), last: at("203.0.113.7") };
+        assert_eq!(one.pick(at("192.168.122.9")), at("203.0.113.7"));
+        assert!(!one.contains(at("203.0.113.8")) && !one.contains(at("203.0.113.6")));
+    }
 
     #[test]
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {

@@ -89,6 +89,7 @@ reasons! {
     NoFlow = 9, "no-flow", "a packet from outside that belongs to no flow: the host's own";
     OpenNetwork = 10, "open-network", "mode 'open': the host's own firewall decides";
     LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
+    RawLink = 12, "raw-link", "what comes without a link-layer header is delivered by the stack";
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Finding, opening, touching and ending flows.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns, maps::HashMap};
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
-    address::{Address, Ipv4Be, PortBe},
+    address::{Address, PortBe},
     flow::{
         Direction, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase, SessionCursor,
         protocol,
@@ -14,8 +14,12 @@ use vnet_common::{
 
 use crate::{
     atomic::SharedWord,
-    expire, mapping,
-    maps::{self, FLOWS, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
+    expire,
+    ip::Ip,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
+    mapping,
+    maps::{self, FLOWS, FLOWS_IPV6, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
     outcome,
     parse::Packet,
     session::SessionSlot,
@@ -31,15 +35,8 @@ pub fn now() -> u64 {
 
 /// The live session of a key.
 #[inline(always)]
-pub fn find(key: &FlowKey) -> Option<SessionSlot> {
-    SessionSlot::live(slot_of(key)?)
-}
-
-/// The slot that a key names, live or not.
-#[inline(always)]
-pub fn slot_of(key: &FlowKey) -> Option<FlowSlot> {
-    // SAFETY: a look-up that races with removal reads a stale slot, which its generation betrays.
-    unsafe { FLOWS.get(key) }.copied()
+pub fn find<V: Ip>(key: &FlowKey<V::Address>) -> Option<SessionSlot> {
+    SessionSlot::live(V::flow_slot(key)?)
 }
 
 /// What a new flow is made of. Lives in a per-CPU map, because the stack is small.
@@ -49,7 +46,7 @@ pub struct NewFlow {
     /// The inside endpoint and the external address.
     pub mapping: MappingKey,
     pub next_hop: Address,
-    pub remote: Ipv4Be,
+    pub remote: Address,
     /// The bridge where the inside lives; 0 if the inside is the host.
     pub bridge_ifindex: u32,
     pub uplink_ifindex: u32,
@@ -67,21 +64,24 @@ pub struct NewFlow {
 
 impl NewFlow {
     #[inline(always)]
-    fn outbound_key(&self) -> FlowKey {
-        let inside = (self.mapping.inside.ipv4_part(), self.mapping.inside_port);
-        FlowKey::outbound(self.mapping.protocol, inside, (self.remote, self.remote_port))
+    fn outbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
+        let inside = (V::narrow(self.mapping.inside), self.mapping.inside_port);
+        let remote = (V::narrow(self.remote), self.remote_port);
+        FlowKey::outbound(self.mapping.protocol, inside, remote)
     }
 
     #[inline(always)]
-    fn inbound_key(&self) -> FlowKey {
-        let external = (self.mapping.external.ipv4_part(), self.external_port);
-        FlowKey::inbound(self.mapping.protocol, (self.remote, self.remote_port), external)
+    fn inbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
+        let external = (V::narrow(self.mapping.external), self.external_port);
+        let remote = (V::narrow(self.remote), self.remote_port);
+        FlowKey::inbound(self.mapping.protocol, remote, external)
     }
 }
 
 /// Opens a flow: takes a mapping, a place on the guest's account, a slot and both keys, or nothing.
+/// Returns the slot's index.
 #[inline(always)]
-pub fn open(skb: Skb, packet: &Packet, new: &mut NewFlow) -> Result<SessionSlot, DropReason> {
+pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u32, DropReason> {
     if packet.flow_key(Direction::Outbound).is_none() {
         return Err(unsupported(packet));
     }
@@ -91,10 +91,22 @@ pub fn open(skb: Skb, packet: &Packet, new: &mut NewFlow) -> Result<SessionSlot,
     expire::on_demand(now());
     new.external_port = mapping::acquire(skb, new)?;
     match outcome::decode(vnet_open_session(new)) {
-        Ok(index) => SessionSlot::at(index).ok_or(DropReason::FlowTableFull),
+        Ok(index) => Ok(index),
         // Another CPU may just have opened the same flow.
-        Err(DropReason::FlowConflict) => find(&new.outbound_key()).ok_or(DropReason::FlowConflict),
+        Err(DropReason::FlowConflict) => {
+            find_opened::<V>(new).checked_sub(1).ok_or(DropReason::FlowConflict)
+        }
         Err(reason) => Err(reason),
+    }
+}
+
+/// The live flow that another CPU has opened: its slot and one; 0 for none. A function of its own for
+/// the sake of the stack.
+#[inline(never)]
+fn find_opened<V: Ip>(new: &NewFlow) -> u32 {
+    match V::flow_slot(&new.outbound_key::<V>()) {
+        Some(slot) if SessionSlot::live(slot).is_some() => slot.index + 1,
+        _ => 0,
     }
 }
 
@@ -143,7 +155,7 @@ fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
     session.set_next_hop(new.next_hop);
     session.set_inside(new.mapping.inside);
     session.set_external(new.mapping.external);
-    session.set_remote(Address::from_ipv4(new.remote));
+    session.set_remote(new.remote);
     session.set_last_outbound(now);
     session.set_last_inbound(0);
     session.set_since(now);
@@ -151,20 +163,34 @@ fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
     session.set_phase(Phase::Live as u32);
 
     let slot = FlowSlot { index, generation };
-    let outbound = new.outbound_key();
-    if FLOWS.insert(outbound, slot, u64::from(BPF_NOEXIST)).is_ok() {
-        if FLOWS.insert(new.inbound_key(), slot, u64::from(BPF_NOEXIST)).is_ok() {
-            return Ok(index);
-        }
-        let _ = FLOWS.remove(outbound);
+    let entered = if new.mapping.inside.is_ipv4() {
+        enter_keys(&FLOWS, &new.outbound_key::<Ipv4>(), &new.inbound_key::<Ipv4>(), slot)
+    } else {
+        enter_keys(&FLOWS_IPV6, &new.outbound_key::<Ipv6>(), &new.inbound_key::<Ipv6>(), slot)
+    };
+    if entered {
+        return Ok(index);
     }
     give_back(session, index);
     Err(DropReason::FlowConflict)
 }
 
+/// Enters both keys or none.
+#[inline(always)]
+fn enter_keys<K>(flows: &HashMap<K, FlowSlot>, outbound: &K, inbound: &K, slot: FlowSlot) -> bool {
+    if flows.insert(outbound, slot, u64::from(BPF_NOEXIST)).is_err() {
+        return false;
+    }
+    let entered = flows.insert(inbound, slot, u64::from(BPF_NOEXIST)).is_ok();
+    if !entered {
+        let _ = flows.remove(outbound);
+    }
+    entered
+}
+
 /// Accounts a packet to its flow and takes the connection's state along.
 #[inline(always)]
-pub fn touch(session: SessionSlot, packet: &Packet, direction: Direction, bytes: u32) {
+pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Direction, bytes: u32) {
     session.count(direction, bytes);
     let now = now();
     let outbound = matches!(direction, Direction::Outbound);
@@ -193,9 +219,15 @@ pub fn end(session: SessionSlot, now: u64) -> bool {
     if !session.advance(Phase::Live, Phase::Filling) {
         return false;
     }
-    let (outbound, inbound) = session.keys();
-    let _ = FLOWS.remove(outbound);
-    let _ = FLOWS.remove(inbound);
+    if session.inside().is_ipv4() {
+        let (outbound, inbound) = session.keys::<Ipv4>();
+        let _ = FLOWS.remove(outbound);
+        let _ = FLOWS.remove(inbound);
+    } else {
+        let (outbound, inbound) = session.keys::<Ipv6>();
+        let _ = FLOWS_IPV6.remove(outbound);
+        let _ = FLOWS_IPV6.remove(inbound);
+    }
     leave_guest(&session.inside());
     let holds_port = mapping::release(&mapping::key_of(session), now);
     session.set_since(now);
@@ -233,11 +265,11 @@ pub fn fresh_counter(cursor: *mut SessionCursor) -> SharedWord {
 }
 
 #[inline(always)]
-fn unsupported(packet: &Packet) -> DropReason {
+fn unsupported<V: Ip>(packet: &Packet<V>) -> DropReason {
     use crate::parse::Fragment;
     if packet.fragment == Fragment::Later {
         DropReason::LostFragment
-    } else if packet.protocol == protocol::ICMP {
+    } else if packet.is_icmp() {
         DropReason::UnsupportedIcmp
     } else {
         DropReason::UnsupportedProtocol

@@ -1,20 +1,26 @@
 //! Fragments: those after the first carry no ports, so the first one tells their flow.
 
 use vnet_common::{
-    flow::{Direction, FlowKey, FragmentSlot},
+    flow::{Direction, FlowKey, FlowSlot, FragmentSlot},
     limits,
 };
 
 use crate::{
     flow,
-    maps::FRAGMENTS,
+    ip::Ip,
     parse::{Fragment, Packet},
     session::SessionSlot,
 };
 
 /// The flow of a packet that is in the table: by its ports, or by its datagram's first fragment.
 #[inline(always)]
-pub fn find_flow(packet: &Packet, direction: Direction) -> Option<SessionSlot> {
+pub fn find_flow<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<SessionSlot> {
+    SessionSlot::live(find_slot(packet, direction)?)
+}
+
+/// As [`find_flow`], but what the key names, live or not.
+#[inline(always)]
+pub fn find_slot<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<FlowSlot> {
     if packet.fragment == Fragment::Later {
         return find_first(packet, direction);
     }
@@ -22,25 +28,34 @@ pub fn find_flow(packet: &Packet, direction: Direction) -> Option<SessionSlot> {
     if packet.fragment == Fragment::First {
         remember(packet, direction, &key);
     }
-    flow::find(&key)
+    V::flow_slot(&key)
+}
+
+/// Keeps what the fragments need that follow the first of a datagram whose flow is new. A function of
+/// its own for the sake of the stack.
+#[inline(never)]
+pub fn remember_outbound<V: Ip>() {
+    if let Some(packet) = V::packet()
+        && let Some(key) = packet.flow_key(Direction::Outbound)
+    {
+        remember(packet, Direction::Outbound, &key);
+    }
 }
 
 /// Keeps what the following fragments need of a datagram's first.
 #[inline(always)]
-pub fn remember(packet: &Packet, direction: Direction, key: &FlowKey) {
-    if let Some(slot) = flow::slot_of(key) {
+fn remember<V: Ip>(packet: &Packet<V>, direction: Direction, key: &FlowKey<V::Address>) {
+    if let Some(slot) = V::flow_slot(key) {
         let first = FragmentSlot { flow: slot, since: flow::now() };
-        // A full table forgets its oldest datagram; the worst is that datagram's loss.
-        let _ = FRAGMENTS.insert(packet.fragment_key(direction), first, 0);
+        V::remember_fragment(&packet.fragment_key(direction), &first);
     }
 }
 
 #[inline(always)]
-fn find_first(packet: &Packet, direction: Direction) -> Option<SessionSlot> {
-    // SAFETY: a look-up that races with eviction reads a stale slot, which its generation betrays.
-    let first = unsafe { FRAGMENTS.get(packet.fragment_key(direction)) }?;
+fn find_first<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<FlowSlot> {
+    let first = V::first_fragment(&packet.fragment_key(direction))?;
     if flow::now().saturating_sub(first.since) > limits::FRAGMENT_LIFETIME_NS {
         return None;
     }
-    SessionSlot::live(first.flow)
+    Some(first.flow)
 }

@@ -6,9 +6,14 @@ use vnet_common::reason::{DropReason, Handover};
 use crate::{count, log, skb::Skb};
 
 /// `TC_ACT_UNSPEC`, also `TCX_NEXT`: on to the next program, and to the stack after the last.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`
 pub const SHOT: i32 = 2;
+// No actions for the kernel: see `Verdict`.
+pub const UNJUDGED: i32 = 0x7000;
+pub const KNOWN: i32 = 0x7001;
+pub const ERROR: i32 = 0x7002;
+pub const POSSIBLE_REPLY: i32 = 0x7003;
 
 /// What lies in front of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,6 +40,14 @@ pub enum Verdict {
     Pass,
     /// A redirect helper has set its way; this is the action that the helper returned.
     Redirect(i32),
+    /// No current flow has an answer: the next step has to judge it.
+    Unjudged,
+    /// The packet's flow is known now: the next step translates.
+    Known,
+    /// It is an ICMP error about another packet, and may go on: the next step translates.
+    Error,
+    /// It is for the host itself, or for a flow that is masqueraded to an address of its.
+    PossibleReply,
 }
 
 /// Why a packet leaves the steps early.
@@ -46,9 +59,6 @@ pub enum Stop {
 }
 
 pub type Step<T> = Result<T, Stop>;
-
-/// Sends an ICMP error instead of a packet that is dropped, if there is one for the reason.
-pub type Answer = fn(&Hook, DropReason) -> Option<i32>;
 
 impl From<DropReason> for Stop {
     #[inline(always)]
@@ -68,15 +78,21 @@ impl From<Handover> for Stop {
 pub struct Hook {
     pub ctx: TcContext,
     pub skb: Skb,
+    pub link: Link,
     /// Slot of the network; 0 while none is known.
     pub network: u16,
 }
 
 impl Hook {
     #[inline(always)]
-    pub fn new(ctx: TcContext) -> Self {
-        let skb = Skb::new(&ctx);
-        Self { ctx, skb, network: 0 }
+    pub fn new(skb: Skb, link: Link) -> Self {
+        Self { ctx: TcContext::new(skb.raw()), skb, link, network: 0 }
+    }
+
+    /// Offset of the IP header.
+    #[inline(always)]
+    pub const fn l3(&self) -> usize {
+        self.link.header_len()
     }
 
     /// Counts the outcome and returns the action for the kernel.
@@ -86,6 +102,10 @@ impl Hook {
         match outcome {
             Ok(Verdict::Pass) => NEXT,
             Ok(Verdict::Redirect(action)) => action,
+            Ok(Verdict::Unjudged) => UNJUDGED,
+            Ok(Verdict::Known) => KNOWN,
+            Ok(Verdict::Error) => ERROR,
+            Ok(Verdict::PossibleReply) => POSSIBLE_REPLY,
             Err(Stop::Handover(handover)) => {
                 count::handover(self.network, handover);
                 log::handover(self, handover);
@@ -95,9 +115,14 @@ impl Hook {
         }
     }
 
-    /// As [`Hook::finish`], and answers the sender of a packet that may not go on.
+    /// As [`Hook::finish`], and answers the sender of a packet that may not go on: `answer` sends an
+    /// ICMP error instead of it, if there is one for the reason.
     #[inline(always)]
-    pub fn finish_or_reject(&self, outcome: Step<Verdict>, answer: Answer) -> i32 {
+    pub fn finish_or_reject(
+        &self,
+        outcome: Step<Verdict>,
+        answer: impl FnOnce(&Self, DropReason) -> Option<i32>,
+    ) -> i32 {
         let Err(Stop::Drop(reason)) = outcome else { return self.finish(outcome) };
         let action = self.drop(reason);
         answer(self, reason).unwrap_or(action)

@@ -1,10 +1,12 @@
 //! ICMP errors about translated packets: the packet they quote is translated too (RFC 5508).
 
-use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr};
+use network_types::icmp::Icmpv4Hdr;
 use vnet_common::{
-    address::{Address, Ipv4Be, PortBe},
+    address::{Address, PortBe},
     checksum,
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FlowKey, protocol},
+    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey, protocol},
+    icmp,
+    policy::Mode,
     reason::{DropReason, Handover},
 };
 
@@ -12,73 +14,67 @@ use crate::{
     count, emit, flow,
     hook::{Hook, Link, Step, Verdict},
     inbound,
-    nat::{self, Side, Ttl},
-    outbound,
-    parse::{Icmp, Packet},
+    ip::Ip,
+    nat::{Side, Ttl},
+    parse::Packet,
     policy,
-    route::Route,
     session::SessionSlot,
-    skb::Skb,
 };
 
-const IPV4_HEADER_LEN: usize = size_of::<Ipv4Hdr>();
+/// Of both families' messages: type, code, checksum, four bytes of the type's own.
 const ICMP_HEADER_LEN: usize = size_of::<Icmpv4Hdr>();
-/// Outer headers, quoted header, and a quoted TCP header without options.
-const QUOTE_END: usize = IPV4_HEADER_LEN + ICMP_HEADER_LEN + IPV4_HEADER_LEN + 20;
+/// A quoted TCP header without options.
+const QUOTED_TRANSPORT_LEN: usize = 20;
 
 /// The packet that an ICMP error quotes.
-struct Quote {
-    /// Offset of the quoted IPv4 header.
+struct Quote<V: Ip> {
+    /// Offset of the quoted IP header.
     l3: usize,
     /// Offset of what follows it.
     l4: usize,
-    source: Ipv4Be,
-    destination: Ipv4Be,
+    source: V::Address,
+    destination: V::Address,
     source_port: PortBe,
     destination_port: PortBe,
     protocol: u8,
 }
 
-impl Quote {
+impl<V: Ip> Quote<V> {
     /// Reads the quoted headers: `None` if they are of no kind that a NAT flow has.
     #[inline(always)]
-    fn parse(skb: Skb, packet: &Packet) -> Option<Self> {
+    fn parse(hook: &Hook, packet: &Packet<V>) -> Option<Self> {
         // Routers send their errors without options, and the stack turns packets with options into
         // errors itself.
-        if packet.has_options() {
+        if packet.header_len() != V::HEADER_LEN {
             return None;
         }
-        skb.pull((packet.l3 + QUOTE_END) as u32);
-        let l3 = packet.l3 + IPV4_HEADER_LEN + ICMP_HEADER_LEN;
-        let l4 = l3 + IPV4_HEADER_LEN;
-        let header = skb.header::<Ipv4Hdr>(l3).ok()?;
-        if header.vihl != 0x45 || header.frag_offset() != 0 {
-            return None;
-        }
+        let skb = hook.skb;
+        let l3 = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
+        let l4 = l3 + V::HEADER_LEN;
+        skb.pull((l4 + QUOTED_TRANSPORT_LEN) as u32);
+        let protocol = V::quoted_protocol(skb, l3)?;
+        let (source, destination) = V::ends_at(skb, l3).ok()?;
         let mut quote = Self {
             l3,
             l4,
-            source: Ipv4Be::from_wire(u32::from_ne_bytes(header.src_addr)),
-            destination: Ipv4Be::from_wire(u32::from_ne_bytes(header.dst_addr)),
+            source,
+            destination,
             source_port: PortBe::NONE,
             destination_port: PortBe::NONE,
-            protocol: header.proto,
+            protocol,
         };
-        match quote.protocol {
-            protocol::TCP | protocol::UDP => {
-                [quote.source_port, quote.destination_port] = skb.read(l4).ok()?;
+        if protocol == protocol::TCP || protocol == protocol::UDP {
+            [quote.source_port, quote.destination_port] = skb.read(l4).ok()?;
+        } else if protocol == V::ICMP {
+            let header: [u8; ICMP_HEADER_LEN] = skb.read(l4).ok()?;
+            let identifier = PortBe::from_wire(u16::from_ne_bytes([header[4], header[5]]));
+            match icmp::kind(V::FAMILY, header[0]) {
+                icmp::Kind::Request => quote.source_port = identifier,
+                icmp::Kind::Reply => quote.destination_port = identifier,
+                icmp::Kind::Error | icmp::Kind::Other => return None,
             }
-            protocol::ICMP => {
-                let icmp = skb.header::<Icmpv4Hdr>(l4).ok()?;
-                let identifier =
-                    PortBe::from_wire(u16::from_ne_bytes([icmp.data[0], icmp.data[1]]));
-                match icmp.type_ {
-                    8 | 13 | 15 | 17 => quote.source_port = identifier,
-                    0 | 14 | 16 | 18 => quote.destination_port = identifier,
-                    _ => return None,
-                }
-            }
-            _ => return None,
+        } else {
+            return None;
         }
         Some(quote)
     }
@@ -88,7 +84,7 @@ impl Quote {
     fn flow_seen_outside(&self) -> Option<SessionSlot> {
         let remote = (self.destination, self.destination_port);
         let external = (self.source, self.source_port);
-        flow::find(&FlowKey::inbound(self.protocol, remote, external))
+        flow::find::<V>(&FlowKey::inbound(self.protocol, remote, external))
     }
 
     /// The flow whose inbound packet is quoted, as the inside saw it.
@@ -96,137 +92,143 @@ impl Quote {
     fn flow_seen_inside(&self) -> Option<SessionSlot> {
         let inside = (self.destination, self.destination_port);
         let remote = (self.source, self.source_port);
-        flow::find(&FlowKey::outbound(self.protocol, inside, remote))
+        flow::find::<V>(&FlowKey::outbound(self.protocol, inside, remote))
     }
 }
 
 /// An error from outside about a packet that a flow sent.
 #[inline(always)]
-pub fn from_outside(hook: &mut Hook, packet: &Packet, link: Link, epoch: u32) -> Step<Verdict> {
+pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> Step<Verdict> {
     let skb = hook.skb;
-    let session = Quote::parse(skb, packet)
+    let session = Quote::parse(hook, packet)
         .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)))
-        .filter(|(_, session)| inbound::is_current(*session, epoch));
+        .filter(|(_, session)| inbound::is_current::<V>(*session, epoch));
     // An error about a packet of no flow is about the host's own.
     let Some((quote, session)) = session else { return Err(Handover::NoFlow.into()) };
     hook.network = session.network();
-    let inside = session.inside().ipv4_part();
-    translate_quote(skb, packet, &quote, Side::Source, inside, session.inside_port())?;
+    let (inside, port) = (V::narrow(session.inside()), session.inside_port());
+    translate(hook, &quote, Side::Source, (inside, port), (packet.destination, inside))?;
     count::traffic(session.network(), Direction::Inbound, skb.len());
-    let is_host = session.flags() & FLAG_INSIDE_IS_HOST != 0;
-    let keep = is_host || packet.ttl <= 1 || link == Link::Raw;
-    let ttl = if keep { Ttl::Keep } else { Ttl::Decrement };
-    nat::rewrite_ipv4(skb, packet.l3, Side::Destination, packet.destination, inside, ttl)?;
-    if is_host {
+    let flags = session.flags();
+    let by_stack = flags & (FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED) != 0
+        || packet.ttl <= 1
+        || hook.link == Link::Raw;
+    V::write_balanced_address(skb, hook.l3(), Side::Destination, inside)?;
+    if flags & FLAG_INSIDE_IS_HOST != 0 {
         return Ok(Verdict::Pass);
     }
-    if keep {
+    if by_stack {
         return Ok(emit::through_stack(skb));
     }
-    Ok(emit::to_neighbour(skb, session.bridge_ifindex(), Address::from_ipv4(inside)))
+    V::decrement_ttl(skb, hook.l3())?;
+    Ok(emit::to_neighbour(skb, session.bridge_ifindex(), session.inside()))
 }
 
-/// An error from a guest about a packet that a flow brought it, at the bridge.
+/// An error from a guest about a packet that a flow brought it.
 #[inline(always)]
-pub fn from_guest(hook: &mut Hook, packet: &Packet, route: &Route) -> Step<Verdict> {
-    outbound::check_exceptions(hook.skb, packet, route.mtu)?;
-    translate_outbound(hook, packet, Ttl::Decrement)?;
-    Ok(emit::to_neighbour(hook.skb, route.ifindex, route.next_hop))
-}
-
-/// An error from a guest that the host's stack forwarded, at the uplink.
-#[inline(always)]
-pub fn from_forwarded_guest(hook: &mut Hook, packet: &Packet) -> Step<Verdict> {
-    translate_outbound(hook, packet, Ttl::Keep)?;
-    Ok(Verdict::Pass)
-}
-
-#[inline(always)]
-fn translate_outbound(hook: &mut Hook, packet: &Packet, ttl: Ttl) -> Step<()> {
+pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<()> {
     let skb = hook.skb;
-    let quote = Quote::parse(skb, packet).ok_or(DropReason::UnrelatedIcmpError)?;
+    let quote = Quote::parse(hook, packet).ok_or(DropReason::UnrelatedIcmpError)?;
     let session = quote.flow_seen_inside().ok_or(DropReason::UnrelatedIcmpError)?;
     // The flows of other networks are none of this guest's business.
     if session.network() != hook.network {
         return Err(DropReason::UnrelatedIcmpError.into());
     }
-    let external = session.external().ipv4_part();
-    translate_quote(skb, packet, &quote, Side::Destination, external, session.external_port())?;
+    let (external, port) = (V::narrow(session.external()), session.external_port());
+    let outer = (packet.source, external);
+    translate(hook, &quote, Side::Destination, (external, port), outer)?;
     count::traffic(session.network(), Direction::Outbound, skb.len());
-    nat::rewrite_ipv4(skb, packet.l3, Side::Source, packet.source, external, ttl)?;
+    V::write_balanced_address(skb, hook.l3(), Side::Source, external)?;
+    if ttl == Ttl::Decrement {
+        V::decrement_ttl(skb, hook.l3())?;
+    }
     Ok(())
 }
 
 /// What the host sends outside under its own address: errors about packets that it was bringing to
 /// a guest quote them translated and must not.
 #[inline(always)]
-pub fn from_host(hook: &mut Hook, link: Link) -> Step<Verdict> {
-    const PROTOCOL_OFFSET: usize = 9;
+pub fn from_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    let is_icmp = skb.read::<u8>(link.header_len() + PROTOCOL_OFFSET)? == protocol::ICMP;
-    if !is_icmp || skb.ingress_ifindex() != 0 {
+    if !V::is_direct_icmp(skb, hook.l3())? {
         return Ok(Verdict::Pass);
     }
-    let packet = Packet::parse(skb, link)?;
-    if packet.icmp != Icmp::Error {
+    let packet = Packet::<V>::parse(skb, hook.link)?;
+    if !packet.is_icmp_error() || translate_from_host(hook, packet)? {
         return Ok(Verdict::Pass);
     }
-    if let Some(quote) = Quote::parse(skb, &packet)
-        && let Some(session) = quote.flow_seen_inside()
-    {
-        hook.network = session.network();
-        let external = session.external().ipv4_part();
-        let port = session.external_port();
-        translate_quote(skb, &packet, &quote, Side::Destination, external, port)?;
+    // What cannot be translated must not show a guest's hidden address either.
+    if packet.header_len() != V::HEADER_LEN {
         return Ok(Verdict::Pass);
     }
-    // What cannot be translated must not show a guest's address either.
-    let Ok(quoted) = skb.read::<Ipv4Be>(packet.l4 + ICMP_HEADER_LEN + DESTINATION_OFFSET) else {
-        return Ok(Verdict::Pass);
-    };
-    match policy::network_of_address(quoted) {
-        Some(network) => {
-            hook.network = network.slot;
-            Err(DropReason::UnrelatedIcmpError.into())
-        }
-        None => Ok(Verdict::Pass),
+    let quoted = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
+    let Ok((_, destination)) = V::ends(skb, quoted) else { return Ok(Verdict::Pass) };
+    let owner = policy::owner_of::<V>(destination);
+    if owner.slot.is_some() && owner.slot.mode::<V>() == Mode::Nat && !owner.is_host() {
+        hook.network = owner.slot.0;
+        return Err(DropReason::UnrelatedIcmpError.into());
     }
+    Ok(Verdict::Pass)
 }
 
-/// Offset of the destination address in the IPv4 header (RFC 791, section 3.1).
-const DESTINATION_OFFSET: usize = 16;
+/// The same towards guests, who are remotes of those that are masqueraded to their bridge.
+#[inline(always)]
+pub fn from_host_to_guest<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let skb = hook.skb;
+    if !V::is_direct_icmp(skb, hook.l3())? {
+        return Ok(Verdict::Pass);
+    }
+    let packet = Packet::<V>::parse(skb, hook.link)?;
+    if packet.is_icmp_error() {
+        translate_from_host(hook, packet)?;
+    }
+    Ok(Verdict::Pass)
+}
 
-/// Rewrites one endpoint of the quoted packet, its checksums, and the error's checksum.
+/// Whether the error was about a packet of a flow and now quotes it as the remote knows it.
+#[inline(always)]
+fn translate_from_host<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<bool> {
+    let Some(quote) = Quote::parse(hook, packet) else { return Ok(false) };
+    let Some(session) = quote.flow_seen_inside() else { return Ok(false) };
+    hook.network = session.network();
+    let external = (V::narrow(session.external()), session.external_port());
+    let outer = (packet.source, packet.source);
+    translate(hook, &quote, Side::Destination, external, outer)?;
+    Ok(true)
+}
+
+/// Rewrites one endpoint of the quoted packet, its checksums, and the error's checksum, which in IPv6
+/// covers the change of the error's own address, too.
 ///
-/// All in place: an ICMP message never has a partial checksum, and as its own checksum makes up for
+/// All in place: an ICMP error never has a partial checksum, and as its own checksum makes up for
 /// each change, the sum over the whole packet stays as the device may have reported it.
 #[inline(always)]
-fn translate_quote(
-    skb: Skb,
-    packet: &Packet,
-    quote: &Quote,
+fn translate<V: Ip>(
+    hook: &Hook,
+    quote: &Quote<V>,
     side: Side,
-    address: Ipv4Be,
-    port: PortBe,
+    (address, port): (V::Address, PortBe),
+    (outer_from, outer_to): (V::Address, V::Address),
 ) -> Result<(), DropReason> {
+    let skb = hook.skb;
+    // Errors with options or extensions in front have been turned away.
+    let l4 = hook.l3() + V::HEADER_LEN;
     let (old_address, old_port) = match side {
         Side::Source => (quote.source, quote.source_port),
         Side::Destination => (quote.destination, quote.destination_port),
     };
-    let mut changes = Changes { sum: skb.read::<u16>(packet.l4 + 2)? };
-
-    let header = skb.header_mut::<Ipv4Hdr>(quote.l3)?;
-    let old_check = u16::from_ne_bytes(header.check);
-    let check = checksum::replace_long(old_check, old_address.to_wire(), address.to_wire());
-    header.check = check.to_ne_bytes();
-    match side {
-        Side::Source => header.src_addr = address.to_wire().to_ne_bytes(),
-        Side::Destination => header.dst_addr = address.to_wire().to_ne_bytes(),
+    let old = V::widen(old_address);
+    let new = V::widen(address);
+    let mut changes = Changes { sum: skb.read::<u16>(l4 + 2)? };
+    if V::ICMP_COVERS_ADDRESSES {
+        changes.address(V::widen(outer_from), V::widen(outer_to));
     }
-    changes.long(old_address.to_wire(), address.to_wire());
-    changes.word(old_check, check);
+    changes.address(old, new);
+    if let Some((old_check, check)) = V::write_quoted_address(skb, quote.l3, side, address)? {
+        changes.word(old_check, check);
+    }
 
-    let is_icmp = quote.protocol == protocol::ICMP;
+    let is_icmp = quote.protocol == V::ICMP;
     let port_offset = match (is_icmp, side) {
         (true, _) => quote.l4 + 4,
         (false, Side::Source) => quote.l4,
@@ -235,23 +237,26 @@ fn translate_quote(
     skb.write(port_offset, port)?;
     changes.word(old_port.to_wire(), port.to_wire());
 
-    let l4_checksum = match quote.protocol {
-        protocol::ICMP => quote.l4 + 2,
-        protocol::UDP => quote.l4 + 6,
-        _ => quote.l4 + 16,
+    let l4_checksum = if is_icmp {
+        quote.l4 + 2
+    } else if quote.protocol == protocol::UDP {
+        quote.l4 + 6
+    } else {
+        quote.l4 + 16
     };
     // A quote may end before the TCP checksum, and UDP may have none.
-    if let Ok(old) = skb.read::<u16>(l4_checksum)
-        && (old != 0 || quote.protocol != protocol::UDP)
+    if let Ok(old_sum) = skb.read::<u16>(l4_checksum)
+        && (old_sum != 0 || quote.protocol != protocol::UDP)
     {
-        let mut new = checksum::replace_word(old, old_port.to_wire(), port.to_wire());
-        if !is_icmp {
-            new = checksum::replace_long(new, old_address.to_wire(), address.to_wire());
+        let mut inner = Changes { sum: old_sum };
+        inner.word(old_port.to_wire(), port.to_wire());
+        if !is_icmp || V::ICMP_COVERS_ADDRESSES {
+            inner.address(old, new);
         }
-        skb.write(l4_checksum, new)?;
-        changes.word(old, new);
+        skb.write(l4_checksum, inner.sum)?;
+        changes.word(old_sum, inner.sum);
     }
-    skb.write(packet.l4 + 2, changes.sum)
+    skb.write(l4 + 2, changes.sum)
 }
 
 /// A checksum that follows changes of the words it covers.
@@ -265,8 +270,11 @@ impl Changes {
         self.sum = checksum::replace_word(self.sum, from, to);
     }
 
+    /// What two IPv4 addresses share of their mapped form changes nothing.
     #[inline(always)]
-    fn long(&mut self, from: u32, to: u32) {
-        self.sum = checksum::replace_long(self.sum, from, to);
+    fn address(&mut self, from: Address, to: Address) {
+        for (from, to) in from.to_wire().into_iter().zip(to.to_wire()) {
+            self.sum = checksum::replace_long(self.sum, from, to);
+        }
     }
 }

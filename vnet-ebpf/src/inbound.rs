@@ -1,63 +1,79 @@
-//! Packets towards guests: from outside at the uplink, and from the host's stack at the bridge.
+//! Packets towards guests from outside: replies of flows, and what the policy lets in.
 
 use vnet_common::{
-    address::Address,
-    flow::{Direction, FLAG_INSIDE_IS_HOST},
-    policy::{Place, Verdict as PolicyVerdict},
+    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
+    policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
 };
 
 use crate::{
     count, emit, flow, fragment,
-    hook::{Hook, Link, Step, Verdict},
-    icmp, maps,
-    maps::UPLINKS,
+    hook::{Hook, Link, Step, Stop, Verdict},
+    icmp,
+    ip::Ip,
+    maps,
     nat::{self, Side, Ttl},
     outbound,
-    parse::{Icmp, Packet},
-    policy::{self, NetworkAt},
-    route,
+    parse::Packet,
+    policy::{self, End},
+    route, routed,
     session::SessionSlot,
 };
 
 /// TC ingress of an uplink.
 #[inline(always)]
-pub fn from_uplink(hook: &mut Hook, link: Link) -> Step<Verdict> {
+pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    if !skb.is_ipv4() || skb.is_for_other_host() {
+    if skb.is_for_other_host() {
         return Ok(Verdict::Pass);
     }
-    let packet = Packet::parse(skb, link)?;
+    let packet = match Packet::<V>::parse(skb, hook.link) {
+        // For a guest it is judged at the bridge; for the host it is the host's to judge.
+        Err(DropReason::HeaderChain) => return Err(Handover::IpOptions.into()),
+        parsed => parsed?,
+    };
+    match reply(hook, packet) {
+        Err(Stop::Handover(Handover::NoFlow)) => routed::from_outside(hook, packet),
+        step => step,
+    }
+}
+
+/// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself.
+#[inline(always)]
+pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let packet = Packet::<V>::parse(hook.skb, hook.link)?;
+    match reply(hook, packet) {
+        Err(Stop::Handover(Handover::NoFlow)) => {
+            hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
+            Err(Handover::ToHost.into())
+        }
+        step => step,
+    }
+}
+
+/// A packet of a flow, or an ICMP error about one; [`Handover::NoFlow`] for any other.
+#[inline(always)]
+fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
-    if let Some(session) = fragment::find_flow(&packet, Direction::Inbound)
-        && is_current(session, epoch)
+    if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
+        && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
-        return deliver(hook, &packet, session, link);
+        return deliver(hook, packet, session);
     }
-    if packet.icmp == Icmp::Error {
-        return icmp::from_outside(hook, &packet, link, epoch);
+    if packet.is_icmp_error() {
+        return icmp::from_outside(hook, packet, epoch);
     }
-    let Some(network) = policy::network_of_address(packet.destination) else {
-        return Err(Handover::NoFlow.into());
-    };
-    hook.network = network.slot;
-    let source = Place::Outside { ifindex: skb.ifindex() };
-    match policy::verdict(source, network.place()) {
-        PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
-        PolicyVerdict::Accept | PolicyVerdict::Masquerade | PolicyVerdict::LeaveToHost => {
-            Ok(Verdict::Pass)
-        }
-    }
+    Err(Handover::NoFlow.into())
 }
 
 /// Whether a flow may still be used by replies; ends one that may not.
 #[inline(always)]
-pub fn is_current(session: SessionSlot, epoch: u32) -> bool {
+pub fn is_current<V: Ip>(session: SessionSlot, epoch: u32) -> bool {
     if session.epoch_inbound() == epoch {
         return true;
     }
-    if judge_again(session) {
+    if judge_again::<V>(session) {
         session.set_epoch_inbound(epoch);
         return true;
     }
@@ -67,67 +83,49 @@ pub fn is_current(session: SessionSlot, epoch: u32) -> bool {
 
 /// Judges a flow of an earlier epoch: its network is as it was and its address is still there.
 #[inline(always)]
-fn judge_again(session: SessionSlot) -> bool {
-    let Some(network) = policy::network_of_address(session.inside().ipv4_part()) else {
-        return false;
-    };
+fn judge_again<V: Ip>(session: SessionSlot) -> bool {
+    let owner = policy::owner_of::<V>(V::narrow(session.inside()));
+    let Some(network) = owner.slot.network() else { return false };
     let inside_is_host = session.flags() & FLAG_INSIDE_IS_HOST != 0;
-    let bridge = if inside_is_host { 0 } else { network.network.bridge_ifindex };
-    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
-    let Some(uplink) = (unsafe { UPLINKS.get(session.uplink_ifindex()) }) else { return false };
-    session.set_mtu_inbound(network.network.mtu);
-    network.slot == session.network()
-        && is_masqueraded(network, session.uplink_ifindex())
+    let bridge = if inside_is_host { 0 } else { network.bridge_ifindex };
+    session.set_mtu_inbound(network.mtu);
+    let outside = End::of_interface(session.uplink_ifindex());
+    let verdict = policy::verdict::<V>(owner.slot.end(), outside);
+    owner.slot.0 == session.network()
+        && owner.slot.is_some()
+        && matches!(verdict, PolicyVerdict::Masquerade)
         && bridge == session.bridge_ifindex()
-        && route::has_address(uplink, session.external().ipv4_part())
-}
-
-#[inline(always)]
-fn is_masqueraded(network: NetworkAt, uplink_ifindex: u32) -> bool {
-    let outside = Place::Outside { ifindex: uplink_ifindex };
-    matches!(policy::verdict(network.place(), outside), PolicyVerdict::Masquerade)
+        && route::keeps_external::<V>(session)
 }
 
 /// Translates a packet back and brings it to the guest.
 #[inline(always)]
-fn deliver(hook: &Hook, packet: &Packet, session: SessionSlot, link: Link) -> Step<Verdict> {
+fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step<Verdict> {
     let skb = hook.skb;
     let bytes = skb.len();
     flow::touch(session, packet, Direction::Inbound, bytes);
     count::traffic(session.network(), Direction::Inbound, bytes);
     let (inside, port) = (session.inside(), session.inside_port());
-    if session.flags() & FLAG_INSIDE_IS_HOST != 0 {
-        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
-        return Ok(Verdict::Pass);
-    }
-    if let Err(handover) = outbound::check_exceptions(skb, packet, session.mtu_inbound()) {
-        count::handover(session.network(), handover);
-        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
-        return Ok(emit::through_stack(skb));
-    }
-    if link == Link::Raw {
+    let flags = session.flags();
+    let by_stack = flags & (FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED) != 0
         // The kernel sends no packet to a neighbour that came without a link-layer header.
-        nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Keep)?;
-        return Ok(emit::through_stack(skb));
+        || hook.link == Link::Raw;
+    let exception = if flags & FLAG_INSIDE_IS_HOST != 0 {
+        None
+    } else {
+        outbound::check_exceptions(skb, packet, session.mtu_inbound()).err()
+    };
+    if let Some(handover) = exception {
+        count::handover(session.network(), handover);
     }
-    nat::rewrite(skb, packet, Side::Destination, inside.ipv4_part(), port, Ttl::Decrement)?;
-    Ok(emit::to_neighbour(skb, session.bridge_ifindex(), Address::from_ipv4(inside.ipv4_part())))
-}
-
-/// TC egress of a bridge.
-#[inline(always)]
-pub fn to_bridge(hook: &mut Hook) -> Step<Verdict> {
-    let skb = hook.skb;
-    // What the host itself sends to its guests, and what another hook of ours has judged.
-    if emit::take_mark(skb) || skb.ingress_ifindex() == 0 || !skb.is_ipv4() {
+    let keep = by_stack || exception.is_some();
+    let ttl = if keep { Ttl::Keep } else { Ttl::Decrement };
+    nat::rewrite(hook, packet, Side::Destination, V::narrow(inside), port, ttl)?;
+    if flags & FLAG_INSIDE_IS_HOST != 0 {
         return Ok(Verdict::Pass);
     }
-    let network = policy::network_of_bridge(skb.ifindex()).ok_or(DropReason::NoNetwork)?;
-    hook.network = network.slot;
-    match policy::verdict(policy::place_of_interface(skb.ingress_ifindex()), network.place()) {
-        PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
-        PolicyVerdict::Accept | PolicyVerdict::Masquerade | PolicyVerdict::LeaveToHost => {
-            Ok(Verdict::Pass)
-        }
+    if keep {
+        return Ok(emit::through_stack(skb));
     }
+    Ok(emit::to_neighbour(skb, session.bridge_ifindex(), inside))
 }

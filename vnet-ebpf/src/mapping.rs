@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_prandom_u32, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use vnet_common::{
-    address::{Ipv4Be, PortBe},
+    address::PortBe,
     flow::{ExternalPort, MAPPING_DEAD, Mapping, MappingKey, PortHolder, protocol},
     limits,
     port::PortRange,
@@ -16,6 +16,9 @@ use vnet_common::{
 use crate::{
     atomic::SharedWord,
     flow::NewFlow,
+    ip::Ip,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
     maps::{self, EXTERNAL_PORTS, MAPPINGS, NETWORKS},
     outcome,
     session::SessionSlot,
@@ -148,7 +151,7 @@ fn join(key: &MappingKey) -> Option<PortBe> {
 /// Claims a free external port: the inside's own if possible, else a random one of the range.
 #[inline(always)]
 fn allocate(skb: Skb, new: &NewFlow) -> Option<PortBe> {
-    let (range, reserved) = if new.mapping.protocol == protocol::ICMP {
+    let (range, reserved) = if matches!(new.mapping.protocol, protocol::ICMP | protocol::ICMPV6) {
         (PortRange::ALL, PortRange::EMPTY)
     } else {
         (NETWORKS.get(u32::from(new.network))?.ports, maps::config()?.host_ports)
@@ -207,11 +210,11 @@ fn external_port(new: &NewFlow, port: PortBe) -> ExternalPort {
     }
 }
 
-/// The IPv4 part of `struct bpf_sock_tuple`.
+/// One family's part of `struct bpf_sock_tuple`.
 #[repr(C)]
-struct SocketTuple {
-    source: Ipv4Be,
-    destination: Ipv4Be,
+struct SocketTuple<A> {
+    source: A,
+    destination: A,
     source_port: PortBe,
     destination_port: PortBe,
 }
@@ -219,13 +222,22 @@ struct SocketTuple {
 /// Whether a packet from the remote to this port would find a socket of the host.
 #[inline(always)]
 fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
+    if new.mapping.external.is_ipv4() {
+        host_has_socket_of::<Ipv4>(ctx, new, port)
+    } else {
+        host_has_socket_of::<Ipv6>(ctx, new, port)
+    }
+}
+
+#[inline(always)]
+fn host_has_socket_of<V: Ip>(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
     let mut tuple = SocketTuple {
-        source: new.remote,
-        destination: new.mapping.external.ipv4_part(),
+        source: V::narrow(new.remote),
+        destination: V::narrow(new.mapping.external),
         source_port: new.remote_port,
         destination_port: port,
     };
-    let length = size_of::<SocketTuple>() as u32;
+    let length = size_of::<SocketTuple<V::Address>>() as u32;
     let pointer = (&raw mut tuple).cast();
     let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
     // SAFETY: the context is valid, the tuple is as long as told, and a socket that is found is

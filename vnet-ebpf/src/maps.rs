@@ -1,6 +1,9 @@
 //! Every map of the datapath. Userspace may raise the sizes before load.
 
-use crate::{flow::NewFlow, reject::Frame, route::FibLookup};
+use crate::{
+    flow::NewFlow, ipv4::Ipv4, ipv6::Ipv6, parse::Packet, reject_ipv4, reject_ipv6,
+    route::FibLookup,
+};
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
@@ -94,10 +97,36 @@ pub static FIB_LOOKUP: PerCpuArray<FibLookup> = PerCpuArray::with_max_entries(1,
 
 /// As `NEW_FLOW`.
 #[map]
-pub static REJECTION: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
+pub static REJECTION: PerCpuArray<reject_ipv4::Frame> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static REJECTION_IPV6: PerCpuArray<reject_ipv6::Frame> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static ICMP_ERRORS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static PACKET: PerCpuArray<Packet<Ipv4>> = PerCpuArray::with_max_entries(1, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static PACKET_IPV6: PerCpuArray<Packet<Ipv6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's place for the headers of an IPv4 packet; as `new_flow`.
+#[inline(always)]
+pub fn packet_ipv4() -> Option<&'static mut Packet<Ipv4>> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    PACKET.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+}
+
+/// As `packet_ipv4`.
+#[inline(always)]
+pub fn packet_ipv6() -> Option<&'static mut Packet<Ipv6>> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    PACKET_IPV6.get_ptr_mut(0).map(|packet| unsafe { &mut *packet })
+}
 
 /// This CPU's place for a new flow; programs on one CPU do not interleave.
 #[inline(always)]
@@ -115,9 +144,16 @@ pub fn fib_lookup() -> Option<&'static mut FibLookup> {
 
 /// This CPU's place for an ICMP error; as `new_flow`.
 #[inline(always)]
-pub fn rejection() -> Option<&'static mut Frame> {
+pub fn rejection_ipv4() -> Option<&'static mut reject_ipv4::Frame> {
     // SAFETY: the element is this CPU's own until the program ends.
     REJECTION.get_ptr_mut(0).map(|frame| unsafe { &mut *frame })
+}
+
+/// As `rejection_ipv4`.
+#[inline(always)]
+pub fn rejection_ipv6() -> Option<&'static mut reject_ipv6::Frame> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    REJECTION_IPV6.get_ptr_mut(0).map(|frame| unsafe { &mut *frame })
 }
 
 /// The current epoch, read once: what is judged after this reading is stamped with it, so that a

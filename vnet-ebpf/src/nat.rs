@@ -1,14 +1,10 @@
 //! Rewriting addresses and ports, with every checksum that covers them.
 
-use network_types::ip::Ipv4Hdr;
-use vnet_common::{
-    address::{Ipv4Be, PortBe},
-    checksum,
-    flow::protocol,
-    reason::DropReason,
-};
+use vnet_common::{address::PortBe, flow::protocol, reason::DropReason};
 
 use crate::{
+    hook::Hook,
+    ip::Ip,
     parse::{Fragment, Packet},
     skb::Skb,
 };
@@ -29,17 +25,17 @@ pub enum Ttl {
 
 /// Rewrites one endpoint of a packet.
 ///
-/// L4 checksums go through the kernel, which knows whether the field holds a full or a partial sum;
-/// the IPv4 header's own checksum is always full and is adjusted in place.
+/// L4 checksums go through the kernel, which knows whether the field holds a full or a partial sum.
 #[inline(always)]
-pub fn rewrite(
-    skb: Skb,
-    packet: &Packet,
+pub fn rewrite<V: Ip>(
+    hook: &Hook,
+    packet: &Packet<V>,
     side: Side,
-    address: Ipv4Be,
+    address: V::Address,
     port: PortBe,
     ttl: Ttl,
 ) -> Result<(), DropReason> {
+    let skb = hook.skb;
     let (old_address, old_port) = match side {
         Side::Source => (packet.source, packet.source_port),
         Side::Destination => (packet.destination, packet.destination_port),
@@ -47,32 +43,35 @@ pub fn rewrite(
     if packet.fragment != Fragment::Later {
         rewrite_l4(skb, packet, side, (old_address, old_port), (address, port))?;
     }
-    rewrite_ipv4(skb, packet.l3, side, old_address, address, ttl)
+    V::write_address(skb, hook.l3(), side, address, ttl)
 }
 
 #[inline(always)]
-fn rewrite_l4(
+fn rewrite_l4<V: Ip>(
     skb: Skb,
-    packet: &Packet,
+    packet: &Packet<V>,
     side: Side,
-    (old_address, old_port): (Ipv4Be, PortBe),
-    (address, port): (Ipv4Be, PortBe),
+    (old_address, old_port): (V::Address, PortBe),
+    (address, port): (V::Address, PortBe),
 ) -> Result<(), DropReason> {
-    let (checksum_offset, port_offset, has_pseudo_header) = match packet.protocol {
-        protocol::TCP => (packet.l4 + 16, port_offset(packet.l4, side), true),
-        protocol::UDP => (packet.l4 + 6, port_offset(packet.l4, side), true),
+    let (checksum_offset, port_offset, covers_addresses) = if packet.is_icmp() {
         // The identifier follows type, code and checksum (RFC 792).
-        protocol::ICMP => (packet.l4 + 2, packet.l4 + 4, false),
-        _ => return Ok(()),
+        (packet.l4() + 2, packet.l4() + 4, V::ICMP_COVERS_ADDRESSES)
+    } else if packet.protocol == protocol::TCP {
+        (packet.l4() + 16, port_offset(packet.l4(), side), true)
+    } else if packet.protocol == protocol::UDP {
+        (packet.l4() + 6, port_offset(packet.l4(), side), true)
+    } else {
+        return Ok(());
     };
     let zero_means_none = packet.protocol == protocol::UDP;
-    if has_pseudo_header && old_address != address {
-        skb.replace_l4_address(checksum_offset, zero_means_none, old_address, address)?;
+    if covers_addresses && old_address != address {
+        V::replace_in_checksum(skb, checksum_offset, zero_means_none, old_address, address)?;
     }
     if old_port != port {
         let (from, to) = (old_port.to_wire(), port.to_wire());
         skb.replace_l4_word(checksum_offset, zero_means_none, from, to)?;
-        skb.write(port_offset, port)?;
+        skb.write_at(port_offset, port)?;
     }
     Ok(())
 }
@@ -83,31 +82,4 @@ const fn port_offset(l4: usize, side: Side) -> usize {
         Side::Source => l4,
         Side::Destination => l4 + 2,
     }
-}
-
-/// Rewrites one address of an IPv4 header.
-#[inline(always)]
-pub fn rewrite_ipv4(
-    skb: Skb,
-    l3: usize,
-    side: Side,
-    old_address: Ipv4Be,
-    address: Ipv4Be,
-    ttl: Ttl,
-) -> Result<(), DropReason> {
-    let header = skb.header_mut::<Ipv4Hdr>(l3)?;
-    let mut sum = u16::from_ne_bytes(header.check);
-    sum = checksum::replace_long(sum, old_address.to_wire(), address.to_wire());
-    match side {
-        Side::Source => header.src_addr = address.to_wire().to_ne_bytes(),
-        Side::Destination => header.dst_addr = address.to_wire().to_ne_bytes(),
-    }
-    if ttl == Ttl::Decrement {
-        let from = u16::from_ne_bytes([header.ttl, header.proto]);
-        header.ttl -= 1;
-        let to = u16::from_ne_bytes([header.ttl, header.proto]);
-        sum = checksum::replace_word(sum, from, to);
-    }
-    header.check = sum.to_ne_bytes();
-    Ok(())
 }

@@ -1,19 +1,17 @@
-//! The headers of an IPv4 packet.
+//! The headers of a packet.
 
-use network_types::{icmp::Icmpv4Hdr, ip::Ipv4Hdr, tcp::TcpHdr};
+use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr};
 use vnet_common::{
-    address::{Ipv4Be, PortBe},
+    address::PortBe,
+    family::Family,
     flow::{Direction, FlowKey, FragmentKey, protocol},
+    icmp,
     reason::DropReason,
 };
 
-use crate::{hook::Link, skb::Skb};
+use crate::{hook::Link, ip::Ip, skb::Skb};
 
-/// The longest IPv4 header and a TCP header without options.
-const HEADERS_LEN: usize = 60 + 20;
-const IPV4_HEADER_LEN: usize = size_of::<Ipv4Hdr>();
-
-/// Where a packet stands in its datagram (RFC 791, section 3.2).
+/// Where a packet stands in its datagram (RFC 791, section 3.2; RFC 8200, section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
     Whole,
@@ -21,161 +19,166 @@ pub enum Fragment {
     Later,
 }
 
-/// What an ICMP message is to a NAT (RFC 5508).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Icmp {
-    None,
-    Request,
-    Reply,
-    Error,
-    Other,
+impl Fragment {
+    #[inline(always)]
+    pub const fn of(has_offset: bool, more_follow: bool) -> Self {
+        match (has_offset, more_follow) {
+            (false, false) => Self::Whole,
+            (false, true) => Self::First,
+            (true, _) => Self::Later,
+        }
+    }
 }
 
-/// An IPv4 packet's headers.
+/// A packet's headers. Lives in a per-CPU map: the stack is small, and what the verifier knows of
+/// each header would otherwise multiply with everything that follows.
 #[derive(Clone, Copy)]
-pub struct Packet {
-    /// Offset of the IPv4 header.
-    pub l3: usize,
-    /// Offset of what follows it.
-    pub l4: usize,
-    pub source: Ipv4Be,
-    pub destination: Ipv4Be,
+#[repr(C)]
+pub struct Packet<V: Ip> {
+    /// Length in bytes of the IP header with its options or extensions.
+    pub header_len: u16,
+    /// Offset of the transport header.
+    pub transport_offset: u16,
+    pub source: V::Address,
+    pub destination: V::Address,
+    /// Of a request of ICMP: its identifier.
     pub source_port: PortBe,
+    /// Of a reply of ICMP: its identifier.
     pub destination_port: PortBe,
+    /// Length in bytes from the IP header on.
     pub total_len: u16,
-    /// In network byte order.
-    pub identification: u16,
+    /// In network byte order; IPv4's in the first half.
+    pub identification: [u16; 2],
+    /// What the transport header is.
     pub protocol: u8,
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    pub tos: u8,
+    /// What routing may ask for: IPv4's type of service, IPv6's class and flow label in network order.
+    pub traffic_class: u32,
     pub tcp_flags: u8,
     pub fragment: Fragment,
-    pub icmp: Icmp,
+    /// Of an ICMP message.
+    pub icmp: icmp::Kind,
+    /// Options that each hop has to look at, or a routing header.
+    pub has_options: bool,
+    /// The flow that a first step has found for the next one: its slot and one; 0 for none.
+    pub known: u32,
 }
 
-impl Packet {
-    /// Reads and checks the headers.
+// What `Ip::parse` says.
+const PARSED: u32 = 0;
+const MALFORMED: u32 = 1;
+const CHAIN_TOO_LONG: u32 = 2;
+
+/// Offset of the data offset and of the flags in the TCP header (RFC 9293, section 3.1).
+const TCP_DATA_OFFSET: usize = 12;
+const TCP_FLAGS_OFFSET: usize = 13;
+const UDP_HEADER_LEN: usize = 8;
+
+/// No header begins behind this offset; a mask that the verifier understands.
+const OFFSET_MASK: u16 = 0xfff;
+
+impl<V: Ip> Packet<V> {
+    /// Reads and checks the headers of a packet.
     #[inline(always)]
-    pub fn parse(skb: Skb, link: Link) -> Result<Self, DropReason> {
-        let l3 = link.header_len();
-        skb.pull((l3 + HEADERS_LEN) as u32);
-        let header = skb.header::<Ipv4Hdr>(l3)?;
-        let header_len = usize::from(header.ihl());
-        let segmented = skb.gso_size() != 0;
-        // A segmentation-offload packet may be longer than its length field can say: then it is 0.
-        let total_len = match header.tot_len() {
-            0 if segmented => u16::MAX,
-            length => length,
-        };
-        if header.version() != 4
-            || header_len < IPV4_HEADER_LEN
-            || usize::from(total_len) < header_len
-            || (usize::from(total_len) + l3 > skb.len() as usize && !segmented)
-        {
-            return Err(DropReason::Malformed);
+    pub fn parse(skb: Skb, link: Link) -> Result<&'static Self, DropReason> {
+        let Some(packet) = V::packet() else { return Err(DropReason::Malformed) };
+        match V::parse(skb, link) {
+            PARSED => Ok(packet),
+            CHAIN_TOO_LONG => Err(DropReason::HeaderChain),
+            _ => Err(DropReason::Malformed),
         }
-        let more_fragments = header.frag_flags() & 1 != 0;
-        let fragment = match (header.frag_offset(), more_fragments) {
-            (0, false) => Fragment::Whole,
-            (0, true) => Fragment::First,
-            _ => Fragment::Later,
-        };
-        let mut packet = Self {
-            l3,
-            l4: l3 + header_len,
-            source: Ipv4Be::from_wire(u32::from_ne_bytes(header.src_addr)),
-            destination: Ipv4Be::from_wire(u32::from_ne_bytes(header.dst_addr)),
-            source_port: PortBe::NONE,
-            destination_port: PortBe::NONE,
-            total_len,
-            identification: u16::from_ne_bytes(header.id),
-            protocol: header.proto,
-            ttl: header.ttl,
-            tos: header.tos,
-            tcp_flags: 0,
-            fragment,
-            icmp: Icmp::None,
-        };
-        if fragment != Fragment::Later {
-            packet.parse_l4(skb)?;
+    }
+
+    /// Enters the headers that were read as this CPU's packet: a word for [`Packet::parse`].
+    #[inline(always)]
+    pub fn enter(headers: Result<Self, DropReason>, skb: Skb) -> u32 {
+        let parsed = headers.and_then(|mut headers| headers.parse_l4(skb).map(|()| headers));
+        match (parsed, V::packet()) {
+            (Ok(headers), Some(packet)) => {
+                *packet = headers;
+                PARSED
+            }
+            (Err(DropReason::HeaderChain), _) => CHAIN_TOO_LONG,
+            _ => MALFORMED,
         }
-        Ok(packet)
     }
 
     #[inline(always)]
+    pub fn l4(&self) -> usize {
+        usize::from(self.transport_offset & OFFSET_MASK)
+    }
+
+    /// Reads what the transport header says of the packet's flow; nothing in a later fragment.
+    #[inline(always)]
     fn parse_l4(&mut self, skb: Skb) -> Result<(), DropReason> {
-        match self.protocol {
-            protocol::TCP => {
-                if usize::from(self.total_len) < self.header_len() + size_of::<TcpHdr>() {
-                    return Err(DropReason::Malformed);
-                }
-                self.parse_ports(skb)?;
-                self.tcp_flags = skb.read(self.l4 + TCP_FLAGS_OFFSET)?;
+        if self.fragment == Fragment::Later {
+            return Ok(());
+        }
+        if self.protocol == protocol::TCP {
+            self.require_l4(size_of::<TcpHdr>())?;
+            self.parse_ports(skb)?;
+            self.tcp_flags = skb.read_at(self.l4() + TCP_FLAGS_OFFSET)?;
+        } else if self.protocol == protocol::UDP {
+            self.require_l4(UDP_HEADER_LEN)?;
+            self.parse_ports(skb)?;
+        } else if self.is_icmp() {
+            self.require_l4(size_of::<Icmpv4Hdr>())?;
+            let header: [u8; 8] = skb.read_at(self.l4())?;
+            let identifier = PortBe::from_wire(u16::from_ne_bytes([header[4], header[5]]));
+            self.icmp = icmp::kind(V::FAMILY, header[0]);
+            match self.icmp {
+                icmp::Kind::Request => self.source_port = identifier,
+                icmp::Kind::Reply => self.destination_port = identifier,
+                icmp::Kind::Error | icmp::Kind::Other => {}
             }
-            protocol::UDP => {
-                if usize::from(self.total_len) < self.header_len() + 8 {
-                    return Err(DropReason::Malformed);
-                }
-                self.parse_ports(skb)?;
-            }
-            protocol::ICMP => {
-                if usize::from(self.total_len) < self.header_len() + size_of::<Icmpv4Hdr>() {
-                    return Err(DropReason::Malformed);
-                }
-                let icmp = skb.header::<Icmpv4Hdr>(self.l4)?;
-                let identifier =
-                    PortBe::from_wire(u16::from_ne_bytes([icmp.data[0], icmp.data[1]]));
-                match icmp.type_ {
-                    // Echo, timestamp, information, address mask (RFC 792, RFC 950).
-                    8 | 13 | 15 | 17 => {
-                        self.icmp = Icmp::Request;
-                        self.source_port = identifier;
-                    }
-                    0 | 14 | 16 | 18 => {
-                        self.icmp = Icmp::Reply;
-                        self.destination_port = identifier;
-                    }
-                    // Unreachable, source quench, time exceeded, parameter problem (RFC 792).
-                    3 | 4 | 11 | 12 => self.icmp = Icmp::Error,
-                    _ => self.icmp = Icmp::Other,
-                }
-            }
-            _ => {}
         }
         Ok(())
     }
 
     #[inline(always)]
+    fn require_l4(&self, length: usize) -> Result<(), DropReason> {
+        let has_it = usize::from(self.total_len) >= self.header_len() + length;
+        if has_it { Ok(()) } else { Err(DropReason::Malformed) }
+    }
+
+    #[inline(always)]
     fn parse_ports(&mut self, skb: Skb) -> Result<(), DropReason> {
-        let ports: [PortBe; 2] = skb.read(self.l4)?;
+        let ports: [PortBe; 2] = skb.read_at(self.l4())?;
         [self.source_port, self.destination_port] = ports;
         Ok(())
     }
 
     #[inline(always)]
     pub fn header_len(&self) -> usize {
-        self.l4 - self.l3
+        usize::from(self.header_len)
     }
 
     #[inline(always)]
-    pub fn has_options(&self) -> bool {
-        self.header_len() != IPV4_HEADER_LEN
+    pub fn is_icmp(&self) -> bool {
+        self.protocol == V::ICMP
+    }
+
+    /// An ICMP message about another packet.
+    #[inline(always)]
+    pub fn is_icmp_error(&self) -> bool {
+        self.is_icmp() && self.icmp == icmp::Kind::Error && self.fragment != Fragment::Later
     }
 
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.
     #[inline(always)]
-    pub fn flow_key(&self, direction: Direction) -> Option<FlowKey> {
+    pub fn flow_key(&self, direction: Direction) -> Option<FlowKey<V::Address>> {
         // Later fragments have no ports.
         if self.fragment == Fragment::Later {
             return None;
         }
-        let has_flow = match self.protocol {
-            protocol::TCP | protocol::UDP => true,
-            protocol::ICMP => match direction {
-                Direction::Outbound => self.icmp == Icmp::Request,
-                Direction::Inbound => self.icmp == Icmp::Reply,
-            },
-            _ => false,
+        let has_flow = if self.is_icmp() {
+            match direction {
+                Direction::Outbound => self.icmp == icmp::Kind::Request,
+                Direction::Inbound => self.icmp == icmp::Kind::Reply,
+            }
+        } else {
+            self.protocol == protocol::TCP || self.protocol == protocol::UDP
         };
         has_flow.then_some(FlowKey {
             source: self.source,
@@ -189,37 +192,32 @@ impl Packet {
     }
 
     #[inline(always)]
-    pub fn fragment_key(&self, direction: Direction) -> FragmentKey {
+    pub fn fragment_key(&self, direction: Direction) -> FragmentKey<V::Address> {
         FragmentKey {
             source: self.source,
             destination: self.destination,
-            identification: [self.identification, 0],
-            protocol: self.protocol,
+            identification: self.identification,
+            // In IPv6 it is no part of a datagram's identity (RFC 8200, section 4.5).
+            protocol: if V::FAMILY as u8 == Family::Ipv4 as u8 { self.protocol } else { 0 },
             direction: direction as u8,
             reserved: 0,
         }
     }
-}
 
-/// Offset of the flags in the TCP header (RFC 9293, section 3.1).
-const TCP_FLAGS_OFFSET: usize = 13;
-
-impl Packet {
     /// Whether the packet, or a segment of it, is larger than an interface takes.
     #[inline(always)]
     pub fn exceeds(&self, skb: Skb, mtu: u16) -> bool {
-        const TCP_DATA_OFFSET: usize = 12;
         let mtu = u32::from(mtu);
         let payload = skb.gso_size();
         if payload == 0 {
             return u32::from(self.total_len) > mtu;
         }
         let l4_header = match self.protocol {
-            protocol::TCP => match skb.read::<u8>(self.l4 + TCP_DATA_OFFSET) {
+            protocol::TCP => match skb.read_at::<u8>(self.l4() + TCP_DATA_OFFSET) {
                 Ok(byte) => u32::from(byte >> 4) * 4,
                 Err(_) => return true,
             },
-            _ => 8,
+            _ => UDP_HEADER_LEN as u32,
         };
         self.header_len() as u32 + l4_header + payload > mtu
     }

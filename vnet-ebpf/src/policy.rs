@@ -1,83 +1,224 @@
 //! Asks the policy table about the places of this host.
 
+use aya_ebpf::maps::lpm_trie::Key;
 use vnet_common::{
-    address::{Address, Ipv4Be},
     family::Family,
-    network::{NETWORK_ISOLATED_PORTS, Network, Subnet},
+    network::{NETWORK_ISOLATED_PORTS, Network, Pool, SUBNET_IS_HOST, Subnet},
     policy::{Connection, Mode, Modes, Place, Verdict},
     reason::DropReason,
 };
 
-use aya_ebpf::maps::lpm_trie::Key;
+use crate::{
+    ip::Ip,
+    maps::{BRIDGES, NETWORKS, SUBNETS, UPLINKS},
+};
 
-use crate::maps::{BRIDGES, NETWORKS, SUBNETS, UPLINKS};
+/// The slot of a network; 0 is none. A plain word wherever it goes: an absent one has no undefined
+/// part, which the verifier would refuse.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub u16);
 
-/// A network with its slot.
-#[derive(Clone, Copy)]
-pub struct NetworkAt {
-    pub slot: u16,
-    pub network: &'static Network,
-}
+impl Slot {
+    pub const NONE: Self = Self(0);
 
-impl NetworkAt {
     #[inline(always)]
-    pub fn place(self) -> Place {
-        Place::Network {
-            slot: self.slot,
-            modes: Modes {
-                ipv4: Mode::from_byte(self.network.mode),
-                ipv6: Mode::from_byte(self.network.mode_ipv6),
-            },
-            forward_ifindex: self.network.forward_ifindex,
-            isolated_ports: self.network.flags & NETWORK_ISOLATED_PORTS != 0,
+    pub fn is_some(self) -> bool {
+        self != Self::NONE
+    }
+
+    #[inline(always)]
+    pub fn network(self) -> Option<&'static Network> {
+        NETWORKS.get(u32::from(self.0))
+    }
+
+    /// Interface index of its bridge; 0 if there is no such network.
+    #[inline(always)]
+    pub fn bridge_ifindex(self) -> u32 {
+        self.network().map_or(0, |network| network.bridge_ifindex)
+    }
+
+    #[inline(always)]
+    pub fn end(self) -> End {
+        End { slot: self, ifindex: 0 }
+    }
+
+    #[inline(always)]
+    pub fn mode<V: Ip>(self) -> Mode {
+        self.network().map_or(Mode::Isolated, |network| modes(network).of(V::FAMILY))
+    }
+
+    #[inline(always)]
+    pub fn is_open<V: Ip>(self) -> bool {
+        matches!(self.mode::<V>(), Mode::Open)
+    }
+
+    /// The network's own addresses to masquerade to on the way to an end. Networks of this host
+    /// see an address of their bridge instead, which their guests can answer without a route.
+    #[inline(always)]
+    pub fn pool<V: Ip>(self, destination: End) -> Pool {
+        match (V::FAMILY, self.network()) {
+            (Family::Ipv4, Some(network)) if !destination.slot.is_some() => network.pool(),
+            _ => Pool::NONE,
         }
     }
 }
 
 #[inline(always)]
-fn network_at(slot: u16) -> Option<NetworkAt> {
-    NETWORKS.get(u32::from(slot)).map(|network| NetworkAt { slot, network })
+fn modes(network: &Network) -> Modes {
+    Modes { ipv4: Mode::from_byte(network.mode), ipv6: Mode::from_byte(network.mode_ipv6) }
 }
 
 /// The network whose bridge this is.
 #[inline(always)]
-pub fn network_of_bridge(ifindex: u32) -> Option<NetworkAt> {
+pub fn network_of_bridge(ifindex: u32) -> Slot {
     // SAFETY: the value is one word; a look-up that races with removal reads an old or a new slot.
-    let slot = *unsafe { BRIDGES.get(ifindex) }?;
-    network_at(slot as u16)
+    match unsafe { BRIDGES.get(ifindex) } {
+        Some(slot) => Slot(*slot as u16),
+        None => Slot::NONE,
+    }
+}
+
+/// The network that an address belongs to.
+#[derive(Clone, Copy)]
+pub struct Owner {
+    /// None if it is no network's.
+    pub slot: Slot,
+    /// `SUBNET_*`
+    pub flags: u16,
+}
+
+impl Owner {
+    /// Whether this is the host's own address on that network's bridge.
+    #[inline(always)]
+    pub fn is_host(self) -> bool {
+        self.flags & SUBNET_IS_HOST != 0
+    }
 }
 
 /// The network of whose subnets this address is.
 #[inline(always)]
-pub fn network_of_address(address: Ipv4Be) -> Option<NetworkAt> {
-    let words = Address::from_ipv4(address).to_wire();
+pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
+    let words = V::widen(address).to_wire();
     let key = Key::new(128, bytemuck::cast::<[u32; 4], [u8; 16]>(words));
-    let Subnet { network, .. } = *SUBNETS.get(key)?;
-    network_at(network)
-}
-
-/// The place behind an interface through which a packet came or would leave.
-#[inline(always)]
-pub fn place_of_interface(ifindex: u32) -> Place {
-    match network_of_bridge(ifindex) {
-        Some(network) => network.place(),
-        None => Place::Outside { ifindex },
+    match SUBNETS.get(key) {
+        Some(Subnet { network, flags }) => Owner { slot: Slot(*network), flags: *flags },
+        None => Owner { slot: Slot::NONE, flags: 0 },
     }
 }
 
-/// The place to which a route leads, if vnet may send there.
+/// Checks the source of a packet that came through an interface. A guest's address comes from its
+/// own bridge only, and from a network's bridge nothing else comes. Open networks are not judged.
 #[inline(always)]
-pub fn destination_of_route(ifindex: u32) -> Result<Place, DropReason> {
-    let place = place_of_interface(ifindex);
-    // Without our egress hook there, a packet that the stack forwards would leave untranslated.
-    if matches!(place, Place::Outside { .. }) && UPLINKS.get_ptr(ifindex).is_none() {
-        return Err(DropReason::NotAnUplink);
-    }
-    Ok(place)
+pub fn check_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), DropReason> {
+    let ok = if owner.slot.is_some() {
+        owner.slot.is_open::<V>()
+            || (owner.slot.bridge_ifindex() == ingress_ifindex && !owner.is_host())
+    } else {
+        let network = network_of_bridge(ingress_ifindex);
+        !network.is_some() || network.is_open::<V>()
+    };
+    if ok { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// The verdict on a new flow between two places.
+/// What is behind an interface through which a packet came or would leave: a [`Place`] in brief.
+#[derive(Clone, Copy)]
+pub struct End {
+    /// The network whose bridge it is; none for outside.
+    pub slot: Slot,
+    pub ifindex: u32,
+}
+
+impl End {
+    /// Of an interface that is no network's.
+    #[inline(always)]
+    pub const fn outside(ifindex: u32) -> Self {
+        Self { slot: Slot::NONE, ifindex }
+    }
+
+    /// Of any interface.
+    #[inline(always)]
+    pub fn of_interface(ifindex: u32) -> Self {
+        Self { slot: network_of_bridge(ifindex), ifindex }
+    }
+
+    /// Of the interface to which a route leads, if vnet may send there.
+    #[inline(always)]
+    pub fn of_route(ifindex: u32) -> Result<Self, DropReason> {
+        let end = Self::of_interface(ifindex);
+        // Without our egress hook there, a packet that the stack forwards would leave untranslated.
+        if !end.slot.is_some() && UPLINKS.get_ptr(ifindex).is_none() {
+            return Err(DropReason::NotAnUplink);
+        }
+        Ok(end)
+    }
+
+    #[inline(always)]
+    fn place(self) -> Option<Place> {
+        if !self.slot.is_some() {
+            return Some(Place::Outside { ifindex: self.ifindex });
+        }
+        let network = self.slot.network()?;
+        Some(Place::Network {
+            slot: self.slot.0,
+            modes: modes(network),
+            forward_ifindex: network.forward_ifindex,
+            isolated_ports: network.flags & NETWORK_ISOLATED_PORTS != 0,
+        })
+    }
+
+    #[inline(always)]
+    const fn word(self) -> u64 {
+        (self.slot.0 as u64) << 32 | self.ifindex as u64
+    }
+
+    #[inline(always)]
+    const fn from_word(word: u64) -> Self {
+        Self { slot: Slot((word >> 32) as u16), ifindex: word as u32 }
+    }
+}
+
+/// The verdict on a packet from one end to another, as if it opened a connection: replies have
+/// either a flow or, because the table is symmetric without masquerade, the same verdict.
 #[inline(always)]
-pub fn verdict(source: Place, destination: Place) -> Verdict {
-    vnet_common::policy::verdict(source, destination, Family::Ipv4, Connection::New)
+pub fn verdict<V: Ip>(source: End, destination: End) -> Verdict {
+    match vnet_judge(source.word(), destination.word(), V::FAMILY as u32) {
+        ACCEPT => Verdict::Accept,
+        MASQUERADE => Verdict::Masquerade,
+        LEAVE_TO_HOST => Verdict::LeaveToHost,
+        _ => Verdict::Reject,
+    }
+}
+
+// What `vnet_judge` says.
+const REJECT: u32 = 0;
+const ACCEPT: u32 = 1;
+const MASQUERADE: u32 = 2;
+const LEAVE_TO_HOST: u32 = 3;
+
+/// Asks the table. A global function: the verifier checks the table once instead of at each call.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_judge(source: u64, destination: u64, family: u32) -> u32 {
+    let (Some(source), Some(destination)) =
+        (End::from_word(source).place(), End::from_word(destination).place())
+    else {
+        return REJECT;
+    };
+    let family = if family == Family::Ipv4 as u32 { Family::Ipv4 } else { Family::Ipv6 };
+    match vnet_common::policy::verdict(source, destination, family, Connection::New) {
+        Verdict::Accept => ACCEPT,
+        Verdict::Masquerade => MASQUERADE,
+        Verdict::LeaveToHost => LEAVE_TO_HOST,
+        Verdict::Reject => REJECT,
+    }
+}
+
+/// Why a packet between two ends is rejected.
+#[inline(always)]
+pub fn rejection(source: End, destination: End) -> DropReason {
+    if source.slot.is_some() && source.slot == destination.slot {
+        DropReason::IsolatedPort
+    } else {
+        DropReason::PolicyRejected
+    }
 }

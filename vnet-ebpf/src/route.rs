@@ -1,16 +1,26 @@
 //! The way to a destination, as the host's own routing tables and rules say.
 
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS},
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
+        BPF_FIB_LOOKUP_OUTPUT,
+    },
     helpers::bpf_fib_lookup,
 };
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
-    network::Uplink,
+    family::Family,
     reason::Handover,
 };
 
-use crate::{maps, parse::Packet, skb::Skb};
+use crate::{
+    ip::Ip,
+    maps::{self, UPLINKS},
+    parse::Packet,
+    policy::{End, Slot},
+    session::SessionSlot,
+    skb::Skb,
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -25,7 +35,7 @@ pub struct Route {
     pub resolved: bool,
 }
 
-/// `struct bpf_fib_lookup` of the kernel's `include/uapi/linux/bpf.h` as an IPv4 look-up uses it.
+/// `struct bpf_fib_lookup` of the kernel's `include/uapi/linux/bpf.h` as the look-ups here use it.
 #[repr(C)]
 pub struct FibLookup {
     family: u8,
@@ -36,7 +46,8 @@ pub struct FibLookup {
     length_or_mtu: u16,
     /// In: the ingress interface; out: the egress interface.
     ifindex: u32,
-    tos: u32,
+    /// IPv4: the type of service in the first byte; IPv6: class and flow label in network order.
+    traffic_class: u32,
     source: [u32; 4],
     /// In: the destination; out: the next hop.
     destination: [u32; 4],
@@ -48,10 +59,24 @@ const _: () = assert!(size_of::<FibLookup>() == size_of::<aya_ebpf::bindings::bp
 
 /// Asks the host's routing for a packet that came in at `ingress_ifindex`.
 #[inline(always)]
-pub fn lookup(skb: Skb, packet: &Packet, ingress_ifindex: u32) -> Result<Route, Handover> {
+pub fn lookup<V: Ip>(
+    skb: Skb,
+    packet: &Packet<V>,
+    ingress_ifindex: u32,
+) -> Result<Route, Handover> {
     let fib = maps::fib_lookup().ok_or(Handover::NoRoute)?;
+    let (family, source, destination) = match V::FAMILY {
+        Family::Ipv4 => (
+            AF_INET,
+            [V::widen(packet.source).ipv4_part().to_wire(), 0, 0, 0],
+            [V::widen(packet.destination).ipv4_part().to_wire(), 0, 0, 0],
+        ),
+        Family::Ipv6 => {
+            (AF_INET6, V::widen(packet.source).to_wire(), V::widen(packet.destination).to_wire())
+        }
+    };
     *fib = FibLookup {
-        family: AF_INET,
+        family,
         l4_protocol: packet.protocol,
         source_port: packet.source_port,
         destination_port: packet.destination_port,
@@ -59,56 +84,149 @@ pub fn lookup(skb: Skb, packet: &Packet, ingress_ifindex: u32) -> Result<Route, 
         // what is too large is for `Packet::exceeds` to say, which knows segmentation offload.
         length_or_mtu: 1,
         ifindex: ingress_ifindex,
-        tos: u32::from(packet.tos),
-        source: [packet.source.to_wire(), 0, 0, 0],
-        destination: [packet.destination.to_wire(), 0, 0, 0],
+        traffic_class: packet.traffic_class,
+        source,
+        destination,
         link_layer: [0; 4],
     };
-    let length = size_of::<FibLookup>() as i32;
-    // SAFETY: the context is valid, the structure is laid out as the kernel's and as long as told.
-    let result = unsafe { bpf_fib_lookup(skb.raw().cast(), (&raw mut *fib).cast(), length, 0) };
-    let resolved = match u32::try_from(result) {
-        Ok(BPF_FIB_LKUP_RET_SUCCESS) => true,
-        Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => false,
-        Ok(BPF_FIB_LKUP_RET_NOT_FWDED) => return Err(Handover::ToHost),
-        _ => return Err(Handover::NoRoute),
-    };
-    let next_hop = if fib.family == AF_INET6 {
-        Address::from_wire(fib.destination)
-    } else {
-        Address::from_ipv4(Ipv4Be::from_wire(fib.destination[0]))
-    };
-    Ok(Route { ifindex: fib.ifindex, next_hop, mtu: fib.length_or_mtu, resolved })
+    let resolved = fib.ask(skb, 0)?;
+    Ok(Route { ifindex: fib.ifindex, next_hop: fib.next_hop(), mtu: fib.length_or_mtu, resolved })
 }
 
-/// The address of an uplink that masquerades: the first whose subnet holds the next hop, else the
-/// first, as `inet_select_addr` in the kernel's `net/ipv4/devinet.c` chooses.
+/// The next hop towards a destination by way of one interface, as for a packet of the host's own.
 #[inline(always)]
-pub fn masquerade_address(uplink: &Uplink, next_hop: Address) -> Option<Ipv4Be> {
-    if uplink.address_count == 0 {
-        return None;
-    }
-    for (index, candidate) in uplink.addresses.iter().enumerate() {
-        if index as u32 >= uplink.address_count {
-            break;
-        }
-        if next_hop.is_ipv4()
-            && candidate.address.shares_prefix(next_hop.ipv4_part(), candidate.prefix_length)
-        {
-            return Some(candidate.address);
-        }
-    }
-    Some(uplink.addresses[0].address)
+pub fn next_hop_at<V: Ip>(skb: Skb, destination: V::Address, ifindex: u32) -> Option<Address> {
+    Some(towards::<V>(skb, destination, ifindex, 0)?.next_hop())
 }
 
-/// Whether an uplink still has an address that a flow is bound to.
+/// The source that the host itself would take towards a destination by way of one interface; `None`
+/// from kernels before 6.7, which do not tell.
 #[inline(always)]
-pub fn has_address(uplink: &Uplink, address: Ipv4Be) -> bool {
-    for (index, candidate) in uplink.addresses.iter().enumerate() {
-        if index as u32 >= uplink.address_count {
+pub fn source_towards<V: Ip>(
+    skb: Skb,
+    destination: V::Address,
+    ifindex: u32,
+) -> Option<V::Address> {
+    /// `BPF_FIB_LOOKUP_SRC` of the kernel's `include/uapi/linux/bpf.h`.
+    const SOURCE: u32 = 1 << 4;
+    let fib = towards::<V>(skb, destination, ifindex, SOURCE)?;
+    Some(V::narrow(match V::FAMILY {
+        Family::Ipv4 => Address::from_ipv4(Ipv4Be::from_wire(fib.source[0])),
+        Family::Ipv6 => Address::from_wire(fib.source),
+    }))
+}
+
+#[inline(always)]
+fn towards<V: Ip>(
+    skb: Skb,
+    destination: V::Address,
+    ifindex: u32,
+    flags: u32,
+) -> Option<&'static mut FibLookup> {
+    let fib = maps::fib_lookup()?;
+    let wide = V::widen(destination);
+    let (family, destination) = match V::FAMILY {
+        Family::Ipv4 => (AF_INET, [wide.ipv4_part().to_wire(), 0, 0, 0]),
+        Family::Ipv6 => (AF_INET6, wide.to_wire()),
+    };
+    *fib = FibLookup {
+        family,
+        l4_protocol: V::ICMP,
+        source_port: PortBe::NONE,
+        destination_port: PortBe::NONE,
+        length_or_mtu: 1,
+        ifindex,
+        traffic_class: 0,
+        source: [0; 4],
+        destination,
+        link_layer: [0; 4],
+    };
+    fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT | flags).ok()?;
+    Some(fib)
+}
+
+impl FibLookup {
+    /// Asks the kernel; whether the next hop's neighbour is resolved.
+    #[inline(always)]
+    fn ask(&mut self, skb: Skb, flags: u32) -> Result<bool, Handover> {
+        let length = size_of::<Self>() as i32;
+        // SAFETY: the context is valid, the structure is laid out as the kernel's and as long as told.
+        let result = unsafe {
+            bpf_fib_lookup(skb.raw().cast(), core::ptr::from_mut(self).cast(), length, flags)
+        };
+        match u32::try_from(result) {
+            Ok(BPF_FIB_LKUP_RET_SUCCESS) => Ok(true),
+            Ok(BPF_FIB_LKUP_RET_NO_NEIGH) => Ok(false),
+            Ok(BPF_FIB_LKUP_RET_NOT_FWDED) => Err(Handover::ToHost),
+            _ => Err(Handover::NoRoute),
+        }
+    }
+
+    #[inline(always)]
+    fn next_hop(&self) -> Address {
+        if self.family == AF_INET6 {
+            Address::from_wire(self.destination)
+        } else {
+            Address::from_ipv4(Ipv4Be::from_wire(self.destination[0]))
+        }
+    }
+}
+
+/// Chooses the address that this CPU's new flow is masqueraded to, from its network, its uplink and
+/// its next hop.
+///
+/// One of the network's own range (`<nat><address>`) if it has one, always the same for a guest
+/// (RFC 4787, REQ-2: paired pooling); else the first of the uplink whose subnet holds the next hop,
+/// else the first, as `inet_select_addr` in the kernel's `net/ipv4/devinet.c` chooses.
+///
+/// A function of its own for the sake of the stack.
+#[inline(never)]
+pub fn choose_external<V: Ip>() -> bool {
+    let Some(new) = maps::new_flow() else { return false };
+    let pool = Slot(new.network).pool::<V>(End::of_interface(new.uplink_ifindex));
+    if pool.is_some() {
+        new.mapping.external = Address::from_ipv4(pool.pick(new.mapping.inside.ipv4_part()));
+        return true;
+    }
+    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
+    let Some(uplink) = (unsafe { UPLINKS.get(new.uplink_ifindex) }) else { return false };
+    let (addresses, count) = V::addresses(uplink);
+    if count == 0 {
+        return false;
+    }
+    let is_own_family = new.next_hop.is_ipv4() == (V::FAMILY as u8 == Family::Ipv4 as u8);
+    let next_hop = V::narrow(new.next_hop);
+    for (index, candidate) in addresses.iter().enumerate() {
+        if index as u32 >= count {
             break;
         }
-        if candidate.address == address {
+        if is_own_family && V::share_prefix(candidate.address, next_hop, candidate.prefix_length) {
+            new.mapping.external = V::widen(candidate.address);
+            return true;
+        }
+    }
+    new.mapping.external = V::widen(addresses[0].address);
+    true
+}
+
+/// Whether a flow may still be masqueraded to the address that it is bound to, at the interface that
+/// it is bound to. A function of its own, as [`choose_external`].
+#[inline(never)]
+pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
+    let uplink_ifindex = session.uplink_ifindex();
+    let external = V::narrow(session.external());
+    let pool = Slot(session.network()).pool::<V>(End::of_interface(uplink_ifindex));
+    if pool.is_some() {
+        return pool.contains(V::widen(external).ipv4_part());
+    }
+    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
+    let Some(uplink) = (unsafe { UPLINKS.get(uplink_ifindex) }) else { return false };
+    let (addresses, count) = V::addresses(uplink);
+    for (index, candidate) in addresses.iter().enumerate() {
+        if index as u32 >= count {
+            break;
+        }
+        if candidate.address == external {
             return true;
         }
     }

@@ -7,7 +7,7 @@ use vnet_common::{
     flow::{Direction, FlowKey, FlowSlot, Phase, Session},
 };
 
-use crate::{atomic::SharedWord, maps::SESSIONS};
+use crate::{atomic::SharedWord, ip::Ip, maps::SESSIONS};
 
 /// A slot. All fields are plain integers that other CPUs may change at any time.
 #[derive(Clone, Copy)]
@@ -38,6 +38,12 @@ impl SessionSlot {
     #[inline(always)]
     pub fn at(index: u32) -> Option<Self> {
         SESSIONS.get_ptr_mut(index).and_then(NonNull::new).map(|raw| Self { raw })
+    }
+
+    /// The slot that an earlier step of this program has found: its index and one.
+    #[inline(always)]
+    pub fn known(word: u32) -> Option<Self> {
+        Self::at(word.checked_sub(1)?)
     }
 
     /// The live session that a flow key led to.
@@ -113,11 +119,11 @@ impl SessionSlot {
 
     /// The two keys of the flow: outbound, inbound.
     #[inline(always)]
-    pub fn keys(self) -> (FlowKey, FlowKey) {
+    pub fn keys<V: Ip>(self) -> (FlowKey<V::Address>, FlowKey<V::Address>) {
         let protocol = self.protocol();
-        let inside = (self.inside().ipv4_part(), self.inside_port());
-        let external = (self.external().ipv4_part(), self.external_port());
-        let remote = (self.remote().ipv4_part(), self.remote_port());
+        let inside = (V::narrow(self.inside()), self.inside_port());
+        let external = (V::narrow(self.external()), self.external_port());
+        let remote = (V::narrow(self.remote()), self.remote_port());
         (FlowKey::outbound(protocol, inside, remote), FlowKey::inbound(protocol, remote, external))
     }
 }

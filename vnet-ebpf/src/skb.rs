@@ -1,15 +1,29 @@
 //! The only place that touches the socket buffer: checked accessors over the TC context.
 
+#[cfg(target_arch = "bpf")]
+use core::arch::asm;
+use core::mem::offset_of;
+
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::{bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data},
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    helpers::{
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data,
+        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+    },
     programs::TcContext,
 };
 use bytemuck::Pod;
-use vnet_common::{address::Ipv4Be, reason::DropReason};
+use vnet_common::{
+    address::{Address, Ipv4Be},
+    family::Family,
+    reason::DropReason,
+};
 
-/// `ETH_P_IP` in network byte order.
+/// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
 const ETHERTYPE_IPV4: u32 = 0x0800_u16.to_be() as u32;
+const ETHERTYPE_IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// The VLAN identifier in a tag (IEEE 802.1Q, section 9.6).
+const VLAN_ID: u32 = 0xfff;
 
 /// A socket buffer of the running program.
 #[derive(Clone, Copy)]
@@ -22,10 +36,49 @@ macro_rules! context_fields {
         $($(#[$meta])*
         #[inline(always)]
         pub fn $name(self) -> u32 {
-            // SAFETY: the context is valid while the program runs; the verifier allows this field.
-            unsafe { (*self.raw).$field }
+            context_word::<{ offset_of!(__sk_buff, $field) }>(self.raw)
         })+
     };
+}
+
+/// Reads a field of the context in one instruction: the verifier refuses pointers into it, which the
+/// compiler would make to share loads.
+#[inline(always)]
+fn context_word<const OFFSET: usize>(context: *const __sk_buff) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let word: u64;
+        // SAFETY: the context is valid while the program runs; the verifier checks the field.
+        unsafe {
+            asm!(
+                "{word} = *(u32 *)({context} + {offset})",
+                word = out(reg) word,
+                context = in(reg) context,
+                offset = const OFFSET,
+                options(nostack, preserves_flags, readonly)
+            );
+        }
+        word as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        context.byte_add(OFFSET).cast::<u32>().read()
+    }
+}
+
+/// Hides from the compiler how an address came about, so that it is not computed anew between the
+/// check and the access, which the verifier would take for another address.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "bpf"), expect(unused_mut, reason = "changed by the assembly alone"))]
+fn pinned(mut address: usize) -> usize {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: moves a register to itself; without an instruction the line information of the next one
+    // would stand twice, which the kernel refuses.
+    unsafe {
+        asm!("{0} = {0}", inout(reg) address, options(nomem, nostack, preserves_flags, pure));
+    }
+    address
 }
 
 impl Skb {
@@ -46,11 +99,11 @@ impl Skb {
         ifindex = ifindex;
         /// The interface through which the packet came to this host; 0 if the host made it.
         ingress_ifindex = ingress_ifindex;
-        mark = mark;
         /// Payload bytes per segment; 0 without segmentation offload.
         gso_size = gso_size;
         protocol = protocol;
         vlan_present = vlan_present;
+        vlan_tci = vlan_tci;
         pkt_type = pkt_type;
     }
 
@@ -60,15 +113,38 @@ impl Skb {
     }
 
     #[inline(always)]
+    pub fn mark(self) -> u32 {
+        // SAFETY: the context is valid while the program runs; the verifier allows this field.
+        unsafe { (*self.raw).mark }
+    }
+
+    #[inline(always)]
     pub fn set_mark(self, mark: u32) {
         // SAFETY: the context is valid while the program runs; the verifier allows writing the mark.
         unsafe { (*self.raw).mark = mark }
     }
 
-    /// Whether an untagged IPv4 header follows the link-layer header.
+    /// The version of IP that follows the link-layer header; `None` for other protocols and for
+    /// frames of a VLAN, which are another interface's.
     #[inline(always)]
-    pub fn is_ipv4(self) -> bool {
-        self.protocol() == ETHERTYPE_IPV4 && self.vlan_present() == 0
+    pub fn family(self) -> Option<Family> {
+        if self.vlan_present() != 0 && self.vlan_tci() & VLAN_ID != 0 {
+            return None;
+        }
+        match self.protocol() {
+            ETHERTYPE_IPV4 => Some(Family::Ipv4),
+            ETHERTYPE_IPV6 => Some(Family::Ipv6),
+            _ => None,
+        }
+    }
+
+    /// Takes off a tag that only says a priority (VLAN 0), as the stack does on the way in.
+    #[inline(always)]
+    pub fn take_priority_tag(self) {
+        if self.vlan_present() != 0 && self.vlan_tci() & VLAN_ID == 0 {
+            // SAFETY: the context is valid; pointers are derived anew after this call.
+            let _ = unsafe { bpf_skb_vlan_pop(self.raw) };
+        }
     }
 
     /// Whether the frame is addressed to another host and here only because somebody listens: the
@@ -137,6 +213,29 @@ impl Skb {
         Ok(unsafe { pointer.read_unaligned() })
     }
 
+    /// As [`Skb::read`] at an offset that is not a constant.
+    #[inline(always)]
+    pub fn read_at<T: Pod>(self, offset: usize) -> Result<T, DropReason> {
+        let pointer = self.pinned_pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: as in `read`.
+        Ok(unsafe { pointer.read_unaligned() })
+    }
+
+    /// As [`Skb::write`] at an offset that is not a constant.
+    #[inline(always)]
+    pub fn write_at<T: Pod>(self, offset: usize, value: T) -> Result<(), DropReason> {
+        let pointer = self.pinned_pointer::<T>(offset).ok_or(DropReason::Malformed)?;
+        // SAFETY: as in `write`.
+        unsafe { pointer.write_unaligned(value) }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn pinned_pointer<T>(self, offset: usize) -> Option<*mut T> {
+        let start = pinned(self.data() + offset);
+        (start + size_of::<T>() <= self.data_end()).then_some(start as *mut T)
+    }
+
     /// Writes a value of plain bytes in place, unaligned.
     #[inline(always)]
     pub fn write<T: Pod>(self, offset: usize, value: T) -> Result<(), DropReason> {
@@ -154,6 +253,39 @@ impl Skb {
         let result =
             unsafe { bpf_skb_load_bytes(self.raw.cast(), offset as u32, pointer.cast(), length) };
         (result == 0).then_some(())
+    }
+
+    /// Writes plain bytes and keeps the sum over the whole packet right that a device may have
+    /// reported.
+    #[inline(always)]
+    pub fn store<T: Pod>(self, offset: usize, value: &T) -> Result<(), DropReason> {
+        let (pointer, length) = (core::ptr::from_ref(value), size_of::<T>() as u32);
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM);
+        // SAFETY: the context is valid and the value is as long as told; the helper checks the
+        // offset; pointers are derived anew after this call.
+        let result = unsafe {
+            bpf_skb_store_bytes(self.raw.cast(), offset as u32, pointer.cast(), length, flags)
+        };
+        if result == 0 { Ok(()) } else { Err(DropReason::TranslationFailed) }
+    }
+
+    /// As [`Skb::replace_l4_address`] for an IPv6 address.
+    #[inline(always)]
+    pub fn replace_l4_address_ipv6(
+        self,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: Address,
+        to: Address,
+    ) -> Result<(), DropReason> {
+        const LENGTH: u32 = size_of::<Address>() as u32;
+        let (mut from, mut to) = (from.to_wire(), to.to_wire());
+        // SAFETY: both arrays are as long as told.
+        let difference =
+            unsafe { bpf_csum_diff(from.as_mut_ptr(), LENGTH, to.as_mut_ptr(), LENGTH, 0) };
+        // A size of 0 says that the value is a difference of sums.
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled_zero(zero_means_none);
+        self.replace_l4(checksum_offset, 0, difference.cast_unsigned() & 0xffff_ffff, flags)
     }
 
     /// Adjusts an L4 checksum for a changed address of its pseudo-header. The kernel knows whether

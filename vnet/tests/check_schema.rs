@@ -61,7 +61,7 @@ fn paths(document: &Document) -> BTreeSet<String> {
 /// The path of what begins at a byte of a definition.
 fn path_at(document: &Document, at: usize) -> String {
     let around = |node: &Node| node.is_element() && node.range().contains(&at);
-    let node = document.descendants().filter(around).last().unwrap();
+    let node = document.descendants().rfind(around).unwrap();
     let path = path_of(node);
     match node.attributes().find(|attribute| attribute.range().start == at) {
         Some(attribute) => format!("{path}/@{}", attribute.name()),

@@ -93,7 +93,7 @@ impl Rig {
         let found = load::found_mut(self.ebpf_mut(), map::SUBNETS)?;
         let mut subnets = LpmTrie::<_, [u8; 16], Plain<Subnet>>::try_from(found)?;
         let key = Key::new(length, bytemuck::cast(any_address(prefix).to_wire()));
-        Ok(subnets.insert(&key, Plain(Subnet { network: slot, reserved: 0 }), 0)?)
+        Ok(subnets.insert(&key, Plain(Subnet { network: slot, flags: 0 }), 0)?)
     }
 
     /// Who holds an address of `virbr0`.

@@ -231,7 +231,7 @@ impl Rig {
         let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;
         bridges.insert(Plain(bridge_ifindex), Plain(u32::from(slot)), 0)?;
         for subnet in subnets {
-            let value = Plain(Subnet { network: slot, reserved: 0 });
+            let value = Plain(Subnet { network: slot, flags: 0 });
             self.subnets()?.insert(&subnet_key(subnet), value, 0)?;
         }
         Ok(())

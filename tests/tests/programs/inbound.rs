@@ -188,7 +188,7 @@ fn uplinks_without_link_layer_headers_translate_too() -> Result<()> {
 
         let to_guest = udp("8.0.9.9:54", "192.168.122.10:20000");
         let outcome = rig.at(program::UPLINK_INGRESS_RAW, "eth0", eth0, &to_guest.ip())?;
-        outcome.assert_dropped(NETWORK, DropReason::PolicyRejected);
+        outcome.assert_refused(NETWORK, DropReason::PolicyRejected);
         Ok(())
     })
 }

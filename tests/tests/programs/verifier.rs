@@ -7,12 +7,12 @@ use vnet_tests::programs::*;
 /// Instructions that the verifier may process for each program; the kernel's limit is a million
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`).
 const BOUNDS: [(&str, u32); 8] = [
-    (program::BRIDGE_INGRESS, 150_000),
-    (program::BRIDGE_EGRESS, 5_000),
-    (program::UPLINK_INGRESS, 40_000),
-    (program::UPLINK_EGRESS, 200_000),
-    (program::UPLINK_INGRESS_RAW, 40_000),
-    (program::UPLINK_EGRESS_RAW, 200_000),
+    (program::BRIDGE_INGRESS, 200_000),
+    (program::BRIDGE_EGRESS, 100_000),
+    (program::UPLINK_INGRESS, 100_000),
+    (program::UPLINK_EGRESS, 100_000),
+    (program::UPLINK_INGRESS_RAW, 100_000),
+    (program::UPLINK_EGRESS_RAW, 100_000),
     (program::PORT_GUARD, 40_000),
     (program::SWEEP, 20_000),
 ];

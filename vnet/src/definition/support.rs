@@ -159,9 +159,6 @@ impl Limits<'_> {
         if let Some(trust) = &network.trust_guest_rx_filters {
             self.trust(&trust.span);
         }
-        for route in &network.routes {
-            self.note(&route.span, "the host's route to this subnet is not set by vnet", MADE);
-        }
     }
 
     fn trust(&mut self, span: &Span) {

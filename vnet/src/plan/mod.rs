@@ -85,6 +85,8 @@ pub struct PlannedNetwork {
     pub mtu: u32,
     /// The subnets of the guests (`<ip>`).
     pub subnets: Vec<IpNet>,
+    /// The host's own addresses there.
+    pub own: Vec<IpAddr>,
     /// The subnets behind guests that route (`<route>`).
     pub routes: Vec<PlannedRoute>,
     /// The host's first IPv4 address there.
@@ -97,6 +99,8 @@ pub struct PlannedNetwork {
     pub ports: RangeInclusive<u16>,
     /// External addresses to masquerade to, instead of the uplink's own.
     pub pool: Option<AddressRange>,
+    /// Live flows that one guest may have.
+    pub flows_per_guest: u32,
     /// Whether guests are kept from each other.
     pub isolated_ports: bool,
     /// The bridge's own addresses, to which guests of NAT networks are masqueraded here; empty for a
@@ -150,7 +154,7 @@ pub fn plan(
         problems.push(Problem::NothingToServe);
     }
     let guest_bridges = network::guest_bridges(definitions, host);
-    let mut uplinks = uplinks::plan(host, &guest_bridges, options, &mut problems);
+    let mut uplinks = uplinks::plan(definitions, host, &guest_bridges, options, &mut problems);
     problems.extend(too_many(&networks, &uplinks));
     uplinks.truncate(limits::UPLINKS as usize);
     let (ports, guard) = (Vec::new(), GuardTables::default());

@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use vnet_common::policy::{Mode, Modes};
+use vnet_common::{
+    limits,
+    policy::{Mode, Modes},
+};
 
 use super::{
     ABSENT_INTERFACE, Addresses, PlannedNetwork, PlannedRoute, Problem, family_of, uplinks,
@@ -63,6 +66,7 @@ pub(super) fn plan(
         bridge_ifindex: bridge.map(|bridge| bridge.index),
         mtu: bridge.map_or(0, |bridge| bridge.mtu),
         subnets: definition.subnets().collect(),
+        own: definition.ips.iter().map(|ip| ip.address.value).collect(),
         routes: definition.routes.iter().map(PlannedRoute::of).collect(),
         gateway: definition.ips.iter().find_map(|ip| match ip.address.value {
             IpAddr::V4(address) => Some(address),
@@ -75,6 +79,8 @@ pub(super) fn plan(
         forward_ifindex,
         ports: nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end),
         pool: nat.and_then(|nat| nat.addresses.as_ref()).map(|range| range.value),
+        flows_per_guest: (definition.options.limits.flows.as_ref())
+            .map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value),
         isolated_ports: definition.port_isolated.as_ref().is_some_and(|isolated| isolated.value),
         masquerade: Addresses::default(),
     };

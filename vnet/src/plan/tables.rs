@@ -9,7 +9,10 @@ use ipnet::IpNet;
 use vnet_common::{
     address::{Address, Ipv4Be},
     limits,
-    network::{NETWORK_ISOLATED_PORTS, Network, Subnet, Uplink, UplinkAddress},
+    network::{
+        NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST, SUBNET_IS_HOST, Subnet, Uplink,
+        UplinkAddress,
+    },
     port::PortRange,
 };
 
@@ -57,10 +60,14 @@ impl Tables {
         }
         // A subnet of a network wins over a route of another that equals it.
         for network in &plan.networks {
-            tables.add_subnets(network.slot, network.subnets_behind());
+            tables.add_subnets(network.slot, SUBNET_BEHIND_GUEST, network.subnets_behind());
         }
         for network in &plan.networks {
-            tables.add_subnets(network.slot, network.subnets.iter().copied());
+            tables.add_subnets(network.slot, 0, network.subnets.iter().copied());
+        }
+        for network in &plan.networks {
+            let own = network.own.iter().copied().map(IpNet::from);
+            tables.add_subnets(network.slot, SUBNET_IS_HOST, own);
         }
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
@@ -68,8 +75,8 @@ impl Tables {
         tables
     }
 
-    fn add_subnets(&mut self, network: u16, prefixes: impl Iterator<Item = IpNet>) {
-        let entry = Subnet { network, reserved: 0 };
+    fn add_subnets(&mut self, network: u16, flags: u16, prefixes: impl Iterator<Item = IpNet>) {
+        let entry = Subnet { network, flags };
         self.subnets.extend(prefixes.map(|prefix| (subnet_key(prefix), entry)));
     }
 
@@ -93,7 +100,7 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         mode_ipv6: network.modes.ipv6 as u8,
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
-        flows_per_guest: limits::DEFAULT_FLOWS_PER_GUEST,
+        flows_per_guest: network.flows_per_guest,
         flags: if network.isolated_ports { NETWORK_ISOLATED_PORTS } else { 0 },
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
         pool_first: Ipv4Be::from_addr(pool_first),

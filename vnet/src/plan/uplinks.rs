@@ -1,13 +1,17 @@
 //! The interfaces towards outside, and the addresses to masquerade to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use vnet_common::limits;
 
 use super::{Addresses, Options, PlannedUplink, Problem};
-use crate::host::{self, Link, LinkKind, LinkLayer, Reach, Snapshot, UplinkCandidate};
+use crate::{
+    definition,
+    host::{self, Link, LinkKind, LinkLayer, Reach, Snapshot, UplinkCandidate},
+};
 
 pub(super) fn plan(
+    definitions: &[definition::Network],
     host: &Snapshot,
     bridges: &[u32],
     options: &Options,
@@ -17,20 +21,23 @@ pub(super) fn plan(
         .into_iter()
         .map(|candidate| (candidate.interface, candidate))
         .collect();
+    // Those of definitions come on top; those of the command line are all that there are.
+    let in_definitions = definitions.iter().flat_map(|definition| &definition.options.uplinks);
+    let mut named = HashMap::new();
+    let names: BTreeSet<_> =
+        options.uplinks.iter().chain(in_definitions.map(|uplink| &uplink.value)).collect();
+    for name in names {
+        match named_uplink(host, bridges, name, &mut candidates) {
+            Ok(candidate) => drop(named.insert(candidate.interface, candidate)),
+            Err(problem) => problems.push(problem),
+        }
+    }
     if options.uplinks.is_empty() {
         candidates.retain(|_, candidate| !has_only_guests(candidate, host));
-    } else {
-        let mut named = HashMap::new();
-        for name in &options.uplinks {
-            match named_uplink(host, bridges, name, &mut candidates) {
-                Ok(candidate) => drop(named.insert(candidate.interface, candidate)),
-                Err(problem) => problems.push(problem),
-            }
-        }
-        candidates = named;
+        named.extend(candidates);
     }
     // What the programs cannot read is left out unless it was asked for, which was refused above.
-    let mut uplinks: Vec<_> = candidates.into_values().filter_map(planned_uplink).collect();
+    let mut uplinks: Vec<_> = named.into_values().filter_map(planned_uplink).collect();
     uplinks.sort_by_key(|uplink| uplink.ifindex);
     uplinks
 }

@@ -6,7 +6,7 @@ use super::{
     super::{
         across::{clash, what_clashes},
         diagnostic::{Diagnostic, Located, Span},
-        model::{ForwardMode, Network, PortForward},
+        model::{ForwardMode, Ip, Network, PortForward},
     },
     no_station,
 };
@@ -29,7 +29,21 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
 
 fn guests(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     let mut owners: HashMap<IpAddr, &Span> = HashMap::new();
-    for address in network.options.guests.iter().flat_map(|guest| &guest.addresses) {
+    let of_guests = network.options.guests.iter();
+    let addresses = of_guests.flat_map(|guest| guest.addresses.iter().map(move |ip| (guest, ip)));
+    for (guest, address) in addresses {
+        let hosts = network.ips.iter().filter_map(|ip| ip.dhcp.as_ref());
+        let other = hosts.flat_map(|dhcp| &dhcp.hosts).find(|host| {
+            let mac = host.mac.as_ref().map(|mac| mac.value);
+            host.ip.value == address.value && mac.is_some_and(|mac| mac != guest.mac.value)
+        });
+        if let Some(other) = other {
+            let message = format!("{} is another guest's", address.value);
+            diagnostics.push(
+                Diagnostic::error(address.span.clone(), message)
+                    .related("the network's DHCP service lends it by the `<host>` at", &other.span),
+            );
+        }
         if let Some(diagnostic) = guest_address(address, "a guest's address", network) {
             diagnostics.push(diagnostic);
         } else if let Some(first) = owners.insert(address.value, &address.span) {
@@ -83,10 +97,13 @@ fn guard_without_addresses(network: &Network) -> Option<Diagnostic> {
     if !guard.value.addresses || from.learn {
         return None;
     }
-    let mut dhcp = network.ips.iter().filter_map(|ip| ip.dhcp.as_ref());
-    let leased = from.leases && dhcp.clone().any(|dhcp| !dhcp.ranges.is_empty());
+    let dhcp = || network.ips.iter().filter_map(|ip| ip.dhcp.as_ref());
+    // Guests choose addresses themselves in an IPv6 subnet without DHCP (RFC 4862).
+    let chosen = |ip: &Ip| ip.address.value.is_ipv6() && ip.dhcp.is_none();
+    let leased = from.leases
+        && (dhcp().any(|dhcp| !dhcp.ranges.is_empty()) || network.ips.iter().any(chosen));
     let fixed = from.fixed
-        && (dhcp.any(|dhcp| !dhcp.hosts.is_empty())
+        && (dhcp().any(|dhcp| !dhcp.hosts.is_empty())
             || network.options.guests.iter().any(|guest| !guest.addresses.is_empty()));
     (!leased && !fixed).then(|| {
         Diagnostic::warning(guard.span.clone(), "this guard can know no address of any guest")

@@ -1,0 +1,57 @@
+//! What ICMP messages are to a NAT.
+
+use crate::family::Family;
+
+/// The kinds that RFC 5508 tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A query, with its identifier in bytes 4 and 5.
+    Request,
+    /// The answer to one.
+    Reply,
+    /// About another packet, which it quotes.
+    Error,
+    /// Anything else.
+    Other,
+}
+
+/// The kind of a message by its type.
+#[inline]
+#[must_use]
+pub const fn kind(family: Family, message_type: u8) -> Kind {
+    match family {
+        Family::Ipv4 => match message_type {
+            // Echo, timestamp, information, address mask (RFC 792, RFC 950).
+            8 | 13 | 15 | 17 => Kind::Request,
+            0 | 14 | 16 | 18 => Kind::Reply,
+            // Unreachable, source quench, time exceeded, parameter problem (RFC 792).
+            3 | 4 | 11 | 12 => Kind::Error,
+            _ => Kind::Other,
+        },
+        Family::Ipv6 => match message_type {
+            128 => Kind::Request,
+            129 => Kind::Reply,
+            // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
+            1..=4 => Kind::Error,
+            _ => Kind::Other,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_those_of_the_rfcs() {
+        let of = |family, kind_wanted| {
+            (0..=u8::MAX).filter(move |number| kind(family, *number) == kind_wanted)
+        };
+        assert!(of(Family::Ipv4, Kind::Request).eq([8, 13, 15, 17]));
+        assert!(of(Family::Ipv4, Kind::Reply).eq([0, 14, 16, 18]));
+        assert!(of(Family::Ipv4, Kind::Error).eq([3, 4, 11, 12]));
+        assert!(of(Family::Ipv6, Kind::Request).eq([128]));
+        assert!(of(Family::Ipv6, Kind::Reply).eq([129]));
+        assert!(of(Family::Ipv6, Kind::Error).eq([1, 2, 3, 4]));
+    }
+}

@@ -1,0 +1,166 @@
+//! What the host's own stack sends out, at the egress of uplinks and bridges.
+
+use vnet_common::{
+    flow::{Direction, FLAG_INSIDE_IS_HOST},
+    policy::Verdict as PolicyVerdict,
+    reason::DropReason,
+};
+
+use crate::{
+    emit, fragment,
+    hook::{Hook, Step, Verdict},
+    icmp,
+    ip::Ip,
+    maps,
+    nat::{self, Side, Ttl},
+    outbound,
+    parse::Packet,
+    policy::{self, End, Owner},
+    route::{self, Route},
+    session::SessionSlot,
+    skb::Skb,
+};
+
+/// TC egress of an uplink.
+#[inline(always)]
+pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let skb = hook.skb;
+    if emit::take_mark(skb) {
+        return Ok(Verdict::Pass);
+    }
+    let (source, _) = V::ends(skb, hook.l3())?;
+    let owner = policy::owner_of::<V>(source);
+    let outside = End::outside(skb.ifindex());
+    let ingress = skb.ingress_ifindex();
+    if ingress == 0 {
+        if !owner.slot.is_some() || !is_masqueraded::<V>(owner, outside) {
+            return icmp::from_host::<V>(hook);
+        }
+        return Ok(Verdict::Unjudged);
+    }
+    let network =
+        if owner.slot.is_some() { owner.slot } else { policy::network_of_bridge(ingress) };
+    if !network.is_some() {
+        return Ok(Verdict::Pass);
+    }
+    hook.network = network.0;
+    // However it got past the bridge's ingress, a guest's packet has a guest's source.
+    policy::check_source::<V>(owner, ingress)?;
+    match policy::verdict::<V>(network.end(), outside) {
+        PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => Ok(Verdict::Pass),
+        PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
+        PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
+    }
+}
+
+/// TC egress of a bridge.
+#[inline(always)]
+pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let skb = hook.skb;
+    if emit::take_mark(skb) {
+        return Ok(Verdict::Pass);
+    }
+    let ingress = skb.ingress_ifindex();
+    if ingress == 0 {
+        return icmp::from_host_to_guest::<V>(hook);
+    }
+    let network = policy::network_of_bridge(skb.ifindex());
+    if !network.is_some() {
+        return Err(DropReason::NoNetwork.into());
+    }
+    hook.network = network.0;
+    let (source, _) = V::ends(skb, hook.l3())?;
+    let owner = policy::owner_of::<V>(source);
+    policy::check_source::<V>(owner, ingress)?;
+    let (from, to) = (End::of_interface(ingress), network.end());
+    match policy::verdict::<V>(from, to) {
+        PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => Ok(Verdict::Pass),
+        PolicyVerdict::Reject => Err(policy::rejection(from, to).into()),
+        PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
+    }
+}
+
+#[inline(always)]
+fn is_masqueraded<V: Ip>(owner: Owner, destination: End) -> bool {
+    matches!(policy::verdict::<V>(owner.slot.end(), destination), PolicyVerdict::Masquerade)
+}
+
+/// Either hook, for a packet that has to have another source: translates it.
+#[inline(always)]
+pub fn masquerade<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let skb = hook.skb;
+    let (source, _) = V::ends(skb, hook.l3())?;
+    let owner = policy::owner_of::<V>(source);
+    hook.network = owner.slot.0;
+    let flags = if skb.ingress_ifindex() == 0 { FLAG_INSIDE_IS_HOST } else { 0 };
+    let packet = Packet::<V>::parse(skb, hook.link)?;
+    if V::is_link_local_group(packet.destination) {
+        return Err(DropReason::MulticastLeak.into());
+    }
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    let known = SessionSlot::known(find_known::<V>());
+    if let Some(session) = known
+        && session.uplink_ifindex() == skb.ifindex()
+        && session.epoch_outbound() == epoch
+    {
+        return Ok(Verdict::Known);
+    }
+    let route = route_out(skb, packet, owner);
+    let way = outbound::way(owner, &route)?;
+    if packet.is_icmp_error() {
+        return Ok(Verdict::Error);
+    }
+    outbound::renew_or_open(hook, packet, known, epoch, &way, flags)?;
+    Ok(Verdict::Known)
+}
+
+/// Either hook, once the packet's flow is known: translates it.
+#[inline(always)]
+pub fn translate<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let session = SessionSlot::known(packet.known).ok_or(DropReason::NoFlow)?;
+    hook.network = session.network();
+    outbound::account(hook.skb, packet, session);
+    let (address, port) = (V::narrow(session.external()), session.external_port());
+    nat::rewrite(hook, packet, Side::Source, address, port, Ttl::Keep)?;
+    Ok(Verdict::Pass)
+}
+
+/// Either hook, for a guest's ICMP error that may go out.
+#[inline(always)]
+pub fn translate_error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    hook.network = policy::owner_of::<V>(packet.source).slot.0;
+    icmp::from_guest(hook, packet, Ttl::Keep)?;
+    Ok(Verdict::Pass)
+}
+
+/// The live flow of this CPU's packet: its slot and one; 0 for none. A function of its own for the
+/// sake of the stack.
+#[inline(never)]
+fn find_known<V: Ip>() -> u32 {
+    if let Some(packet) = V::packet()
+        && let Some(slot) = fragment::find_slot(packet, Direction::Outbound)
+        && SessionSlot::live(slot).is_some()
+    {
+        packet.known = slot.index + 1;
+        return packet.known;
+    }
+    0
+}
+
+/// The route that the stack has already chosen, as the next packet at the bridge would find it.
+#[inline(always)]
+fn route_out<V: Ip>(skb: Skb, packet: &Packet<V>, owner: Owner) -> Route {
+    match route::lookup(skb, packet, owner.slot.bridge_ifindex()) {
+        Ok(route) if route.ifindex == skb.ifindex() => route,
+        // The stack knows better, by marks or sockets: an MTU that no packet fits leaves all the
+        // flow's packets to it.
+        _ => Route {
+            ifindex: skb.ifindex(),
+            next_hop: V::widen(packet.destination),
+            mtu: 0,
+            resolved: true,
+        },
+    }
+}

@@ -1,0 +1,109 @@
+//! The two versions of IP behind one face, so that every step is written once.
+
+use bytemuck::Pod;
+use vnet_common::{
+    address::Address,
+    family::Family,
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot},
+    limits,
+    network::{Network, Uplink, UplinkAddress},
+    reason::DropReason,
+};
+
+use crate::{
+    hook::Link,
+    nat::{Side, Ttl},
+    parse::Packet,
+    reject::Manner,
+    skb::Skb,
+};
+
+/// A version of IP: [`crate::ipv4::Ipv4`] or [`crate::ipv6::Ipv6`].
+pub trait Ip: Copy + Sized + 'static {
+    /// An address as the header holds it.
+    type Address: Pod + PartialEq;
+
+    const FAMILY: Family;
+    /// The protocol number of its ICMP.
+    const ICMP: u8;
+    /// Whether that ICMP's checksum covers the addresses (RFC 4443, section 2.3).
+    const ICMP_COVERS_ADDRESSES: bool;
+    /// Length in bytes of a header without options.
+    const HEADER_LEN: usize;
+
+    /// Reads and checks the headers; see [`Packet::parse`].
+    fn parse(skb: Skb, link: Link) -> u32;
+    /// This CPU's place for a packet's headers.
+    fn packet() -> Option<&'static mut Packet<Self>>;
+    /// The source and destination of the header at `l3`, which is made readable.
+    #[inline(always)]
+    fn ends(skb: Skb, l3: usize) -> Result<(Self::Address, Self::Address), DropReason> {
+        skb.pull((l3 + Self::HEADER_LEN) as u32);
+        Self::ends_at(skb, l3)
+    }
+    /// The source and destination of the header at `l3`, which is readable.
+    fn ends_at(skb: Skb, l3: usize) -> Result<(Self::Address, Self::Address), DropReason>;
+    /// Whether ICMP follows the header at `l3` at once.
+    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason>;
+    /// The transport protocol of the packet that an ICMP error quotes at `l3`; `None` if options or
+    /// extensions come first, or if it is not the beginning of its datagram.
+    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8>;
+
+    fn widen(address: Self::Address) -> Address;
+    fn narrow(address: Address) -> Self::Address;
+    /// Multicast, or broadcast to everybody.
+    fn is_group(address: Self::Address) -> bool;
+    /// Multicast that no router forwards.
+    fn is_link_local_group(address: Self::Address) -> bool;
+    /// An address that has no meaning beyond its link.
+    fn is_link_local(address: Self::Address) -> bool;
+    /// Whether both addresses share their first `prefix_length` bits of this family.
+    fn share_prefix(one: Self::Address, other: Self::Address, prefix_length: u8) -> bool;
+
+    fn flow_slot(key: &FlowKey<Self::Address>) -> Option<FlowSlot>;
+    fn first_fragment(key: &FragmentKey<Self::Address>) -> Option<FragmentSlot>;
+    fn remember_fragment(key: &FragmentKey<Self::Address>, first: &FragmentSlot);
+
+    /// The addresses of an uplink, and how many of them are filled.
+    fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32);
+    /// The bridge's own address that guests get ICMP errors from, or the unspecified one.
+    fn gateway(network: &Network) -> Self::Address;
+
+    /// Adjusts an L4 checksum that covers the addresses for a changed one.
+    fn replace_in_checksum(
+        skb: Skb,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: Self::Address,
+        to: Self::Address,
+    ) -> Result<(), DropReason>;
+    /// Writes one address of the header, and counts down its time to live.
+    fn write_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Self::Address,
+        ttl: Ttl,
+    ) -> Result<(), DropReason>;
+    /// Writes one address of the header where another change in the packet makes up for it.
+    fn write_balanced_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Self::Address,
+    ) -> Result<(), DropReason>;
+    /// Writes one address of a quoted header; what became of the header's checksum if it has one.
+    fn write_quoted_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Self::Address,
+    ) -> Result<Option<(u16, u16)>, DropReason>;
+    /// Counts down the time to live.
+    fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason>;
+
+    /// Sends an ICMP error from `source` instead of the packet; the action for the packet.
+    fn reject(skb: Skb, source: Self::Address, manner: Manner) -> i32;
+}
+
+pub type UplinkAddresses<V> = [UplinkAddress<<V as Ip>::Address>; limits::ADDRESSES_PER_UPLINK];

@@ -1,0 +1,272 @@
+//! IPv4 (RFC 791): its header, its tables.
+
+use aya_ebpf::bindings::__sk_buff;
+use network_types::ip::Ipv4Hdr;
+use vnet_common::{
+    address::{Address, Ipv4Be, PortBe},
+    checksum,
+    family::Family,
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    icmp,
+    network::{Network, Uplink},
+    reason::DropReason,
+};
+
+use crate::{
+    hook::Link,
+    ip::{Ip, UplinkAddresses},
+    maps::{self, FLOWS, FRAGMENTS},
+    nat::{Side, Ttl},
+    parse::{Fragment, Packet},
+    reject::Manner,
+    reject_ipv4,
+    skb::Skb,
+};
+
+#[derive(Clone, Copy)]
+pub struct Ipv4;
+
+/// The longest header and a TCP header without options.
+const HEADERS_LEN: usize = 60 + 20;
+/// Offset of the source address; the destination follows it.
+const ADDRESSES_OFFSET: usize = 12;
+
+impl Ip for Ipv4 {
+    type Address = Ipv4Be;
+
+    const FAMILY: Family = Family::Ipv4;
+    const ICMP: u8 = protocol::ICMP;
+    const ICMP_COVERS_ADDRESSES: bool = false;
+    const HEADER_LEN: usize = size_of::<Ipv4Hdr>();
+
+    #[inline(always)]
+    fn parse(skb: Skb, link: Link) -> u32 {
+        match link {
+            Link::Ethernet => vnet_parse_ipv4(skb.raw()),
+            Link::Raw => vnet_parse_ipv4_raw(skb.raw()),
+        }
+    }
+
+    #[inline(always)]
+    fn packet() -> Option<&'static mut Packet<Self>> {
+        maps::packet_ipv4()
+    }
+
+    #[inline(always)]
+    fn ends_at(skb: Skb, l3: usize) -> Result<(Ipv4Be, Ipv4Be), DropReason> {
+        let [source, destination]: [Ipv4Be; 2] = skb.read(l3 + ADDRESSES_OFFSET)?;
+        Ok((source, destination))
+    }
+
+    #[inline(always)]
+    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+        skb.pull((l3 + Self::HEADER_LEN) as u32);
+        Ok(skb.header::<Ipv4Hdr>(l3)?.proto == protocol::ICMP)
+    }
+
+    #[inline(always)]
+    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8> {
+        let header = skb.header::<Ipv4Hdr>(l3).ok()?;
+        (header.vihl == 0x45 && header.frag_offset() == 0).then_some(header.proto)
+    }
+
+    #[inline(always)]
+    fn widen(address: Ipv4Be) -> Address {
+        Address::from_ipv4(address)
+    }
+
+    #[inline(always)]
+    fn narrow(address: Address) -> Ipv4Be {
+        address.ipv4_part()
+    }
+
+    #[inline(always)]
+    fn is_group(address: Ipv4Be) -> bool {
+        address.is_multicast_or_broadcast()
+    }
+
+    /// 224.0.0.0/24 and 255.255.255.255, which libvirt does not masquerade.
+    #[inline(always)]
+    fn is_link_local_group(address: Ipv4Be) -> bool {
+        address.shares_prefix(Ipv4Be::from_wire(u32::from_ne_bytes([224, 0, 0, 0])), 24)
+            || address.to_wire() == u32::MAX
+    }
+
+    /// None is treated apart: libvirt's networks may well be in 169.254.0.0/16.
+    #[inline(always)]
+    fn is_link_local(_address: Ipv4Be) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn share_prefix(one: Ipv4Be, other: Ipv4Be, prefix_length: u8) -> bool {
+        one.shares_prefix(other, prefix_length)
+    }
+
+    #[inline(always)]
+    fn flow_slot(key: &FlowKey<Ipv4Be>) -> Option<FlowSlot> {
+        // SAFETY: a look-up that races with removal reads a stale slot, which its generation betrays.
+        unsafe { FLOWS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn first_fragment(key: &FragmentKey<Ipv4Be>) -> Option<FragmentSlot> {
+        // SAFETY: as in `flow_slot`.
+        unsafe { FRAGMENTS.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(key: &FragmentKey<Ipv4Be>, first: &FragmentSlot) {
+        // A full table forgets its oldest datagram; the worst is that datagram's loss.
+        let _ = FRAGMENTS.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32) {
+        (&uplink.addresses, uplink.address_count)
+    }
+
+    #[inline(always)]
+    fn gateway(network: &Network) -> Ipv4Be {
+        network.gateway
+    }
+
+    #[inline(always)]
+    fn replace_in_checksum(
+        skb: Skb,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: Ipv4Be,
+        to: Ipv4Be,
+    ) -> Result<(), DropReason> {
+        skb.replace_l4_address(checksum_offset, zero_means_none, from, to)
+    }
+
+    /// The header's own checksum is always full and changes in place.
+    #[inline(always)]
+    fn write_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Ipv4Be,
+        ttl: Ttl,
+    ) -> Result<(), DropReason> {
+        let header = skb.header_mut::<Ipv4Hdr>(l3)?;
+        replace_address(header, side, address);
+        if ttl == Ttl::Decrement {
+            count_down(header);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write_balanced_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Ipv4Be,
+    ) -> Result<(), DropReason> {
+        replace_address(skb.header_mut::<Ipv4Hdr>(l3)?, side, address);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn write_quoted_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Ipv4Be,
+    ) -> Result<Option<(u16, u16)>, DropReason> {
+        let header = skb.header_mut::<Ipv4Hdr>(l3)?;
+        let from = u16::from_ne_bytes(header.check);
+        replace_address(header, side, address);
+        Ok(Some((from, u16::from_ne_bytes(header.check))))
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason> {
+        count_down(skb.header_mut::<Ipv4Hdr>(l3)?);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn reject(skb: Skb, source: Ipv4Be, manner: Manner) -> i32 {
+        reject_ipv4::reject(skb, source, manner)
+    }
+}
+
+// Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_parse_ipv4(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb::from_raw(ctx);
+    Packet::enter(headers(skb, Link::Ethernet.header_len()), skb)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_parse_ipv4_raw(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb::from_raw(ctx);
+    Packet::enter(headers(skb, Link::Raw.header_len()), skb)
+}
+
+#[inline(always)]
+fn headers(skb: Skb, l3: usize) -> Result<Packet<Ipv4>, DropReason> {
+    skb.pull((l3 + HEADERS_LEN) as u32);
+    let header = skb.header::<Ipv4Hdr>(l3)?;
+    let header_len = usize::from(header.ihl());
+    let segmented = skb.gso_size() != 0;
+    // A segmentation-offload packet may be longer than its length field can say: then it is 0.
+    let total_len = match header.tot_len() {
+        0 if segmented => u16::MAX,
+        length => length,
+    };
+    if header.version() != 4
+        || header_len < Ipv4::HEADER_LEN
+        || usize::from(total_len) < header_len
+        || (usize::from(total_len) + l3 > skb.len() as usize && !segmented)
+    {
+        return Err(DropReason::Malformed);
+    }
+    let more_fragments = header.frag_flags() & 1 != 0;
+    Ok(Packet {
+        header_len: header_len as u16,
+        transport_offset: (l3 + header_len) as u16,
+        source: Ipv4Be::from_wire(u32::from_ne_bytes(header.src_addr)),
+        destination: Ipv4Be::from_wire(u32::from_ne_bytes(header.dst_addr)),
+        source_port: PortBe::NONE,
+        destination_port: PortBe::NONE,
+        total_len,
+        identification: [u16::from_ne_bytes(header.id), 0],
+        protocol: header.proto,
+        ttl: header.ttl,
+        traffic_class: u32::from(header.tos),
+        tcp_flags: 0,
+        fragment: Fragment::of(header.frag_offset() != 0, more_fragments),
+        icmp: icmp::Kind::Other,
+        has_options: header_len != Ipv4::HEADER_LEN,
+        known: 0,
+    })
+}
+
+#[inline(always)]
+fn replace_address(header: &mut Ipv4Hdr, side: Side, address: Ipv4Be) {
+    let field = match side {
+        Side::Source => &mut header.src_addr,
+        Side::Destination => &mut header.dst_addr,
+    };
+    let from = u32::from_ne_bytes(*field);
+    *field = address.to_wire().to_ne_bytes();
+    let sum = u16::from_ne_bytes(header.check);
+    header.check = checksum::replace_long(sum, from, address.to_wire()).to_ne_bytes();
+}
+
+#[inline(always)]
+fn count_down(header: &mut Ipv4Hdr) {
+    let from = u16::from_ne_bytes([header.ttl, header.proto]);
+    header.ttl -= 1;
+    let to = u16::from_ne_bytes([header.ttl, header.proto]);
+    let sum = u16::from_ne_bytes(header.check);
+    header.check = checksum::replace_word(sum, from, to).to_ne_bytes();
+}

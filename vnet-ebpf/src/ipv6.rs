@@ -1,0 +1,287 @@
+//! IPv6 (RFC 8200): its header, its tables.
+
+use aya_ebpf::bindings::__sk_buff;
+use network_types::ip::Ipv6Hdr;
+use vnet_common::{
+    address::{Address, PortBe},
+    family::Family,
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    icmp,
+    network::{Network, Uplink},
+    reason::DropReason,
+};
+
+use crate::{
+    extension::{self, Transport},
+    hook::Link,
+    ip::{Ip, UplinkAddresses},
+    maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
+    nat::{Side, Ttl},
+    parse::{Fragment, Packet},
+    reject::Manner,
+    reject_ipv6,
+    skb::Skb,
+};
+
+#[derive(Clone, Copy)]
+pub struct Ipv6;
+
+/// A TCP header without options.
+const TRANSPORT_LEN: usize = 20;
+/// Offset of the next header's kind; the hop limit follows it, then the addresses.
+const NEXT_HEADER_OFFSET: usize = 6;
+/// Offset of the source address; the destination follows it.
+const ADDRESSES_OFFSET: usize = 8;
+
+impl Ip for Ipv6 {
+    type Address = Address;
+
+    const FAMILY: Family = Family::Ipv6;
+    const ICMP: u8 = protocol::ICMPV6;
+    const ICMP_COVERS_ADDRESSES: bool = true;
+    const HEADER_LEN: usize = size_of::<Ipv6Hdr>();
+
+    #[inline(always)]
+    fn parse(skb: Skb, link: Link) -> u32 {
+        match link {
+            Link::Ethernet => vnet_parse_ipv6(skb.raw()),
+            Link::Raw => vnet_parse_ipv6_raw(skb.raw()),
+        }
+    }
+
+    #[inline(always)]
+    fn packet() -> Option<&'static mut Packet<Self>> {
+        maps::packet_ipv6()
+    }
+
+    #[inline(always)]
+    fn ends_at(skb: Skb, l3: usize) -> Result<(Address, Address), DropReason> {
+        let [source, destination]: [Address; 2] = skb.read(l3 + ADDRESSES_OFFSET)?;
+        Ok((source, destination))
+    }
+
+    #[inline(always)]
+    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+        skb.pull((l3 + Self::HEADER_LEN) as u32);
+        Ok(skb.read::<u8>(l3 + NEXT_HEADER_OFFSET)? == protocol::ICMPV6)
+    }
+
+    #[inline(always)]
+    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8> {
+        let is_ipv6 = skb.read::<u8>(l3).ok()? >> 4 == 6;
+        let next_header = skb.read::<u8>(l3 + NEXT_HEADER_OFFSET).ok()?;
+        (is_ipv6 && !extension::is_extension(next_header)).then_some(next_header)
+    }
+
+    #[inline(always)]
+    fn widen(address: Address) -> Address {
+        address
+    }
+
+    #[inline(always)]
+    fn narrow(address: Address) -> Address {
+        address
+    }
+
+    #[inline(always)]
+    fn is_group(address: Address) -> bool {
+        address.is_multicast_ipv6()
+    }
+
+    #[inline(always)]
+    fn is_link_local_group(address: Address) -> bool {
+        address.is_link_local_multicast_ipv6()
+    }
+
+    /// Also `::`, the source of who has no address yet.
+    #[inline(always)]
+    fn is_link_local(address: Address) -> bool {
+        address.is_link_local_ipv6() || address.is_unspecified()
+    }
+
+    #[inline(always)]
+    fn share_prefix(one: Address, other: Address, prefix_length: u8) -> bool {
+        one.shares_prefix(other, prefix_length)
+    }
+
+    #[inline(always)]
+    fn flow_slot(key: &FlowKey<Address>) -> Option<FlowSlot> {
+        // SAFETY: a look-up that races with removal reads a stale slot, which its generation betrays.
+        unsafe { FLOWS_IPV6.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn first_fragment(key: &FragmentKey<Address>) -> Option<FragmentSlot> {
+        // SAFETY: as in `flow_slot`.
+        unsafe { FRAGMENTS_IPV6.get(key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember_fragment(key: &FragmentKey<Address>, first: &FragmentSlot) {
+        // A full table forgets its oldest datagram; the worst is that datagram's loss.
+        let _ = FRAGMENTS_IPV6.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32) {
+        (&uplink.addresses_ipv6, uplink.address_count_ipv6)
+    }
+
+    #[inline(always)]
+    fn gateway(network: &Network) -> Address {
+        network.gateway_ipv6
+    }
+
+    #[inline(always)]
+    fn replace_in_checksum(
+        skb: Skb,
+        checksum_offset: usize,
+        zero_means_none: bool,
+        from: Address,
+        to: Address,
+    ) -> Result<(), DropReason> {
+        skb.replace_l4_address_ipv6(checksum_offset, zero_means_none, from, to)
+    }
+
+    /// No checksum covers the hop limit, and the L4 checksum makes up for the address. Written by the
+    /// kernel, which keeps the sum right that a device may have reported over the whole packet:
+    /// `bpf_l4_csum_replace` changes that sum for the L4 field as if an IPv4 header made up for it.
+    #[inline(always)]
+    fn write_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Address,
+        ttl: Ttl,
+    ) -> Result<(), DropReason> {
+        match side {
+            Side::Source if ttl == Ttl::Decrement => {
+                // One call for both, because they are neighbours.
+                let mut fields: [u16; 9] = skb.read(l3 + NEXT_HEADER_OFFSET)?;
+                fields[0] = counted_down(fields[0]);
+                let words: [u16; 8] = bytemuck::cast(address.to_wire());
+                fields[1..].copy_from_slice(&words);
+                skb.store(l3 + NEXT_HEADER_OFFSET, &fields)
+            }
+            _ => {
+                skb.store(l3 + address_offset(side), &address)?;
+                if ttl == Ttl::Decrement { Self::decrement_ttl(skb, l3) } else { Ok(()) }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn write_balanced_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Address,
+    ) -> Result<(), DropReason> {
+        skb.write(l3 + address_offset(side), address)
+    }
+
+    #[inline(always)]
+    fn write_quoted_address(
+        skb: Skb,
+        l3: usize,
+        side: Side,
+        address: Address,
+    ) -> Result<Option<(u16, u16)>, DropReason> {
+        skb.write(l3 + address_offset(side), address)?;
+        Ok(None)
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason> {
+        let fields = counted_down(skb.read::<u16>(l3 + NEXT_HEADER_OFFSET)?);
+        skb.store(l3 + NEXT_HEADER_OFFSET, &fields)
+    }
+
+    #[inline(always)]
+    fn reject(skb: Skb, source: Address, manner: Manner) -> i32 {
+        reject_ipv6::reject(skb, source, manner)
+    }
+}
+
+// Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_parse_ipv6(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb::from_raw(ctx);
+    Packet::enter(headers(skb, Link::Ethernet.header_len()), skb)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_parse_ipv6_raw(ctx: *mut __sk_buff) -> u32 {
+    let skb = Skb::from_raw(ctx);
+    Packet::enter(headers(skb, Link::Raw.header_len()), skb)
+}
+
+#[inline(always)]
+fn headers(skb: Skb, l3: usize) -> Result<Packet<Ipv6>, DropReason> {
+    skb.pull((l3 + Ipv6::HEADER_LEN + TRANSPORT_LEN) as u32);
+    let first_word = u32::from_be(skb.read::<u32>(l3)?);
+    let payload_len = u16::from_be(skb.read::<u16>(l3 + 4)?);
+    let [next_header, hop_limit]: [u8; 2] = skb.read(l3 + NEXT_HEADER_OFFSET)?;
+    let [source, destination]: [Address; 2] = skb.read(l3 + ADDRESSES_OFFSET)?;
+    let segmented = skb.gso_size() != 0;
+    // As in IPv4; a payload of 65,535 bytes does not fit the sum either.
+    let total_len = match payload_len {
+        0 if segmented => u16::MAX,
+        length => length.saturating_add(Ipv6::HEADER_LEN as u16),
+    };
+    if first_word >> 28 != 6
+        || (usize::from(payload_len) + Ipv6::HEADER_LEN + l3 > skb.len() as usize && !segmented)
+    {
+        return Err(DropReason::Malformed);
+    }
+    let transport = if extension::is_extension(next_header) {
+        let transport = extension::follow(skb, l3 + Ipv6::HEADER_LEN, next_header)?;
+        skb.pull((transport.offset + TRANSPORT_LEN) as u32);
+        transport
+    } else {
+        Transport {
+            offset: l3 + Ipv6::HEADER_LEN,
+            protocol: next_header,
+            fragment: Fragment::Whole,
+            has_options: false,
+            identification: [0; 2],
+        }
+    };
+    Ok(Packet {
+        header_len: (transport.offset - l3) as u16,
+        transport_offset: transport.offset as u16,
+        source,
+        destination,
+        source_port: PortBe::NONE,
+        destination_port: PortBe::NONE,
+        total_len,
+        identification: transport.identification,
+        protocol: transport.protocol,
+        ttl: hop_limit,
+        // Traffic class and flow label, which routing rules may ask for.
+        traffic_class: (first_word & 0x0fff_ffff).to_be(),
+        tcp_flags: 0,
+        fragment: transport.fragment,
+        icmp: icmp::Kind::Other,
+        has_options: transport.has_options,
+        known: 0,
+    })
+}
+
+#[inline(always)]
+const fn address_offset(side: Side) -> usize {
+    match side {
+        Side::Source => ADDRESSES_OFFSET,
+        Side::Destination => ADDRESSES_OFFSET + size_of::<Address>(),
+    }
+}
+
+/// Next header and hop limit, one hop further.
+#[inline(always)]
+fn counted_down(fields: u16) -> u16 {
+    let [next_header, hop_limit] = fields.to_ne_bytes();
+    u16::from_ne_bytes([next_header, hop_limit.wrapping_sub(1)])
+}
