@@ -266,7 +266,8 @@ fn is_learnable(port: &GuestPort, address: Address) -> bool {
         return true;
     }
     let key = Key::new(128, bytemuck::cast::<[u32; 4], [u8; 16]>(words));
-    matches!(SUBNETS.get(key), Some(Subnet { network, .. }) if *network == port.network)
+    // Neither the host's own address nor one behind a guest, which have flags.
+    matches!(SUBNETS.get(key), Some(Subnet { network, flags: 0 }) if *network == port.network)
 }
 
 /// Enters the guest as the holder of an address that nobody holds.
