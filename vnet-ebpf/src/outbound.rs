@@ -137,12 +137,19 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     if V::is_group(packet.destination) {
         return Err(Handover::Multicast.into());
     }
-    if V::is_link_local(packet.source) || V::is_link_local(packet.destination) {
+    if V::is_link_local(packet.destination) {
         return Err(Handover::LinkLocal.into());
     }
     let owner = policy::owner_of::<V>(packet.source);
-    policy::check_source::<V>(owner, skb.ifindex())?;
+    let stays_on_link = V::is_link_local(packet.source);
+    if !stays_on_link {
+        policy::check_source::<V>(owner, skb.ifindex())?;
+    }
     let route = route::lookup(skb, packet, skb.ifindex())?;
+    // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
+    if stays_on_link {
+        return Err(DropReason::SpoofedSource.into());
+    }
     let destination = End::of_interface(route.ifindex);
     let masquerade = match policy::verdict::<V>(network.end(), destination) {
         PolicyVerdict::Masquerade if destination.has_hooks() => true,
