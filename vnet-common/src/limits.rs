@@ -2,8 +2,10 @@
 
 /// Networks of one instance; slot 0 is "no network".
 pub const NETWORKS: u32 = 1024;
-/// Subnets of all networks.
-pub const SUBNETS: u32 = 8192;
+/// Subnets of all networks and addresses of the host.
+pub const SUBNETS: u32 = 16384;
+/// Addresses of the host whose use by others is noticed.
+pub const OWN_ADDRESSES: usize = 4096;
 /// Interfaces towards outside.
 pub const UPLINKS: u32 = 256;
 /// Addresses of one uplink that the masquerade may choose from.

@@ -110,8 +110,10 @@ pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
 /// own bridge only, and from a network's bridge nothing else comes. Open networks are not judged.
 #[inline(always)]
 pub fn check_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), DropReason> {
-    let ok = if owner.slot.is_some() && !owner.slot.is_open::<V>() {
-        owner.slot.bridge_ifindex() == ingress_ifindex && !owner.is_host()
+    let ok = if owner.is_host() {
+        false
+    } else if owner.slot.is_some() && !owner.slot.is_open::<V>() {
+        owner.slot.bridge_ifindex() == ingress_ifindex
     } else {
         let network = network_of_bridge(ingress_ifindex);
         !network.is_some() || network.is_open::<V>()
@@ -128,8 +130,7 @@ pub fn check_source_for<V: Ip>(
     ingress_ifindex: u32,
 ) -> Result<(), DropReason> {
     check_source::<V>(owner, ingress_ifindex)?;
-    let from_elsewhere =
-        owner.slot.is_some() && (owner.is_host() || owner.slot.bridge_ifindex() != ingress_ifindex);
+    let from_elsewhere = owner.slot.is_some() && owner.slot.bridge_ifindex() != ingress_ifindex;
     if from_elsewhere && !destination.is_open::<V>() {
         return Err(DropReason::SpoofedSource);
     }

@@ -60,6 +60,8 @@ pub struct Plan {
     pub networks: Vec<PlannedNetwork>,
     /// The interfaces towards outside, by rising index.
     pub uplinks: Vec<PlannedUplink>,
+    /// The host's own addresses, which nobody else may send from.
+    pub own: Vec<IpAddr>,
     /// The host's ephemeral ports, which masquerading leaves alone.
     pub host_ports: RangeInclusive<u16>,
     /// Guests' ports, by rising index; see [`Plan::add_ports`].
@@ -158,8 +160,22 @@ pub fn plan(
     problems.extend(too_many(&networks, &uplinks));
     uplinks.truncate(limits::UPLINKS as usize);
     let (ports, guard) = (Vec::new(), GuardTables::default());
-    let plan = Plan { networks, uplinks, host_ports, ports, guard };
+    let own = own_addresses(host);
+    let plan = Plan { networks, uplinks, own, host_ports, ports, guard };
     Planned { plan, problems, warnings }
+}
+
+/// Every address of the host that others on its links could pretend to have. IPv6 link-local ones mean
+/// something else on each link.
+fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
+    let own = host.addresses.iter().map(|own| own.address);
+    let is_of_one_link = |own: &IpAddr| match own {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(own) => own.is_unicast_link_local(),
+    };
+    own.filter(|own| !own.is_loopback() && !is_of_one_link(own))
+        .take(limits::OWN_ADDRESSES)
+        .collect()
 }
 
 fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {
@@ -169,7 +185,7 @@ fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Probl
     let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
-        ("subnets", subnets, limits::SUBNETS),
+        ("subnets", subnets, limits::SUBNETS - limits::OWN_ADDRESSES as u32),
         ("uplinks", uplinks.len() + bridges, limits::UPLINKS),
     ];
     sizes

@@ -69,6 +69,11 @@ impl Tables {
             let own = network.own.iter().copied().map(IpNet::from);
             tables.add_subnets(network.slot, SUBNET_IS_HOST, own);
         }
+        // Of no network; those on networks' bridges have been entered with theirs.
+        for own in plan.own.iter().map(|own| subnet_key(IpNet::from(*own))) {
+            let entry = Subnet { network: 0, flags: SUBNET_IS_HOST };
+            tables.subnets.entry(own).or_insert(entry);
+        }
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
         }
