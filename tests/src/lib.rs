@@ -4,5 +4,6 @@
 pub mod demo;
 pub mod lab;
 pub mod lifecycle;
+pub mod modes;
 pub mod programs;
 pub mod vnet;

@@ -16,7 +16,7 @@ use vnet_common::{
     reason::{DropReason, Handover},
 };
 
-use crate::lab::{Error, Node, Result, Running, wait_until};
+use crate::lab::{Error, Node, Output, Result, Running, wait_until};
 
 /// How long a start or an end may take, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -149,6 +149,14 @@ impl Vnet {
     /// Packets left to the host's stack for a reason, of all networks and of none.
     pub fn handovers(&self, handover: Handover) -> Result<u64> {
         Ok(outcomes(&self.status()?, "handovers", handover.id()))
+    }
+
+    /// Runs another command of `vnet` on this instance to its end.
+    pub fn command(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = vec![self.program.as_str()];
+        command.extend(arguments);
+        command.extend(["--instance", &self.instance]);
+        self.host.try_run(&command)
     }
 
     fn ask(&self, what: &str) -> Result<Value> {

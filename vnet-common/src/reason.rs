@@ -90,6 +90,7 @@ reasons! {
     OpenNetwork = 10, "open-network", "mode 'open': the host's own firewall decides";
     LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
     RawLink = 12, "raw-link", "what comes without a link-layer header is delivered by the stack";
+    OtherInterface = 13, "other-interface", "towards an interface that is no uplink: the stack forwards";
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::{parse::Fragment, skb::Skb};
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
+pub const FRAGMENT: u8 = 44;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Headers of one packet that are followed; a longer chain is dropped, as routers may (RFC 9098).

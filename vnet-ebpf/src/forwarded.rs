@@ -71,7 +71,7 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     hook.network = network.0;
     let (source, _) = V::ends(skb, hook.l3())?;
     let owner = policy::owner_of::<V>(source);
-    policy::check_source::<V>(owner, ingress)?;
+    policy::check_source_for::<V>(network, owner, ingress)?;
     let (from, to) = (End::of_interface(ingress), network.end());
     match policy::verdict::<V>(from, to) {
         PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => Ok(Verdict::Pass),

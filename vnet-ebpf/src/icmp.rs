@@ -23,8 +23,8 @@ use crate::{
 
 /// Of both families' messages: type, code, checksum, four bytes of the type's own.
 const ICMP_HEADER_LEN: usize = size_of::<Icmpv4Hdr>();
-/// A quoted TCP header without options.
-const QUOTED_TRANSPORT_LEN: usize = 20;
+/// A quoted IPv6 fragment header and a quoted TCP header without options.
+const QUOTED_TRANSPORT_LEN: usize = 8 + 20;
 
 /// The packet that an ICMP error quotes.
 struct Quote<V: Ip> {
@@ -50,9 +50,9 @@ impl<V: Ip> Quote<V> {
         }
         let skb = hook.skb;
         let l3 = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
-        let l4 = l3 + V::HEADER_LEN;
-        skb.pull((l4 + QUOTED_TRANSPORT_LEN) as u32);
-        let protocol = V::quoted_protocol(skb, l3)?;
+        skb.pull((l3 + V::HEADER_LEN + QUOTED_TRANSPORT_LEN) as u32);
+        let (protocol, header_len) = V::quoted_transport(skb, l3)?;
+        let l4 = l3 + header_len;
         let (source, destination) = V::ends_at(skb, l3).ok()?;
         let mut quote = Self {
             l3,
@@ -64,9 +64,9 @@ impl<V: Ip> Quote<V> {
             protocol,
         };
         if protocol == protocol::TCP || protocol == protocol::UDP {
-            [quote.source_port, quote.destination_port] = skb.read(l4).ok()?;
+            [quote.source_port, quote.destination_port] = skb.read_at(l4).ok()?;
         } else if protocol == V::ICMP {
-            let header: [u8; ICMP_HEADER_LEN] = skb.read(l4).ok()?;
+            let header: [u8; ICMP_HEADER_LEN] = skb.read_at(l4).ok()?;
             let identifier = PortBe::from_wire(u16::from_ne_bytes([header[4], header[5]]));
             match icmp::kind(V::FAMILY, header[0]) {
                 icmp::Kind::Request => quote.source_port = identifier,
@@ -234,7 +234,7 @@ fn translate<V: Ip>(
         (false, Side::Source) => quote.l4,
         (false, Side::Destination) => quote.l4 + 2,
     };
-    skb.write(port_offset, port)?;
+    skb.write_at(port_offset, port)?;
     changes.word(old_port.to_wire(), port.to_wire());
 
     let l4_checksum = if is_icmp {
@@ -245,7 +245,7 @@ fn translate<V: Ip>(
         quote.l4 + 16
     };
     // A quote may end before the TCP checksum, and UDP may have none.
-    if let Ok(old_sum) = skb.read::<u16>(l4_checksum)
+    if let Ok(old_sum) = skb.read_at::<u16>(l4_checksum)
         && (old_sum != 0 || quote.protocol != protocol::UDP)
     {
         let mut inner = Changes { sum: old_sum };
@@ -253,7 +253,7 @@ fn translate<V: Ip>(
         if !is_icmp || V::ICMP_COVERS_ADDRESSES {
             inner.address(old, new);
         }
-        skb.write(l4_checksum, inner.sum)?;
+        skb.write_at(l4_checksum, inner.sum)?;
         changes.word(old_sum, inner.sum);
     }
     skb.write(l4 + 2, changes.sum)

@@ -45,9 +45,9 @@ pub trait Ip: Copy + Sized + 'static {
     fn ends_at(skb: Skb, l3: usize) -> Result<(Self::Address, Self::Address), DropReason>;
     /// Whether ICMP follows the header at `l3` at once.
     fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason>;
-    /// The transport protocol of the packet that an ICMP error quotes at `l3`; `None` if options or
-    /// extensions come first, or if it is not the beginning of its datagram.
-    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8>;
+    /// The transport protocol of the packet that an ICMP error quotes at `l3`, and the length of its
+    /// header; `None` if options come first, or if it is not the beginning of its datagram.
+    fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)>;
 
     fn widen(address: Self::Address) -> Address;
     fn narrow(address: Address) -> Self::Address;

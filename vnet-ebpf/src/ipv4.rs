@@ -65,9 +65,10 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
-    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8> {
+    fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)> {
         let header = skb.header::<Ipv4Hdr>(l3).ok()?;
-        (header.vihl == 0x45 && header.frag_offset() == 0).then_some(header.proto)
+        let is_start = header.vihl == 0x45 && header.frag_offset() == 0;
+        is_start.then_some((header.proto, Self::HEADER_LEN))
     }
 
     #[inline(always)]

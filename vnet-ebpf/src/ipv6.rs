@@ -67,10 +67,21 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
-    fn quoted_protocol(skb: Skb, l3: usize) -> Option<u8> {
+    fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)> {
         let is_ipv6 = skb.read::<u8>(l3).ok()? >> 4 == 6;
-        let next_header = skb.read::<u8>(l3 + NEXT_HEADER_OFFSET).ok()?;
-        (is_ipv6 && !extension::is_extension(next_header)).then_some(next_header)
+        let mut next_header = skb.read::<u8>(l3 + NEXT_HEADER_OFFSET).ok()?;
+        let mut header_len = Self::HEADER_LEN;
+        // A large datagram is what a too small path is told of.
+        if next_header == extension::FRAGMENT {
+            let fragment: [u8; 8] = skb.read(l3 + Self::HEADER_LEN).ok()?;
+            if fragment[2] != 0 || fragment[3] & 0xf8 != 0 {
+                return None;
+            }
+            next_header = fragment[0];
+            header_len += fragment.len();
+        }
+        let is_start = is_ipv6 && !extension::is_extension(next_header);
+        is_start.then_some((next_header, header_len))
     }
 
     #[inline(always)]

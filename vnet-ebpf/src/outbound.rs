@@ -143,10 +143,13 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     let owner = policy::owner_of::<V>(packet.source);
     policy::check_source::<V>(owner, skb.ifindex())?;
     let route = route::lookup(skb, packet, skb.ifindex())?;
-    let destination = End::of_route(route.ifindex)?;
+    let destination = End::of_interface(route.ifindex);
     let masquerade = match policy::verdict::<V>(network.end(), destination) {
-        PolicyVerdict::Masquerade => true,
-        PolicyVerdict::Accept => false,
+        PolicyVerdict::Masquerade if destination.has_hooks() => true,
+        // What the stack forwards there would leave untranslated.
+        PolicyVerdict::Masquerade => return Err(DropReason::NotAnUplink.into()),
+        PolicyVerdict::Accept if destination.has_hooks() => false,
+        PolicyVerdict::Accept => return Err(Handover::OtherInterface.into()),
         PolicyVerdict::LeaveToHost => return Err(Handover::OpenNetwork.into()),
         PolicyVerdict::Reject => return Err(policy::rejection(network.end(), destination).into()),
     };

@@ -110,14 +110,30 @@ pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
 /// own bridge only, and from a network's bridge nothing else comes. Open networks are not judged.
 #[inline(always)]
 pub fn check_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), DropReason> {
-    let ok = if owner.slot.is_some() {
-        owner.slot.is_open::<V>()
-            || (owner.slot.bridge_ifindex() == ingress_ifindex && !owner.is_host())
+    let ok = if owner.slot.is_some() && !owner.slot.is_open::<V>() {
+        owner.slot.bridge_ifindex() == ingress_ifindex && !owner.is_host()
     } else {
         let network = network_of_bridge(ingress_ifindex);
         !network.is_some() || network.is_open::<V>()
     };
     if ok { Ok(()) } else { Err(DropReason::SpoofedSource) }
+}
+
+/// As [`check_source`], where the packet is for a network that is not open: there, the address of an
+/// open network's guest has to come from its own bridge, too.
+#[inline(always)]
+pub fn check_source_for<V: Ip>(
+    destination: Slot,
+    owner: Owner,
+    ingress_ifindex: u32,
+) -> Result<(), DropReason> {
+    check_source::<V>(owner, ingress_ifindex)?;
+    let from_elsewhere =
+        owner.slot.is_some() && (owner.is_host() || owner.slot.bridge_ifindex() != ingress_ifindex);
+    if from_elsewhere && !destination.is_open::<V>() {
+        return Err(DropReason::SpoofedSource);
+    }
+    Ok(())
 }
 
 /// What is behind an interface through which a packet came or would leave: a [`Place`] in brief.
@@ -141,15 +157,10 @@ impl End {
         Self { slot: network_of_bridge(ifindex), ifindex }
     }
 
-    /// Of the interface to which a route leads, if vnet may send there.
+    /// Whether vnet has hooks there, so that nothing that the stack sends there leaves unjudged.
     #[inline(always)]
-    pub fn of_route(ifindex: u32) -> Result<Self, DropReason> {
-        let end = Self::of_interface(ifindex);
-        // Without our egress hook there, a packet that the stack forwards would leave untranslated.
-        if !end.slot.is_some() && UPLINKS.get_ptr(ifindex).is_none() {
-            return Err(DropReason::NotAnUplink);
-        }
-        Ok(end)
+    pub fn has_hooks(self) -> bool {
+        self.slot.is_some() || UPLINKS.get_ptr(self.ifindex).is_some()
     }
 
     #[inline(always)]

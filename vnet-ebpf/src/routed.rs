@@ -2,7 +2,11 @@
 //!
 //! No state is kept of them: the policy allows both directions of such a connection or none.
 
-use vnet_common::{flow::Direction, policy::Verdict as PolicyVerdict, reason::Handover};
+use vnet_common::{
+    flow::Direction,
+    policy::Verdict as PolicyVerdict,
+    reason::{DropReason, Handover},
+};
 
 use crate::{
     count, emit,
@@ -46,6 +50,10 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     hook.network = owner.slot.0;
     if owner.is_host() {
         return Err(Handover::ToHost.into());
+    }
+    if source.slot.is_some() && !owner.slot.is_open::<V>() {
+        hook.network = source.slot.0;
+        return Err(DropReason::SpoofedSource.into());
     }
     let outside = End::outside(skb.ifindex());
     match policy::verdict::<V>(outside, owner.slot.end()) {

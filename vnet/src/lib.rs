@@ -5,6 +5,7 @@ pub mod definition;
 pub mod guests;
 pub mod host;
 pub mod instance;
+pub mod matrix;
 pub mod object;
 pub mod plan;
 pub mod report;

@@ -7,9 +7,10 @@ mod run;
 mod setup;
 mod sudo;
 mod test;
+mod vm;
 mod workspace;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -47,11 +48,31 @@ enum Verb {
     },
     /// Run every test: unit, `BPF_PROG_TEST_RUN`, namespaces
     Test {
-        /// Run only the tests whose name contains this
-        filter: Option<String>,
+        /// Run only the tests whose name contains one of these; with `--vm`, also names of test
+        /// programs, and the kernels to boot, as `6.1` or `6.12`
+        #[arg(value_name = "FILTER")]
+        filters: Vec<String>,
+        /// Run the tests in a virtual machine with a kernel of Debian's
+        #[arg(long)]
+        vm: bool,
+        /// Seconds until the virtual machine is switched off
+        #[arg(long, requires = "vm", default_value_t = 300)]
+        limit: u64,
         /// Install nothing; fail when something is missing
         #[arg(long)]
         no_setup: bool,
+    },
+    /// Boot a kernel of Debian's in a virtual machine and run a command there
+    Vm {
+        /// The kernel to boot, as `6.1`
+        #[arg(default_value = vm::DEFAULT_KERNEL)]
+        kernel: String,
+        /// Seconds until the virtual machine is switched off
+        #[arg(long, default_value_t = 300)]
+        limit: u64,
+        /// What to run, as root, with this machine's files, read-only
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
     },
     /// Run the demonstration; or, with arguments, `vnet run` on this host
     Run {
@@ -100,17 +121,26 @@ fn execute(arguments: &Arguments) -> Result<()> {
         verbose: arguments.verbose,
     };
     match &arguments.verb {
-        Verb::Setup => setup::ensure(&workspace, &needs(ToolSet::All, true)).map(drop),
+        Verb::Setup => setup::ensure(&workspace, &needs(ToolSet::Tests, true)).map(drop),
         Verb::Build { release } => {
             let ready = setup::ensure(&workspace, &needs(ToolSet::None, true))?;
             bpf::build(&workspace, &ready)?;
             workspace.build_host(*release)
         }
-        Verb::Test { filter, no_setup } => {
-            let ready = setup::ensure(&workspace, &needs(ToolSet::All, !no_setup))?;
+        Verb::Test { filters, vm, limit, no_setup } => {
+            let tools = if *vm { ToolSet::Vm } else { ToolSet::Tests };
+            let ready = setup::ensure(&workspace, &needs(tools, !no_setup))?;
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
-            test::run(&workspace, filter.as_deref())
+            if *vm {
+                vm::run(&workspace, &vm::Request::parse(filters), Duration::from_secs(*limit))
+            } else {
+                test::run(&workspace, filters)
+            }
+        }
+        Verb::Vm { kernel, limit, command } => {
+            setup::ensure(&workspace, &needs(ToolSet::Vm, true))?;
+            vm::shell(&workspace, kernel, command, Duration::from_secs(*limit))
         }
         Verb::Run { arguments } => {
             let tools = if arguments.is_empty() { ToolSet::Demo } else { ToolSet::None };

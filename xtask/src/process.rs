@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// How much of a log is shown after a failure.
-const TAIL_LINES: usize = 15;
+const LOG_LINES: usize = 15;
 
 /// A child ended with something else than success.
 #[derive(Debug)]
@@ -78,7 +78,12 @@ impl CommandExt for Command {
             return Ok(());
         }
         let text = fs::read_to_string(log).unwrap_or_default();
-        bail!("{}: {status}; the end of {}:\n{}", line(self), log.display(), tail(&text))
+        bail!(
+            "{}: {status}; the end of {}:\n{}",
+            line(self),
+            log.display(),
+            last_lines(&text, LOG_LINES)
+        )
     }
 
     fn probe(&mut self) -> Option<String> {
@@ -162,9 +167,19 @@ fn line(command: &Command) -> String {
     words.join(" ")
 }
 
-fn tail(text: &str) -> String {
+/// The last `count` lines that are not empty.
+pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// A word for a shell.
+pub fn quoted(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -189,6 +204,14 @@ mod tests {
         fs::remove_file(&log).unwrap();
         assert!(error.ends_with("\n98\n99\n100"), "{error}");
         assert!(!error.contains("\n85\n"), "{error}");
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell_when_they_need_it() {
+        assert_eq!(quoted("--uplink=eth0"), "--uplink=eth0");
+        assert_eq!(quoted("my net.xml"), "'my net.xml'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

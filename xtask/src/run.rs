@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::Path};
 use anyhow::{Result, bail};
 
 use crate::{
-    process::CommandExt as _,
+    process::{self, CommandExt as _},
     sudo::{self, Elevation},
     workspace::Workspace,
 };
@@ -30,32 +30,10 @@ fn become_root_program(program: &Path, arguments: &[OsString]) -> Result<()> {
             bail!("this needs root rights, and sudo cannot give them; as root, run:\n{}", {
                 let words: Vec<_> = std::iter::once(program.as_os_str())
                     .chain(arguments.iter().map(OsString::as_os_str))
-                    .map(|word| quoted(&word.to_string_lossy()))
+                    .map(|word| process::quoted(&word.to_string_lossy()))
                     .collect();
                 words.join(" ")
             })
         }
-    }
-}
-
-/// For a shell.
-fn quoted(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./=:,+@%".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell_when_they_need_it() {
-        assert_eq!(quoted("--uplink=eth0"), "--uplink=eth0");
-        assert_eq!(quoted("my net.xml"), "'my net.xml'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -66,7 +66,7 @@ pub fn wrapped(program: &OsStr, ask: bool) -> Command {
     }
     // sudo's own ways to keep variables need a permission; `env` does not.
     command.arg("env");
-    for (name, value) in env::vars_os().filter(|(name, _)| is_kept(name)) {
+    for (name, value) in kept_variables() {
         let mut assignment = name;
         assignment.push("=");
         assignment.push(value);
@@ -74,6 +74,11 @@ pub fn wrapped(program: &OsStr, ask: bool) -> Command {
     }
     command.arg(program);
     command
+}
+
+/// The variables that tests and vnet read.
+pub fn kept_variables() -> impl Iterator<Item = (OsString, OsString)> {
+    env::vars_os().filter(|(name, _)| is_kept(name))
 }
 
 fn is_kept(name: &OsStr) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
+    io::{self, BufRead, BufReader, IsTerminal as _, Write as _},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -15,7 +15,7 @@ use crate::{
     workspace::Workspace,
 };
 
-pub fn run(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
+pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
     let mut command = workspace.cargo();
     match sudo::silent() {
         Elevation::None => {}
@@ -30,30 +30,25 @@ pub fn run(workspace: &Workspace, filter: Option<&str>) -> Result<()> {
     }
     command
         .args(["test", "--workspace", "--exclude", "vnet-ebpf", "--no-fail-fast"])
-        .args(filter)
+        .arg("--")
+        .args(filters)
         // Tests that cannot run must fail, not skip: everything they need is here.
         .env("VNET_REQUIRE_ROOT", "1");
     if io::stdout().is_terminal() {
-        command.args(["--", "--color=always"]);
+        command.arg("--color=always");
     }
 
     let started = Instant::now();
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo test")?;
     let output = child.stdout.take().context("cargo test has no output")?;
     let mut counts = Counts::default();
-    let mut stdout = io::stdout().lock();
-    for line in BufReader::new(output).split(b'\n') {
-        let line = line.context("cannot read the output of cargo test")?;
-        counts.add(&String::from_utf8_lossy(&line));
-        stdout.write_all(&line)?;
-        stdout.write_all(b"\n")?;
-    }
+    counts.relay(BufReader::new(output))?;
     let status = child.wait().context("cannot wait for cargo test")?;
 
     println!("xtask: {counts} in {} s", started.elapsed().as_secs());
     process::child_result(&command, status)?;
-    if let Some(filter) = filter.filter(|_| counts.passed == 0) {
-        bail!("no test has a name that contains `{filter}`");
+    if counts.passed == 0 && !filters.is_empty() {
+        bail!("no test has a name that contains `{}`", filters.join("` or `"));
     }
     Ok(())
 }
@@ -75,13 +70,25 @@ fn runner_setting() -> Result<String> {
 
 /// The sum of all `test result:` lines.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: u32,
+pub struct Counts {
+    pub passed: u32,
     failed: u32,
     ignored: u32,
 }
 
 impl Counts {
+    /// Prints what test programs print, and counts.
+    pub fn relay(&mut self, output: impl BufRead) -> Result<()> {
+        let mut stdout = io::stdout().lock();
+        for line in output.split(b'\n') {
+            let line = line.context("cannot read the output of the tests")?;
+            self.add(&String::from_utf8_lossy(&line));
+            stdout.write_all(&line)?;
+            stdout.write_all(b"\n")?;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, line: &str) {
         let Some((_, result)) = line.split_once("test result: ") else { return };
         for part in result.split(['.', ';']) {

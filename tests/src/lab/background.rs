@@ -2,6 +2,7 @@
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,17 @@ impl Stop {
     }
 }
 
+/// The time that may really pass: `VNET_TEST_PATIENCE` multiplies every deadline for what has to
+/// happen, for machines that are slow as a whole, as emulated ones are.
+pub(crate) fn patient(deadline: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let factor = FACTOR.get_or_init(|| {
+        let set = std::env::var("VNET_TEST_PATIENCE").ok();
+        set.and_then(|value| value.parse().ok()).unwrap_or(1)
+    });
+    deadline.saturating_mul(*factor)
+}
+
 /// Calls `probe` until it returns something, at most for `deadline`.
 ///
 /// `probe` returns `Err` with a description of what it saw as long as the condition is not met.
@@ -87,6 +99,7 @@ pub fn wait_until<T>(
     deadline: Duration,
     mut probe: impl FnMut() -> Result<T, String>,
 ) -> Result<T> {
+    let deadline = patient(deadline);
     let start = Instant::now();
     loop {
         match probe() {
@@ -94,7 +107,7 @@ pub fn wait_until<T>(
             Err(seen) if start.elapsed() >= deadline => {
                 return Err(Error::Deadline { what: what.to_owned(), deadline, seen });
             }
-            Err(_) => thread::sleep(Duration::from_millis(2)),
+            Err(_) => thread::sleep(patient(Duration::from_millis(2))),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 
-use super::background::{Background, Wake};
+use super::background::{Background, Wake, patient};
 use super::error::{Error, Result, While};
 use super::namespace::Namespace;
 use super::packet::{CapturedPacket, Checksum, Segmentation};
@@ -89,6 +89,7 @@ impl Capture {
         wanted: impl Fn(&CapturedPacket) -> bool,
         deadline: Duration,
     ) -> Result<CapturedPacket> {
+        let deadline = patient(deadline);
         let start = Instant::now();
         let mut packets = self.packets.lock();
         let mut looked_at = 0;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
+use super::background::patient;
 use super::error::{Error, Result, While};
 use super::namespace::Namespace;
 
@@ -126,6 +127,7 @@ impl Running {
     /// # Errors
     /// [`Error::Deadline`] if there is none in time or the program ended without printing it.
     pub fn wait_for_line(&self, text: &str, deadline: Duration) -> Result<String> {
+        let deadline = patient(deadline);
         let start = Instant::now();
         let mut streams = self.printed.lock();
         loop {
@@ -156,6 +158,7 @@ impl Running {
     /// # Errors
     /// [`Error::Deadline`] with what it had printed.
     pub fn wait(&mut self, deadline: Duration) -> Result<Output> {
+        let deadline = patient(deadline);
         let start = Instant::now();
         let mut pause = Duration::from_micros(200);
         loop {
@@ -173,7 +176,7 @@ impl Running {
                 });
             }
             thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(5));
+            pause = (pause * 2).min(patient(Duration::from_millis(5)));
         }
     }
 

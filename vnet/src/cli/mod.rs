@@ -3,6 +3,7 @@
 mod check;
 mod detach;
 mod flows;
+mod matrix;
 mod run;
 mod status;
 
@@ -30,6 +31,7 @@ enum Command {
     Check(check::Check),
     Status(status::Status),
     Flows(flows::Flows),
+    Matrix(matrix::MatrixCommand),
     Detach(detach::Detach),
     #[command(hide = true)]
     Janitor(detach::Janitor),
@@ -59,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::Janitor(janitor) => janitor.run(),
         Command::Status(status) => status.run(),
         Command::Flows(flows) => flows.run(),
+        Command::Matrix(matrix) => matrix.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");

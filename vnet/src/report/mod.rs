@@ -7,11 +7,11 @@
 mod daemon;
 mod error;
 pub mod flows;
-mod pinned;
+pub(crate) mod pinned;
 mod protocol;
 mod sessions;
 pub mod status;
-mod text;
+pub(crate) mod text;
 
 use std::{fs, io};
 
@@ -39,7 +39,7 @@ impl From<Traffic> for Counts {
 }
 
 /// The state of a running instance.
-fn state(name: &Name) -> Result<State, ReportError> {
+pub(crate) fn state(name: &Name) -> Result<State, ReportError> {
     match State::read(name) {
         Ok(Some(state)) => Ok(state),
         Ok(None) => {

@@ -72,7 +72,7 @@ impl<'a> PinnedMaps<'a> {
     }
 
     /// In aya's errors "expected" is what the map has, and the other what the caller asked for.
-    fn failed(&self, map: &'static str, error: MapError) -> ReportError {
+    pub fn failed(&self, map: &'static str, error: MapError) -> ReportError {
         match error {
             MapError::InvalidKeySize { size, expected } => {
                 self.differs(map, format!("keys of {expected} bytes, not {size}"))

@@ -3,14 +3,16 @@
 use super::packages::Manager;
 use crate::process;
 
-/// Whose tools are needed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whose tools are needed: each set holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ToolSet {
     None,
     /// What the demonstration calls.
     Demo,
     /// What the tests call.
-    All,
+    Tests,
+    /// What runs the tests in a virtual machine.
+    Vm,
 }
 
 /// A program and its package by distribution family.
@@ -20,41 +22,38 @@ pub struct Tool {
     /// The first one that apt knows is installed.
     pub apt: &'static [&'static str],
     pub dnf: &'static str,
-    in_demo: bool,
+    smallest_set: ToolSet,
 }
 
 const fn tool(
     program: &'static str,
     apt: &'static [&'static str],
     dnf: &'static str,
-    in_demo: bool,
+    smallest_set: ToolSet,
 ) -> Tool {
-    Tool { program, apt, dnf, in_demo }
+    Tool { program, apt, dnf, smallest_set }
 }
 
-pub const TOOLS: [Tool; 12] = [
-    tool("ip", &["iproute2"], "iproute", true),
-    tool("nft", &["nftables"], "nftables", true),
-    tool("tcpdump", &["tcpdump"], "tcpdump", true),
-    tool("iperf3", &["iperf3"], "iperf3", true),
-    tool("socat", &["socat"], "socat", true),
-    tool("ethtool", &["ethtool"], "ethtool", true),
-    tool("ping", &["iputils-ping"], "iputils", true),
-    tool("curl", &["curl"], "curl", true),
-    tool("conntrack", &["conntrack"], "conntrack-tools", true),
-    tool("dnsmasq", &["dnsmasq-base"], "dnsmasq", false),
+pub const TOOLS: [Tool; 13] = [
+    tool("ip", &["iproute2"], "iproute", ToolSet::Demo),
+    tool("nft", &["nftables"], "nftables", ToolSet::Demo),
+    tool("tcpdump", &["tcpdump"], "tcpdump", ToolSet::Demo),
+    tool("iperf3", &["iperf3"], "iperf3", ToolSet::Demo),
+    tool("socat", &["socat"], "socat", ToolSet::Demo),
+    tool("ethtool", &["ethtool"], "ethtool", ToolSet::Demo),
+    tool("ping", &["iputils-ping"], "iputils", ToolSet::Demo),
+    tool("curl", &["curl"], "curl", ToolSet::Demo),
+    tool("conntrack", &["conntrack"], "conntrack-tools", ToolSet::Demo),
+    tool("dnsmasq", &["dnsmasq-base"], "dnsmasq", ToolSet::Tests),
     // Ubuntu has no real package of that name.
-    tool("bpftool", &["bpftool", "linux-tools-common"], "bpftool", false),
-    tool("traceroute", &["traceroute"], "traceroute", false),
+    tool("bpftool", &["bpftool", "linux-tools-common"], "bpftool", ToolSet::Tests),
+    tool("traceroute", &["traceroute"], "traceroute", ToolSet::Tests),
+    tool("qemu-system-x86_64", &["qemu-system-x86"], "qemu-system-x86-core", ToolSet::Vm),
 ];
 
 impl ToolSet {
     fn holds(self, tool: &Tool) -> bool {
-        match self {
-            Self::None => false,
-            Self::Demo => tool.in_demo,
-            Self::All => true,
-        }
+        self >= tool.smallest_set
     }
 
     /// Those of the set that are not on this machine.
@@ -81,8 +80,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn demo_needs_fewer_tools_than_the_tests_and_a_real_host_none() {
+    fn real_host_needs_no_tools_the_demo_some_the_tests_more_and_a_virtual_machine_most() {
         let count = |set: ToolSet| TOOLS.iter().filter(|tool| set.holds(tool)).count();
-        assert_eq!((count(ToolSet::None), count(ToolSet::Demo), count(ToolSet::All)), (0, 9, 12));
+        let sets = [ToolSet::None, ToolSet::Demo, ToolSet::Tests, ToolSet::Vm];
+        assert_eq!(sets.map(count), [0, 9, 12, 13]);
     }
 }
