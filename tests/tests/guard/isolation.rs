@@ -71,23 +71,31 @@ fn new_ports_are_isolated_and_the_end_leaves_them_as_they_were() -> anyhow::Resu
     }
     let lab = isolated(PortKind::Veth)?;
     let third = lab.lab.guest(&lab.host, "virbr0", &Guest::veth("three"))?;
-    // Somebody else's decision stays.
     let host = lab.host.clone();
-    host.run(&["ip", "link", "add", "own0", "type", "veth", "peer", "name", "own1"])?;
-    host.run(&["ip", "link", "set", "own0", "master", "virbr0"])?;
-    host.run(&["ip", "link", "add", "foreign0", "type", "veth", "peer", "name", "foreign1"])?;
-    let ports = [lab.port(&lab.guests[0]), lab.port(&lab.guests[1]), lab.port(&third)];
-    for port in ports.iter().map(String::as_str).chain(["own0"]) {
+    host.ip_batch(
+        &[
+            "link add nic0 type vxlan id 7 dstport 4789",
+            "link set nic0 master virbr0",
+            "link add patch0 type veth peer name patch1",
+            "link set patch0 master virbr0",
+        ]
+        .map(str::to_owned),
+    )?;
+    // The last to appear, so that the others have been seen.
+    let fourth = lab.lab.guest(&lab.host, "virbr0", &Guest::tap("four"))?;
+    let guests = [&lab.guests[0], &lab.guests[1], &third, &fourth];
+    let ports = guests.map(|guest| lab.port(guest));
+    for port in &ports {
         wait_for_isolation(&host, port)?;
     }
-    host.run(&["ip", "link", "add", "nic0", "type", "vxlan", "id", "7", "dstport", "4789"])?;
-    host.run(&["ip", "link", "set", "nic0", "master", "virbr0"])?;
-    host.run(&["ip", "link", "delete", "own0"])?;
-    lab.finish()?;
-    for port in &ports {
-        assert!(!is_isolated(&host, port)?, "{port}");
+    for wire in ["nic0", "patch0"] {
+        assert!(!is_isolated(&host, wire)?, "{wire}");
     }
-    assert!(!is_isolated(&host, "nic0")?);
+    let Guarded { vnet, stage } = lab;
+    vnet.stop()?;
+    for port in &ports {
+        assert!(!is_isolated(&stage.host, port)?, "{port}");
+    }
     Ok(())
 }
 
@@ -96,17 +104,14 @@ fn port_that_somebody_has_isolated_stays_so() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let lab = isolated(PortKind::Veth)?;
-    let host = lab.host.clone();
-    host.run(&["ip", "link", "add", "own0", "type", "veth", "peer", "name", "own1"])?;
-    // Isolated before it is seen in the bridge without.
-    host.run(&["ip", "link", "set", "own1", "up"])?;
-    host.ip_batch(&[
-        "link set own0 master virbr0".to_owned(),
-        "link set own0 type bridge_slave isolated on".to_owned(),
-    ])?;
-    wait_for_isolation(&host, &lab.port(&lab.guests[0]))?;
-    lab.finish()?;
-    assert!(is_isolated(&host, "own0")?);
+    let stage = Stage::new(&[Guest::veth("isolated"), Guest::veth("other")])?;
+    let [foreign, other] = [stage.port(&stage.guests[0]), stage.port(&stage.guests[1])];
+    stage.host.run(&["ip", "link", "set", &foreign, "type", "bridge_slave", "isolated", "on"])?;
+    let settings = Settings { rest: "<port isolated='yes'/>", ..Settings::default() };
+    let Guarded { vnet, stage } = stage.start(&settings, &[])?;
+    wait_for_isolation(&stage.host, &other)?;
+    vnet.stop()?;
+    let isolated = [&foreign, &other].map(|port| is_isolated(&stage.host, port));
+    assert!(matches!(isolated, [Ok(true), Ok(false)]), "{isolated:?}");
     Ok(())
 }

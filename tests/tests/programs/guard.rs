@@ -87,7 +87,10 @@ fn tagged_frames_are_dropped() -> Result<()> {
         let frame = udp("192.168.122.10:1000", "192.0.2.10:53").frame();
         for ethertype in [0x8100, 0x88a8, 0x9100] {
             assert_drops(rig, &tagged(&frame, ethertype, 7), DropReason::TaggedFrame);
-            assert_drops(rig, &tagged(&frame, ethertype, 0), DropReason::TaggedFrame);
+            // Priority 7 without a VLAN is no tag to anybody.
+            assert_passes(rig, &tagged(&frame, ethertype, 7 << 13));
+            let spoof = from_mac(tagged(&frame, ethertype, 7 << 13), OTHER_MAC);
+            assert_drops(rig, &spoof, DropReason::SpoofedMac);
         }
         Ok(())
     })

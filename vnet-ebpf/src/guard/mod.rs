@@ -47,12 +47,15 @@ struct EthernetHeader {
 
 const ETHERNET_LEN: u32 = size_of::<EthernetHeader>() as u32;
 const TAG_LEN: u32 = 4;
+/// The part of a tag that names a VLAN; a frame with 0 there has only a priority (IEEE 802.1Q, 9.6).
+const VLAN_ID: u32 = 0xfff;
 
 /// What lies behind the Ethernet header.
 struct Payload {
     ethertype: u16,
     /// Bytes in front of it.
     offset: u32,
+    /// It belongs to a VLAN of the guest's choice.
     tagged: bool,
 }
 
@@ -80,17 +83,19 @@ pub fn from_guest(hook: &mut Hook) -> Step<Verdict> {
 /// The kernel has put the outermost tag out of band; one more may lie in the data.
 #[inline(always)]
 fn payload_of(skb: Skb, header: &EthernetHeader) -> Result<Payload, DropReason> {
+    let outer = skb.vlan_present() != 0 && skb.vlan_tci() & VLAN_ID != 0;
     let ethertype = u16::from_be(header.ethertype);
     if !is_tag(ethertype) {
-        return Ok(Payload { ethertype, offset: ETHERNET_LEN, tagged: skb.vlan_present() != 0 });
+        return Ok(Payload { ethertype, offset: ETHERNET_LEN, tagged: outer });
     }
-    let mut inner = 0_u16;
-    load(skb, ETHERNET_LEN + 2, &mut inner)?;
-    let ethertype = u16::from_be(inner);
+    let mut tag = [0_u16; 2];
+    load(skb, ETHERNET_LEN, &mut tag)?;
+    let [inner, ethertype] = tag.map(u16::from_be);
     if is_tag(ethertype) {
         return Err(DropReason::TaggedFrame);
     }
-    Ok(Payload { ethertype, offset: ETHERNET_LEN + TAG_LEN, tagged: true })
+    let tagged = outer || u32::from(inner) & VLAN_ID != 0;
+    Ok(Payload { ethertype, offset: ETHERNET_LEN + TAG_LEN, tagged })
 }
 
 #[inline(always)]

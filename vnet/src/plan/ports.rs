@@ -74,7 +74,7 @@ impl Plan {
             let leases = seen.leases.get(&network.name).map(Vec::as_slice).unwrap_or_default();
             let known = Known::of(definition, leases, sources(definition));
             let planner = Planner { definition, network, bridge, known };
-            let guests = host.ports_of(bridge.index).filter(|port| planner.is_guests(port));
+            let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
             let of_network: Vec<_> = guests.map(|port| planner.port(port, seen)).collect();
             if definition.options.has_guard() {
                 guard.add_network(&planner, host);
@@ -92,6 +92,12 @@ fn sources(definition: &Network) -> AddressSources {
     definition.options.guard.as_ref().map_or_else(AddressSources::default, |guard| guard.value.from)
 }
 
+/// Taps are guests', and veth pairs that end in another network namespace are containers'. A pair with
+/// both ends here leads to something else of the host, as to another bridge.
+fn is_guests(port: &Link) -> bool {
+    port.kind == LinkKind::Tap || port.kind == LinkKind::Veth && port.parent_is_foreign
+}
+
 /// What a port's plan is made of.
 struct Planner<'a> {
     definition: &'a Network,
@@ -101,12 +107,6 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Taps and veth pairs are guests' (and containers'), unless one is said to lead outside.
-    fn is_guests(&self, port: &Link) -> bool {
-        matches!(port.kind, LinkKind::Tap | LinkKind::Veth)
-            && !self.definition.options.uplinks.iter().any(|uplink| uplink.value == port.name)
-    }
-
     fn port(&self, port: &Link, seen: &Seen) -> PlannedPort {
         let tap = port.mac.map(MacAddress);
         let mac = tap

@@ -35,6 +35,9 @@ fn host() -> Host {
         .link(8, "vxlan0", LinkKind::Other("vxlan".to_owned()))
         .port(2, port())
         .link(9, "veth0", LinkKind::Veth)
+        .change(|link| link.parent_is_foreign = true)
+        .port(2, port())
+        .link(10, "patch0", LinkKind::Veth)
         .port(2, port())
 }
 
@@ -44,7 +47,11 @@ fn planned(host: &Host, options: &str, rest: &str, dhcp: &str, seen: &Seen) -> P
          </vnet:options></metadata><forward mode='nat'/><bridge name='virbr0'/>{rest}\
          <ip address='192.168.122.1' prefix='24'><dhcp>{dhcp}</dhcp></ip></network>"
     );
-    let loaded = definition::load_text(Path::new("network.xml"), &text);
+    plan_of(host, &text, seen)
+}
+
+fn plan_of(host: &Host, text: &str, seen: &Seen) -> Plan {
+    let loaded = definition::load_text(Path::new("network.xml"), text);
     let report = loaded.report.render(definition::Severity::Error);
     assert!(!loaded.report.has_errors(), "{report}");
     let options = plan::Options::default();
@@ -71,11 +78,6 @@ const ALL: u16 = flags::MAC | flags::ADDRESSES | flags::SERVERS | flags::TAGS | 
 
 #[test]
 fn ports_of_guests_are_guarded_and_wires_are_not() {
-    let plan = planned(&host(), "<vnet:guard/>", "", STATIC, &Seen::default());
-    assert_eq!(guarded(&plan), [("vnet0", ALL), ("vnet1", ALL), ("veth0", ALL)]);
-    let plan =
-        planned(&host(), "<vnet:uplink dev='veth0'/><vnet:guard/>", "", STATIC, &Seen::default());
-    assert_eq!(guarded(&plan), [("vnet0", ALL), ("vnet1", ALL)]);
     let plan = planned(&host(), "", "", STATIC, &Seen::default());
     assert_eq!((guarded(&plan), &plan.guard), (vec![], &GuardTables::default()));
 }
@@ -184,7 +186,10 @@ fn vlans_are_for_bridges_that_filter() {
         host
     };
     let of = |host: &Host, rest: &str| {
-        planned(host, "", rest, STATIC, &Seen::default()).ports[0].vlans.clone()
+        let text = format!(
+            "<network><name>n</name><forward mode='bridge'/><bridge name='virbr0'/>{rest}</network>"
+        );
+        plan_of(host, &text, &Seen::default()).ports[0].vlans.clone()
     };
     let one = "<vlan><tag id='42'/></vlan>";
     assert_eq!(of(&host(), one), []);
