@@ -24,7 +24,7 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    if skb.is_for_other_host() {
+    if skb.is_none_of_ours() {
         return Ok(Verdict::Pass);
     }
     let packet = match Packet::<V>::parse(skb, hook.link) {

@@ -26,7 +26,7 @@ use crate::{
 #[inline(always)]
 pub fn from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    if skb.is_for_other_host() {
+    if skb.is_none_of_ours() {
         return Ok(Verdict::Pass);
     }
     let packet = Packet::<V>::parse(skb, Link::Ethernet)?;

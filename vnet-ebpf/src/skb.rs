@@ -147,12 +147,14 @@ impl Skb {
         }
     }
 
-    /// Whether the frame is addressed to another host and here only because somebody listens: the
-    /// stack will drop it, and so it is none of ours.
+    /// Whether the frame is none of ours: addressed to another host and here only because somebody
+    /// listens, so that the stack will drop it; or the host's own copy of what it sends to many, which
+    /// has no link-layer header.
     #[inline(always)]
-    pub fn is_for_other_host(self) -> bool {
+    pub fn is_none_of_ours(self) -> bool {
         const PACKET_OTHERHOST: u32 = 3;
-        self.pkt_type() == PACKET_OTHERHOST
+        const PACKET_LOOPBACK: u32 = 5;
+        matches!(self.pkt_type(), PACKET_OTHERHOST | PACKET_LOOPBACK)
     }
 
     #[inline(always)]

@@ -2,22 +2,42 @@
 
 use vnet_common::{
     address::{Address, Ipv4Be},
-    network::{NETWORK_ISOLATED_PORTS, Network},
+    network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST},
     policy::Mode,
 };
 
 use super::*;
 use crate::host::Port;
 
+/// The subnets, without the host's own addresses.
 fn prefixes(tables: &Tables) -> Vec<String> {
-    let text = |(length, address): &SubnetKey| {
-        let address = Address::from_wire(bytemuck::cast(*address)).to_addr();
+    let text = |length: u32, address: IpAddr| {
         let offset = if address.is_ipv4() { Address::IPV4_PREFIX_BITS } else { 0 };
         format!("{address}/{}", length - offset)
     };
-    let mut prefixes: Vec<_> = tables.subnets.keys().map(text).collect();
+    let mut prefixes: Vec<_> = (tables.subnets.iter())
+        .filter(|(_, subnet)| subnet.flags & SUBNET_IS_HOST == 0)
+        .map(|((length, prefix), _)| text(*length, address(prefix)))
+        .collect();
     prefixes.sort();
     prefixes
+}
+
+/// The host's own addresses with the networks that they are on.
+fn own(tables: &Tables) -> Vec<(u16, String)> {
+    let mut own: Vec<_> = (tables.subnets.iter())
+        .filter(|(_, subnet)| subnet.flags == SUBNET_IS_HOST)
+        .map(|((length, prefix), subnet)| {
+            assert_eq!(*length, 128);
+            (subnet.network, address(prefix).to_string())
+        })
+        .collect();
+    own.sort();
+    own
+}
+
+fn address(prefix: &[u8; 16]) -> IpAddr {
+    Address::from_wire(bytemuck::cast(*prefix)).to_addr()
 }
 
 fn entry(tables: &Tables) -> Network {
@@ -61,7 +81,7 @@ fn bridged_network_has_a_slot_and_no_hook_and_its_bridge_may_be_the_uplink() {
     assert_eq!(uplinks, ["virbr0"]);
     let tables = Tables::of(&planned.plan);
     assert_eq!(entry(&tables).mode, Mode::Bridged as u8);
-    assert!(tables.bridges.is_empty() && tables.subnets.is_empty());
+    assert!(tables.bridges.is_empty() && prefixes(&tables).is_empty());
     assert_eq!(tables.uplinks.keys().collect::<Vec<_>>(), [&3]);
 }
 
@@ -114,7 +134,17 @@ fn addresses_and_routes_of_both_families_are_in_the_tables() {
             "fd00:122::/64",
         ]
     );
-    assert!(tables.subnets.values().all(|subnet| subnet.network == 1));
+    let own_expected = [
+        (0, "2001:db8:f::2"),
+        (0, "203.0.113.2"),
+        (1, "10.1.0.1"),
+        (1, "192.168.122.1"),
+        (1, "2001:db8:1::1"),
+        (1, "fd00:122::1"),
+    ];
+    assert_eq!(own(&tables), own_expected.map(|(network, own)| (network, own.to_owned())));
+    let of_prefixes = tables.subnets.values().filter(|subnet| subnet.flags & SUBNET_IS_HOST == 0);
+    assert!(of_prefixes.into_iter().all(|subnet| subnet.network == 1));
     let entry = entry(&tables);
     assert_eq!(entry.gateway.to_addr(), Ipv4Addr::new(192, 168, 122, 1));
     assert_eq!(entry.gateway_ipv6.to_addr().to_string(), "fd00:122::1");
@@ -134,8 +164,8 @@ fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
         let owner = plan.networks.iter().find(|network| network.name == "m").unwrap().slot;
         let tables = Tables::of(&plan);
         let of_owner: Vec<_> =
-            tables.subnets.iter().filter(|(_, subnet)| subnet.network == owner).collect();
-        assert_eq!(of_owner.len(), 1, "{tables:?}");
+            tables.subnets.values().filter(|subnet| subnet.network == owner).collect();
+        assert_eq!(of_owner.len(), 2, "its subnet and the host's address there: {tables:?}");
     }
 }
 
