@@ -1,7 +1,10 @@
 //! `vnet matrix`: what it says, and that its probes find what is there.
 
+use std::{env, fs, process};
+
 use serde_json::Value;
-use vnet_tests::lab::{Output, require_root};
+use vnet_tests::lab::{HostState, Output, require_root};
+use vnet_tests::lifecycle::program;
 use vnet_tests::modes::{Forward, Net, Rig};
 use vnet_tests::vnet::Vnet;
 
@@ -17,6 +20,40 @@ fn rig() -> anyhow::Result<Rig> {
         net("public", Forward::Route, "virbr4", 4),
     ])?)
 }
+
+const POLICY: &str = "\
+NETWORK  MODE           TO HOST  TO OTHER GUESTS  TO OUTSIDE      FROM OUTSIDE
+default  nat            yes      yes              IPv4: by NAT    IPv4: no
+                                                  IPv6: yes       IPv6: yes
+tenant   route dev=upx  yes      yes              yes (upx only)  yes (upx only)
+quiet    isolated       yes      yes              no              no
+public   route          yes      yes              yes             yes
+
+Who may open connections to whom (rows to columns)
+IPv4
+             default  tenant  quiet  public  outside:upx  outside:upy  host
+default      A        R       R      A*      A*           A*           A
+tenant       R        A       R      R       A            R            A
+quiet        R        R       A      R       R            R            A
+public       R        R       R      A       A            A            A
+outside:upx  R        A       R      A       -            A            A
+outside:upy  R        R       R      A       A            -            A
+host         A        A       A      A       A            A            -
+
+IPv6
+             default  tenant  quiet  public  outside:upx  outside:upy  host
+default      A        R       R      A       A            A            A
+tenant       R        A       R      R       A            R            A
+quiet        R        R       A      R       R            R            A
+public       A        R       R      A       A            A            A
+outside:upx  A        A       R      A       -            A            A
+outside:upy  A        R       R      A       A            -            A
+host         A        A       A      A       A            A            -
+
+A   accepted
+A*  accepted, with an address of the host as the source
+R   rejected with an ICMP port-unreachable
+";
 
 /// `NAME=NETNS` for every place that the matrix has.
 fn probes(rig: &Rig) -> Vec<String> {
@@ -49,44 +86,29 @@ fn matrix_shows_the_policy_of_a_running_instance() -> anyhow::Result<()> {
     let rig = rig()?;
     let vnet = Vnet::start(&rig.host, &rig.definitions())?;
     let output = matrix(&vnet, &[])?.success()?;
-    assert_eq!(output.stderr, "");
-    assert_eq!(
-        output.stdout,
-        "\
-NETWORK  MODE           TO HOST  TO OTHER GUESTS  TO OUTSIDE      FROM OUTSIDE
-default  nat            yes      yes              IPv4: by NAT    IPv4: no
-                                                  IPv6: yes       IPv6: yes
-tenant   route dev=upx  yes      yes              yes (upx only)  yes (upx only)
-quiet    isolated       yes      yes              no              no
-public   route          yes      yes              yes             yes
-
-Who may open connections to whom (rows to columns)
-IPv4
-             default  tenant  quiet  public  outside:upx  outside:upy  host
-default      A        R       R      A*      A*           A*           A
-tenant       R        A       R      R       A            R            A
-quiet        R        R       A      R       R            R            A
-public       R        R       R      A       A            A            A
-outside:upx  R        A       R      A       -            A            A
-outside:upy  R        R       R      A       A            -            A
-host         A        A       A      A       A            A            -
-
-IPv6
-             default  tenant  quiet  public  outside:upx  outside:upy  host
-default      A        R       R      A       A            A            A
-tenant       R        A       R      R       A            R            A
-quiet        R        R       A      R       R            R            A
-public       A        R       R      A       A            A            A
-outside:upx  A        A       R      A       -            A            A
-outside:upy  A        R       R      A       A            -            A
-host         A        A       A      A       A            A            -
-
-A   accepted
-A*  accepted, with an address of the host as the source
-R   rejected with an ICMP port-unreachable
-"
-    );
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (POLICY, ""));
     vnet.stop()?;
+    Ok(())
+}
+
+#[test]
+fn matrix_shows_the_policy_that_definitions_would_have() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let rig = rig()?;
+    let (before, program) = (HostState::read(&rig.host)?, program()?);
+    let directory = env::temp_dir().join(format!("vnet-matrix-{}", process::id()));
+    fs::create_dir_all(&directory)?;
+    for (number, definition) in rig.definitions().iter().enumerate() {
+        fs::write(directory.join(format!("{number}.xml")), definition)?;
+    }
+    let path = directory.display().to_string();
+    let output = rig.host.try_run(&[&program, "matrix", &path]);
+    fs::remove_dir_all(&directory)?;
+    let output = output?.success()?;
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), (POLICY, ""));
+    assert_eq!(before.difference(&HostState::read(&rig.host)?), "");
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! Finding the way by IPv6: neighbours, path MTU, traceroute.
 
 use vnet_common::reason::Handover;
-use vnet_tests::lab::services::{HttpServer, Upload, content, hash};
-use vnet_tests::lab::{End, Guest, Lab, Node, PortKind, require_root};
+use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, HttpServer, Upload, content, hash};
+use vnet_tests::lab::{End, Guest, Lab, Node, PortKind, require_root, wait_until};
 use vnet_tests::modes::{Forward, Net};
 use vnet_tests::vnet::Vnet;
 
-use crate::support::{assert_reaches, at, place};
+use crate::support::{DEADLINE, assert_reaches, at, place};
 
 const SERVER: &str = "2001:db8:5::80";
 
@@ -16,7 +16,7 @@ struct Internet {
     guest: Node,
     host: Node,
     server: Node,
-    _lab: Lab,
+    lab: Lab,
 }
 
 impl Internet {
@@ -45,7 +45,7 @@ impl Internet {
         let vnet = Vnet::start(&host, &[net.definition()])?;
         let source = if net.nat66 { "2001:db8:b::2" } else { "2001:db8:1::11" };
         assert_reaches(&place("guest", &guest), &place("server", &server), SERVER, source)?;
-        Ok(Self { vnet, guest, host, server, _lab: lab })
+        Ok(Self { vnet, guest, host, server, lab })
     }
 }
 
@@ -160,6 +160,57 @@ fn fragments_of_ipv6_cross_both_ways() -> anyhow::Result<()> {
             assert!(ping.received >= 4, "{net:?} over {far}: {ping:?}");
             internet.vnet.stop()?;
         }
+    }
+    Ok(())
+}
+
+/// The guest's first global IPv6 address, once it has one and a default route.
+fn autoconfigured(guest: &Node) -> anyhow::Result<String> {
+    Ok(wait_until("the guest has an address and a default route", DEADLINE, || {
+        let show = |arguments: &[&str]| guest.run(arguments).map_err(|error| error.to_string());
+        let routes = show(&["ip", "-6", "route", "show", "default"])?;
+        let addresses =
+            show(&["ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "global"])?;
+        let address = addresses.split_whitespace().nth(3).and_then(|word| word.split_once('/'));
+        match address {
+            Some((address, _)) if routes.contains("via fe80::") => Ok(address.to_owned()),
+            _ => Err(format!("{routes}{addresses}")),
+        }
+    })?)
+}
+
+#[test]
+fn guests_configure_themselves_by_router_advertisements() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for (net, kind) in networks() {
+        let internet = Internet::new(&net, kind, 1500)?;
+        let Internet { host, server, lab, .. } = &internet;
+        let guest = lab.guest(host, net.bridge, &Guest::new("fresh", kind))?;
+        // libvirt's way to say so (`src/network/bridge_driver.c`).
+        let options = ["--dhcp-range=2001:db8:1::1,ra-only", "--enable-ra"];
+        let config =
+            DnsmasqConfig { interface: net.bridge, options: &options, ..DnsmasqConfig::default() };
+        let _dnsmasq = Dnsmasq::start(host, &config)?;
+        for (name, value) in [
+            ("accept_ra", "1"),
+            ("autoconf", "1"),
+            ("router_solicitations", "3"),
+            ("disable_ipv6", "0"),
+        ] {
+            guest.sysctl(&format!("net/ipv6/conf/eth0/{name}"), value)?;
+        }
+        let address = autoconfigured(&guest)?;
+        assert!(address.starts_with("2001:db8:1:"), "{address}");
+        let source = if net.nat66 { "2001:db8:b::2" } else { &address };
+        let [guest, server] =
+            [("fresh", &guest), ("server", server)].map(|(n, node)| place(n, node));
+        assert_reaches(&guest, &server, SERVER, source)?;
+        if !net.nat66 {
+            assert_reaches(&server, &guest, &address, SERVER)?;
+        }
+        internet.vnet.stop()?;
     }
     Ok(())
 }
