@@ -150,14 +150,14 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0 && self.0[3] == 0
     }
 
-    /// fe80::/10 (RFC 4291, 2.5.6).
+    /// `fe80::/10` (RFC 4291, 2.5.6).
     #[inline]
     #[must_use]
     pub const fn is_link_local_ipv6(self) -> bool {
         u32::from_be(self.0[0]) >> 22 == 0x3fa
     }
 
-    /// ff00::/8 (RFC 4291, 2.7).
+    /// `ff00::/8` (RFC 4291, 2.7).
     #[inline]
     #[must_use]
     pub const fn is_multicast_ipv6(self) -> bool {

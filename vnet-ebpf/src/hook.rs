@@ -1,6 +1,5 @@
 //! What a program carries through its steps, and how it ends.
 
-use aya_ebpf::programs::TcContext;
 use vnet_common::reason::{DropReason, Handover};
 
 use crate::{count, log, skb::Skb};
@@ -76,7 +75,6 @@ impl From<Handover> for Stop {
 
 /// A run of a program: the packet, and the network on whose account it goes.
 pub struct Hook {
-    pub ctx: TcContext,
     pub skb: Skb,
     pub link: Link,
     /// Slot of the network; 0 while none is known.
@@ -86,7 +84,7 @@ pub struct Hook {
 impl Hook {
     #[inline(always)]
     pub fn new(skb: Skb, link: Link) -> Self {
-        Self { ctx: TcContext::new(skb.raw()), skb, link, network: 0 }
+        Self { skb, link, network: 0 }
     }
 
     /// Offset of the IP header.

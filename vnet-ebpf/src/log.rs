@@ -1,92 +1,168 @@
 //! What the programs say through aya-log. With logging off the verifier removes the bodies.
 
 use aya_ebpf::{
-    bindings::bpf_hdr_start_off::BPF_HDR_START_NET, helpers::bpf_skb_load_bytes_relative,
+    bindings::{__sk_buff, bpf_hdr_start_off::BPF_HDR_START_NET},
+    helpers::bpf_skb_load_bytes_relative,
     programs::TcContext,
 };
 use aya_log_ebpf::{debug, trace};
-use vnet_common::reason::{DropReason, Handover};
+use bytemuck::{Pod, Zeroable};
+use vnet_common::{
+    family::Family,
+    reason::{DropReason, Handover},
+};
 
 use crate::hook::Hook;
 
 #[inline(always)]
 pub fn drop(hook: &Hook, reason: DropReason) {
-    drop_record(&hook.ctx, hook.skb.ifindex(), u32::from(hook.network), reason as u32);
+    let (ifindex, network) = (hook.skb.ifindex(), u32::from(hook.network));
+    if hook.skb.family() == Some(Family::Ipv6) {
+        vnet_log_drop_ipv6(hook.skb.raw(), ifindex, network, reason as u32);
+    } else {
+        vnet_log_drop(hook.skb.raw(), ifindex, network, reason as u32);
+    }
 }
 
 #[inline(always)]
 pub fn handover(hook: &Hook, handover: Handover) {
-    handover_record(&hook.ctx, hook.skb.ifindex(), u32::from(hook.network), handover as u32);
+    let (ifindex, network) = (hook.skb.ifindex(), u32::from(hook.network));
+    if hook.skb.family() == Some(Family::Ipv6) {
+        vnet_log_handover_ipv6(hook.skb.raw(), ifindex, network, handover as u32);
+    } else {
+        vnet_log_handover(hook.skb.raw(), ifindex, network, handover as u32);
+    }
 }
 
-// Functions of their own, so that the records do not take the programs' stack. Userspace puts the
-// words for the numbers.
+// Global functions, as `vnet_open_session`: they do not take the programs' stack, and the verifier
+// checks them once. Userspace puts the words for the numbers. They have nothing to return but have to.
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn drop_record(ctx: &TcContext, ifindex: u32, network: u32, reason: u32) {
-    let packet = Ends::read(ctx);
+extern "C" fn vnet_log_drop(ctx: *mut __sk_buff, ifindex: u32, network: u32, reason: u32) -> u32 {
+    let ctx = &TcContext::new(ctx);
+    let packet: Ipv4Ends = header_bytes(ctx, IPV4_ENDS_OFFSET);
     debug!(
         ctx,
         "drop ifindex={} network={} drop={} protocol={} {:i} -> {:i}",
         ifindex,
         network,
         reason,
-        packet.protocol(),
-        packet.source(),
-        packet.destination()
+        packet.protocol,
+        u32::from_be(packet.source),
+        u32::from_be(packet.destination)
     );
+    0
 }
 
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn handover_record(ctx: &TcContext, ifindex: u32, network: u32, handover: u32) {
-    let packet = Ends::read(ctx);
+extern "C" fn vnet_log_drop_ipv6(
+    ctx: *mut __sk_buff,
+    ifindex: u32,
+    network: u32,
+    reason: u32,
+) -> u32 {
+    let ctx = &TcContext::new(ctx);
+    let packet: Ipv6Ends = header_bytes(ctx, IPV6_ENDS_OFFSET);
+    debug!(
+        ctx,
+        "drop ifindex={} network={} drop={} protocol={} {:i} -> {:i}",
+        ifindex,
+        network,
+        reason,
+        packet.next_header,
+        packet.source,
+        packet.destination
+    );
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_log_handover(
+    ctx: *mut __sk_buff,
+    ifindex: u32,
+    network: u32,
+    handover: u32,
+) -> u32 {
+    let ctx = &TcContext::new(ctx);
+    let packet: Ipv4Ends = header_bytes(ctx, IPV4_ENDS_OFFSET);
     trace!(
         ctx,
         "to stack ifindex={} network={} handover={} protocol={} {:i} -> {:i}",
         ifindex,
         network,
         handover,
-        packet.protocol(),
-        packet.source(),
-        packet.destination()
+        packet.protocol,
+        u32::from_be(packet.source),
+        u32::from_be(packet.destination)
     );
+    0
 }
 
-/// Bytes 8 to 20 of the IPv4 header: time to live, protocol, checksum, source, destination.
-struct Ends([u8; 12]);
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_log_handover_ipv6(
+    ctx: *mut __sk_buff,
+    ifindex: u32,
+    network: u32,
+    handover: u32,
+) -> u32 {
+    let ctx = &TcContext::new(ctx);
+    let packet: Ipv6Ends = header_bytes(ctx, IPV6_ENDS_OFFSET);
+    trace!(
+        ctx,
+        "to stack ifindex={} network={} handover={} protocol={} {:i} -> {:i}",
+        ifindex,
+        network,
+        handover,
+        packet.next_header,
+        packet.source,
+        packet.destination
+    );
+    0
+}
 
-impl Ends {
-    const OFFSET: u32 = 8;
+const IPV4_ENDS_OFFSET: u32 = 8;
 
-    #[inline(always)]
-    fn read(ctx: &TcContext) -> Self {
-        let mut bytes = [0; 12];
-        // SAFETY: the context is valid and the buffer is as long as told. Where the packet is no
-        // IPv4 packet the zeroes stay or other bytes come, and the record says no more than that.
-        unsafe {
-            bpf_skb_load_bytes_relative(
-                ctx.skb.skb.cast(),
-                Self::OFFSET,
-                bytes.as_mut_ptr().cast(),
-                bytes.len() as u32,
-                BPF_HDR_START_NET,
-            );
-        }
-        Self(bytes)
+/// The IPv4 header from the time to live on.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Ipv4Ends {
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+}
+
+const IPV6_ENDS_OFFSET: u32 = 6;
+
+/// The IPv6 header from the next header's kind on.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Ipv6Ends {
+    next_header: u8,
+    hop_limit: u8,
+    source: [u8; 16],
+    destination: [u8; 16],
+}
+
+/// Bytes of the IP header, wherever the hook's frame begins.
+#[inline(always)]
+fn header_bytes<T: Pod>(ctx: &TcContext, offset: u32) -> T {
+    let mut bytes = T::zeroed();
+    // SAFETY: the context is valid and the buffer is as long as told. Where the packet is no
+    // packet of that version the zeroes stay or other bytes come, and the record says no more.
+    unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.skb.skb.cast(),
+            offset,
+            (&raw mut bytes).cast(),
+            size_of::<T>() as u32,
+            BPF_HDR_START_NET,
+        );
     }
-
-    #[inline(always)]
-    fn protocol(&self) -> u8 {
-        self.0[1]
-    }
-
-    #[inline(always)]
-    fn source(&self) -> u32 {
-        u32::from_be_bytes([self.0[4], self.0[5], self.0[6], self.0[7]])
-    }
-
-    #[inline(always)]
-    fn destination(&self) -> u32 {
-        u32::from_be_bytes([self.0[8], self.0[9], self.0[10], self.0[11]])
-    }
+    bytes
 }

@@ -4,7 +4,9 @@
 #![allow(
     clippy::inline_always,
     clippy::cast_possible_wrap,
-    reason = "BPF: calls cost stack and verifier work, and helpers take and return signed words"
+    clippy::needless_pass_by_value,
+    reason = "BPF: calls cost stack and verifier work, helpers take and return signed words, and entry \
+              points take their context by value"
 )]
 // The functions that `classifier` writes have none.
 #![allow(missing_docs)]
@@ -41,13 +43,13 @@ mod route;
 mod routed;
 mod session;
 mod skb;
+mod steps;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use vnet_common::{family::Family, reason::Handover};
 
 use crate::{
-    hook::{ERROR, Hook, KNOWN, Link, POSSIBLE_REPLY, UNJUDGED},
-    ip::Ip,
+    hook::{Hook, Link},
     ipv4::Ipv4,
     ipv6::Ipv6,
     skb::Skb,
@@ -59,23 +61,9 @@ pub fn bridge_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
     match skb.family() {
-        Some(Family::Ipv4) => at_bridge::<Ipv4>(skb),
-        Some(Family::Ipv6) => at_bridge::<Ipv6>(skb),
+        Some(Family::Ipv4) => steps::at_bridge::<Ipv4>(skb),
+        Some(Family::Ipv6) => steps::at_bridge::<Ipv6>(skb),
         None => Hook::new(skb, Link::Ethernet).finish(Err(Handover::NotIp.into())),
-    }
-}
-
-#[inline(always)]
-fn at_bridge<V: Ip>(skb: Skb) -> i32 {
-    let mut action = from_guest::<V>(skb);
-    if action == UNJUDGED {
-        action = from_guest_unjudged::<V>(skb);
-    }
-    match action {
-        KNOWN => from_guest_known::<V>(skb),
-        ERROR => from_guest_error::<V>(skb),
-        POSSIBLE_REPLY => from_guest_in_reply::<V>(skb),
-        action => action,
     }
 }
 
@@ -83,25 +71,7 @@ fn at_bridge<V: Ip>(skb: Skb) -> i32 {
 #[classifier]
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, at_bridge_egress::<Ipv4>, at_bridge_egress::<Ipv6>)
-}
-
-#[inline(always)]
-fn at_bridge_egress<V: Ip>(skb: Skb) -> i32 {
-    egress::<V>(skb, to_guest::<V>(skb))
-}
-
-/// What follows the first step at an egress with Ethernet headers.
-#[inline(always)]
-fn egress<V: Ip>(skb: Skb, mut action: i32) -> i32 {
-    if action == UNJUDGED {
-        action = masquerade::<V>(skb);
-    }
-    match action {
-        KNOWN => translate::<V>(skb),
-        ERROR => translate_error::<V>(skb),
-        action => action,
-    }
+    by_family(skb, steps::at_bridge_egress::<Ipv4>, steps::at_bridge_egress::<Ipv6>)
 }
 
 /// TC ingress of an uplink with Ethernet headers: packets from outside.
@@ -109,46 +79,28 @@ fn egress<V: Ip>(skb: Skb, mut action: i32) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
-    by_family(skb, from_outside::<Ipv4>, from_outside::<Ipv6>)
+    by_family(skb, steps::from_outside::<Ipv4>, steps::from_outside::<Ipv6>)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, at_uplink_egress::<Ipv4>, at_uplink_egress::<Ipv6>)
-}
-
-#[inline(always)]
-fn at_uplink_egress<V: Ip>(skb: Skb) -> i32 {
-    egress::<V>(skb, to_outside::<V>(skb))
+    by_family(skb, steps::at_uplink_egress::<Ipv4>, steps::at_uplink_egress::<Ipv6>)
 }
 
 /// TC ingress of an uplink without link-layer headers (tun, `WireGuard`, PPP).
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, from_outside_raw::<Ipv4>, from_outside_raw::<Ipv6>)
+    by_family(skb, steps::from_outside_raw::<Ipv4>, steps::from_outside_raw::<Ipv6>)
 }
 
 /// TC egress of an uplink without link-layer headers.
 #[classifier]
 pub fn uplink_egress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, at_uplink_egress_raw::<Ipv4>, at_uplink_egress_raw::<Ipv6>)
-}
-
-#[inline(always)]
-fn at_uplink_egress_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut action = to_outside_raw::<V>(skb);
-    if action == UNJUDGED {
-        action = masquerade_raw::<V>(skb);
-    }
-    match action {
-        KNOWN => translate_raw::<V>(skb),
-        ERROR => translate_error_raw::<V>(skb),
-        action => action,
-    }
+    by_family(skb, steps::at_uplink_egress_raw::<Ipv4>, steps::at_uplink_egress_raw::<Ipv6>)
 }
 
 /// What is neither version of IP passes.
@@ -159,126 +111,6 @@ fn by_family(skb: Skb, ipv4: fn(Skb) -> i32, ipv6: fn(Skb) -> i32) -> i32 {
         Some(Family::Ipv6) => ipv6(skb),
         None => hook::NEXT,
     }
-}
-
-// Each step has a stack frame of its own: together they do not fit 512 bytes.
-
-#[inline(never)]
-fn from_guest<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = outbound::from_bridge::<V>(&mut hook);
-    hook.finish_or_reject(verdict, reject::guest::<V>)
-}
-
-#[inline(never)]
-fn from_guest_unjudged<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = outbound::from_bridge_unjudged::<V>(&mut hook);
-    hook.finish_or_reject(verdict, reject::guest::<V>)
-}
-
-#[inline(never)]
-fn from_guest_known<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = outbound::from_bridge_known::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn from_guest_error<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = outbound::from_bridge_error::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn from_guest_in_reply<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = inbound::reply_at_bridge::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn to_guest<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = forwarded::to_bridge::<V>(&mut hook);
-    hook.finish_or_reject(verdict, reject::forwarded::<V>)
-}
-
-#[inline(never)]
-fn from_outside<V: Ip>(skb: Skb) -> i32 {
-    arrive::<V>(skb, Link::Ethernet)
-}
-
-#[inline(never)]
-fn from_outside_raw<V: Ip>(skb: Skb) -> i32 {
-    arrive::<V>(skb, Link::Raw)
-}
-
-#[inline(always)]
-fn arrive<V: Ip>(skb: Skb, link: Link) -> i32 {
-    let mut hook = Hook::new(skb, link);
-    let verdict = inbound::from_uplink::<V>(&mut hook);
-    hook.finish_or_reject(verdict, reject::outside::<V>)
-}
-
-#[inline(never)]
-fn to_outside<V: Ip>(skb: Skb) -> i32 {
-    leave::<V>(skb, Link::Ethernet)
-}
-
-#[inline(never)]
-fn to_outside_raw<V: Ip>(skb: Skb) -> i32 {
-    leave::<V>(skb, Link::Raw)
-}
-
-#[inline(always)]
-fn leave<V: Ip>(skb: Skb, link: Link) -> i32 {
-    let mut hook = Hook::new(skb, link);
-    let verdict = forwarded::to_uplink::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn masquerade<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = forwarded::masquerade::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn masquerade_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
-    let verdict = forwarded::masquerade::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = forwarded::translate::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
-    let verdict = forwarded::translate::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate_error<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = forwarded::translate_error::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate_error_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
-    let verdict = forwarded::translate_error::<V>(&mut hook);
-    hook.finish(verdict)
 }
 
 /// TC ingress of a guest's port: what the guest may not send goes no further.

@@ -83,15 +83,14 @@ pub fn forwarded<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         return None;
     }
     let towards = hook.skb.ingress_ifindex();
-    let source = match uplink_address::<V>(towards) {
-        Some(address) => address,
-        None => {
-            let (sender, _) = V::ends(hook.skb, hook.l3()).ok()?;
-            match route::source_towards::<V>(hook.skb, sender, towards) {
-                Some(address) => address,
-                // The kernel does not tell: any address of the host will do.
-                None => V::gateway(NETWORKS.get(u32::from(hook.network))?),
-            }
+    let source = if let Some(address) = uplink_address::<V>(towards) {
+        address
+    } else {
+        let (sender, _) = V::ends(hook.skb, hook.l3()).ok()?;
+        match route::source_towards::<V>(hook.skb, sender, towards) {
+            Some(address) => address,
+            // The kernel does not tell: any address of the host will do.
+            None => V::gateway(NETWORKS.get(u32::from(hook.network))?),
         }
     };
     Some(V::reject(hook.skb, source, Manner { code: Code::Port, link: Link::Ethernet, towards }))

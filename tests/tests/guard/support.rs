@@ -25,7 +25,7 @@ pub struct Settings<'a> {
     pub rest: &'a str,
 }
 
-/// The definition of a NAT network 192.168.122.0/24 and fd00:122::/64 on `virbr0`.
+/// The definition of a NAT network 192.168.122.0/24 and `fd00:122::/64` on `virbr0`.
 pub fn definition(settings: &Settings<'_>) -> String {
     let Settings { options, dhcp, rest } = settings;
     format!(

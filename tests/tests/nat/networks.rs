@@ -1,6 +1,6 @@
 //! Several networks, several subnets, and interfaces that vnet does not know.
 
-use vnet_common::reason::{DropReason, Handover};
+use vnet_common::reason::DropReason;
 use vnet_tests::lab::services::TcpEcho;
 use vnet_tests::lab::{
     Capture, End, Guest, Lab, Node, PortKind, StandardLab, listing, require_root, wait_until,

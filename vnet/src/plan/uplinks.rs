@@ -23,21 +23,21 @@ pub(super) fn plan(
         .collect();
     // Those of definitions come on top; those of the command line are all that there are.
     let in_definitions = definitions.iter().flat_map(|definition| &definition.options.uplinks);
-    let mut named = HashMap::new();
+    let mut asked_for = HashMap::new();
     let names: BTreeSet<_> =
         options.uplinks.iter().chain(in_definitions.map(|uplink| &uplink.value)).collect();
     for name in names {
         match named_uplink(host, bridges, name, &mut candidates) {
-            Ok(candidate) => drop(named.insert(candidate.interface, candidate)),
+            Ok(candidate) => drop(asked_for.insert(candidate.interface, candidate)),
             Err(problem) => problems.push(problem),
         }
     }
     if options.uplinks.is_empty() {
         candidates.retain(|_, candidate| !has_only_guests(candidate, host));
-        named.extend(candidates);
+        asked_for.extend(candidates);
     }
     // What the programs cannot read is left out unless it was asked for, which was refused above.
-    let mut uplinks: Vec<_> = named.into_values().filter_map(planned_uplink).collect();
+    let mut uplinks: Vec<_> = asked_for.into_values().filter_map(planned_uplink).collect();
     uplinks.sort_by_key(|uplink| uplink.ifindex);
     uplinks
 }

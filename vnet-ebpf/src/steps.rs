@@ -1,0 +1,181 @@
+//! The steps behind the entry points, in the order in which a packet takes them.
+//!
+//! Each has a stack frame of its own, because together they do not fit 512 bytes. What one has found
+//! out the next one finds in per-CPU maps: the headers in `PACKET`, and in its `known` the flow.
+
+use crate::{
+    forwarded,
+    hook::{ERROR, Hook, KNOWN, Link, POSSIBLE_REPLY, UNJUDGED},
+    inbound,
+    ip::Ip,
+    outbound, reject,
+    skb::Skb,
+};
+
+#[inline(always)]
+pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
+    let mut action = from_guest::<V>(skb);
+    if action == UNJUDGED {
+        action = from_guest_unjudged::<V>(skb);
+    }
+    match action {
+        KNOWN => from_guest_known::<V>(skb),
+        ERROR => from_guest_error::<V>(skb),
+        POSSIBLE_REPLY => from_guest_in_reply::<V>(skb),
+        action => action,
+    }
+}
+
+#[inline(always)]
+pub fn at_bridge_egress<V: Ip>(skb: Skb) -> i32 {
+    egress::<V>(skb, to_guest::<V>(skb))
+}
+
+/// What follows the first step at an egress with Ethernet headers.
+#[inline(always)]
+fn egress<V: Ip>(skb: Skb, mut action: i32) -> i32 {
+    if action == UNJUDGED {
+        action = masquerade::<V>(skb);
+    }
+    match action {
+        KNOWN => translate::<V>(skb),
+        ERROR => translate_error::<V>(skb),
+        action => action,
+    }
+}
+
+#[inline(always)]
+pub fn at_uplink_egress<V: Ip>(skb: Skb) -> i32 {
+    egress::<V>(skb, to_outside::<V>(skb))
+}
+
+#[inline(always)]
+pub fn at_uplink_egress_raw<V: Ip>(skb: Skb) -> i32 {
+    let mut action = to_outside_raw::<V>(skb);
+    if action == UNJUDGED {
+        action = masquerade_raw::<V>(skb);
+    }
+    match action {
+        KNOWN => translate_raw::<V>(skb),
+        ERROR => translate_error_raw::<V>(skb),
+        action => action,
+    }
+}
+
+#[inline(never)]
+fn from_guest<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = outbound::from_bridge::<V>(&mut hook);
+    hook.finish_or_reject(verdict, reject::guest::<V>)
+}
+
+#[inline(never)]
+fn from_guest_unjudged<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = outbound::from_bridge_unjudged::<V>(&mut hook);
+    hook.finish_or_reject(verdict, reject::guest::<V>)
+}
+
+#[inline(never)]
+fn from_guest_known<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = outbound::from_bridge_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn from_guest_error<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = outbound::from_bridge_error::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn from_guest_in_reply<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = inbound::reply_at_bridge::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn to_guest<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = forwarded::to_bridge::<V>(&mut hook);
+    hook.finish_or_reject(verdict, reject::forwarded::<V>)
+}
+
+#[inline(never)]
+pub fn from_outside<V: Ip>(skb: Skb) -> i32 {
+    arrive::<V>(skb, Link::Ethernet)
+}
+
+#[inline(never)]
+pub fn from_outside_raw<V: Ip>(skb: Skb) -> i32 {
+    arrive::<V>(skb, Link::Raw)
+}
+
+#[inline(always)]
+fn arrive<V: Ip>(skb: Skb, link: Link) -> i32 {
+    let mut hook = Hook::new(skb, link);
+    let verdict = inbound::from_uplink::<V>(&mut hook);
+    hook.finish_or_reject(verdict, reject::outside::<V>)
+}
+
+#[inline(never)]
+fn to_outside<V: Ip>(skb: Skb) -> i32 {
+    leave::<V>(skb, Link::Ethernet)
+}
+
+#[inline(never)]
+fn to_outside_raw<V: Ip>(skb: Skb) -> i32 {
+    leave::<V>(skb, Link::Raw)
+}
+
+#[inline(always)]
+fn leave<V: Ip>(skb: Skb, link: Link) -> i32 {
+    let mut hook = Hook::new(skb, link);
+    let verdict = forwarded::to_uplink::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn masquerade<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = forwarded::masquerade::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn masquerade_raw<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Raw);
+    let verdict = forwarded::masquerade::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn translate<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = forwarded::translate::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn translate_raw<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Raw);
+    let verdict = forwarded::translate::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn translate_error<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = forwarded::translate_error::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn translate_error_raw<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Raw);
+    let verdict = forwarded::translate_error::<V>(&mut hook);
+    hook.finish(verdict)
+}
