@@ -15,7 +15,7 @@ use crate::{
     maps::{self, UPLINKS},
     nat::{self, Side, Ttl},
     parse::{Fragment, Packet},
-    policy::{self, End, Owner},
+    policy::{self, End, Owner, Slot},
     route::{self, Route},
     routed,
     session::SessionSlot,
@@ -145,7 +145,10 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     if !stays_on_link {
         policy::check_source::<V>(owner, skb.ifindex())?;
     }
-    let route = route::lookup(skb, packet, skb.ifindex())?;
+    let route = match route::lookup(skb, packet, skb.ifindex()) {
+        Err(Handover::NoRoute) => return Err(unrouted(network, packet)),
+        route => route?,
+    };
     // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
     if stays_on_link {
         return Err(DropReason::SpoofedSource.into());
@@ -164,6 +167,28 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
         return Err(Handover::NoNeighbour.into());
     }
     Ok(Judged { source: owner, route, masquerade })
+}
+
+/// What becomes of a packet that the host does not route, as when forwarding is off: what the policy
+/// would refuse on any route is refused, and the stack sees to the rest.
+#[inline(always)]
+fn unrouted<V: Ip>(network: Slot, packet: &Packet<V>) -> Stop {
+    let owner = policy::owner_of::<V>(packet.destination);
+    if owner.is_host() {
+        return Handover::ToHost.into();
+    }
+    let destination = if owner.slot.is_some() {
+        owner.slot.end()
+    } else {
+        // The one uplink that it may use, if there is only one.
+        End::outside(network.network().map_or(0, |network| network.forward_ifindex))
+    };
+    match policy::verdict::<V>(network.end(), destination) {
+        PolicyVerdict::Reject if owner.slot != network => {
+            policy::rejection(network.end(), destination).into()
+        }
+        _ => Handover::NoRoute.into(),
+    }
 }
 
 /// A masqueraded packet's way out; its next hop is that of this CPU's new flow.
