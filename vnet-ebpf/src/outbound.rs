@@ -134,19 +134,21 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
         return Err(DropReason::NoNetwork.into());
     }
     hook.network = network.0;
-    if V::is_group(packet.destination) {
-        return Err(Handover::Multicast.into());
-    }
-    if V::is_link_local(packet.destination) {
-        return Err(Handover::LinkLocal.into());
-    }
     let owner = policy::owner_of::<V>(packet.source);
     let stays_on_link = V::is_link_local(packet.source);
     if !stays_on_link {
         policy::check_source::<V>(owner, skb.ifindex())?;
     }
+    if V::is_group(packet.destination) {
+        return Err(Handover::Multicast.into());
+    }
+    if V::is_link_local(packet.destination) || packet.is_of_the_link() {
+        return Err(Handover::LinkLocal.into());
+    }
     let route = match route::lookup(skb, packet, skb.ifindex()) {
-        Err(Handover::NoRoute) => return Err(unrouted(network, packet)),
+        Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
+            return Err(DropReason::PolicyRejected.into());
+        }
         route => route?,
     };
     // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
@@ -169,26 +171,20 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     Ok(Judged { source: owner, route, masquerade })
 }
 
-/// What becomes of a packet that the host does not route, as when forwarding is off: what the policy
-/// would refuse on any route is refused, and the stack sees to the rest.
-#[inline(always)]
-fn unrouted<V: Ip>(network: Slot, packet: &Packet<V>) -> Stop {
+/// Whether the policy would refuse this CPU's packet on any route, for one that the host does not
+/// route, as when forwarding is off. A function of its own for the sake of the stack.
+#[inline(never)]
+fn is_refused_anywhere<V: Ip>(network: Slot) -> bool {
+    let Some(packet) = V::packet() else { return true };
     let owner = policy::owner_of::<V>(packet.destination);
-    if owner.is_host() {
-        return Handover::ToHost.into();
-    }
     let destination = if owner.slot.is_some() {
         owner.slot.end()
     } else {
         // The one uplink that it may use, if there is only one.
         End::outside(network.network().map_or(0, |network| network.forward_ifindex))
     };
-    match policy::verdict::<V>(network.end(), destination) {
-        PolicyVerdict::Reject if owner.slot != network => {
-            policy::rejection(network.end(), destination).into()
-        }
-        _ => Handover::NoRoute.into(),
-    }
+    let verdict = policy::verdict::<V>(network.end(), destination);
+    !owner.is_host() && owner.slot != network && matches!(verdict, PolicyVerdict::Reject)
 }
 
 /// A masqueraded packet's way out; its next hop is that of this CPU's new flow.

@@ -90,17 +90,14 @@ impl<V: Ip> Packet<V> {
         }
     }
 
-    /// Enters the headers that were read as this CPU's packet: a word for [`Packet::parse`].
+    /// Reads the headers into this CPU's place for them: a word for [`Packet::parse`].
     #[inline(always)]
-    pub fn enter(headers: Result<Self, DropReason>, skb: Skb) -> u32 {
-        let parsed = headers.and_then(|mut headers| headers.parse_l4(skb).map(|()| headers));
-        match (parsed, V::packet()) {
-            (Ok(headers), Some(packet)) => {
-                *packet = headers;
-                PARSED
-            }
-            (Err(DropReason::HeaderChain), _) => CHAIN_TOO_LONG,
-            _ => MALFORMED,
+    pub fn enter(skb: Skb, l3: usize) -> u32 {
+        let Some(packet) = V::packet() else { return MALFORMED };
+        match V::headers(skb, l3, packet).and_then(|()| packet.parse_l4(skb)) {
+            Ok(()) => PARSED,
+            Err(DropReason::HeaderChain) => CHAIN_TOO_LONG,
+            Err(_) => MALFORMED,
         }
     }
 
@@ -163,6 +160,15 @@ impl<V: Ip> Packet<V> {
     #[inline(always)]
     pub fn is_icmp_error(&self) -> bool {
         self.is_icmp() && self.icmp == icmp::Kind::Error && self.fragment != Fragment::Later
+    }
+
+    /// Neighbour discovery and the like (RFC 4861), which no router forwards.
+    #[inline(always)]
+    pub fn is_of_the_link(&self) -> bool {
+        V::FAMILY as u8 == Family::Ipv6 as u8
+            && self.is_icmp()
+            && self.icmp == icmp::Kind::Other
+            && self.fragment != Fragment::Later
     }
 
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.

@@ -36,7 +36,8 @@ pub fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, route: &Route) -> Step<Ve
 #[inline(always)]
 pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let skb = hook.skb;
-    if V::is_group(packet.destination) || V::is_link_local(packet.source) {
+    if V::is_group(packet.destination) || V::is_link_local(packet.source) || packet.is_of_the_link()
+    {
         return Err(Handover::NoFlow.into());
     }
     let source = policy::owner_of::<V>(packet.source);
