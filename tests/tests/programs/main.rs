@@ -13,6 +13,7 @@ mod guard_learning;
 mod guard_neighbour;
 mod icmp_errors;
 mod inbound;
+mod ipv6_nat;
 mod limits;
 mod malformed;
 mod outbound;
