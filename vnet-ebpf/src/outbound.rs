@@ -146,7 +146,8 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
         policy::check_source::<V>(owner, skb.ifindex())?;
     }
     let route = route::lookup(skb, packet, skb.ifindex())?;
-    // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
+    // `::` is for the host itself only; link-local sources the kernel leaves to the stack, which sends
+    // the ICMP error, and none of them leaves it (RFC 4291, sections 2.5.2 and 2.5.6).
     if stays_on_link {
         return Err(DropReason::SpoofedSource.into());
     }
