@@ -135,7 +135,8 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     }
     hook.network = network.0;
     let owner = policy::owner_of::<V>(packet.source);
-    let stays_on_link = V::is_link_local(packet.source);
+    let stays_on_link = V::is_link_local(packet.source)
+        && (V::is_group(packet.destination) || !packet.is_from_nobody());
     if !stays_on_link {
         policy::check_source::<V>(owner, skb.ifindex())?;
     }

@@ -2,7 +2,7 @@
 
 use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr};
 use vnet_common::{
-    address::PortBe,
+    address::{Ipv4Be, PortBe},
     family::Family,
     flow::{Direction, FlowKey, FragmentKey, protocol},
     icmp,
@@ -160,6 +160,13 @@ impl<V: Ip> Packet<V> {
     #[inline(always)]
     pub fn is_icmp_error(&self) -> bool {
         self.is_icmp() && self.icmp == icmp::Kind::Error && self.fragment != Fragment::Later
+    }
+
+    /// Whether the source is the unspecified address, which only asks for one on the link.
+    #[inline(always)]
+    pub fn is_from_nobody(&self) -> bool {
+        let source = V::widen(self.source);
+        source.is_unspecified() || (source.is_ipv4() && source.ipv4_part() == Ipv4Be::UNSPECIFIED)
     }
 
     /// Neighbour discovery and the like (RFC 4861), which no router forwards.

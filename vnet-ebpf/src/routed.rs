@@ -74,10 +74,11 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     if route.ifindex != owner.slot.bridge_ifindex() {
         return Err(Handover::NoRoute.into());
     }
-    outbound::check_exceptions(skb, packet, route.mtu)?;
+    // Without a neighbour the kernel does not tell the MTU.
     if !route.resolved {
         return Err(Handover::NoNeighbour.into());
     }
+    outbound::check_exceptions(skb, packet, route.mtu)?;
     count::traffic(owner.slot.0, Direction::Inbound, skb.len());
     V::decrement_ttl(skb, hook.l3())?;
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))
