@@ -22,6 +22,8 @@ use crate::{
     skb::Skb,
 };
 
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH` of the kernel's `include/uapi/linux/bpf.h`: the route alone.
+const SKIP_NEIGH: u32 = 1 << 2;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -31,7 +33,7 @@ pub struct Route {
     pub next_hop: Address,
     /// Largest IP packet in bytes.
     pub mtu: u16,
-    /// Whether the neighbour table knows the next hop's link-layer address.
+    /// Whether the next hop may be sent to: on kernels before 6.3, whether the neighbour table knows it.
     pub resolved: bool,
 }
 
@@ -89,7 +91,13 @@ pub fn lookup<V: Ip>(
         destination,
         link_layer: [0; 4],
     };
-    let resolved = fib.ask(skb, 0)?;
+    // The redirect resolves the neighbour by itself: waiting for the stack to do that would make guests
+    // depend on the host's firewall, which may drop what it forwards.
+    let resolved = match fib.ask(skb, SKIP_NEIGH) {
+        // Kernels before 6.3 do not know that flag.
+        Err(Handover::NoRoute) => fib.ask(skb, 0)?,
+        answer => answer?,
+    };
     Ok(Route { ifindex: fib.ifindex, next_hop: fib.next_hop(), mtu: fib.length_or_mtu, resolved })
 }
 

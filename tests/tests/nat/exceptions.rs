@@ -267,7 +267,29 @@ fn first_packet_finds_its_way_with_an_empty_neighbour_table() -> anyhow::Result<
         assert_eq!(syns.len(), 3, "{}", listing(&syns));
         assert_only_uplink_is_seen(&syns, &[UPLINK]);
     }
-    assert!(nat.vnet.handovers(Handover::NoNeighbour)? > 0);
+    nat.finish()
+}
+
+/// As Docker sets it.
+#[test]
+fn firewall_that_forwards_nothing_does_not_cut_guests_off() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let nat = Nat::new()?;
+    let _servers = echo_servers(&nat.lab.outside)?;
+    nat.lab.host.run(&["nft", "add", "table", "inet", "filter"])?;
+    let chain = "{ type filter hook forward priority 0; policy drop; }";
+    nat.lab.host.run(&["nft", "add", "chain", "inet", "filter", "forward", chain])?;
+    for guest in nat.guests() {
+        for _round in 0..3 {
+            nat.lab.host.run(&["ip", "neigh", "flush", "all"])?;
+            assert_eq!(guest.ping(OUTSIDE, 1)?.received, 1);
+            nat.lab.host.run(&["ip", "neigh", "flush", "all"])?;
+            assert_echoes(&guest.tcp_connect(at(OUTSIDE, 7), DEADLINE)?, 10_000);
+        }
+    }
+    nat.lab.host.run(&["nft", "delete", "table", "inet", "filter"])?;
     nat.finish()
 }
 

@@ -75,11 +75,14 @@ fn segmentation_offload_packet_is_measured_by_its_segments() -> Result<()> {
 }
 
 #[test]
-fn unresolved_neighbour_is_left_to_the_stack() -> Result<()> {
+fn unresolved_neighbour_is_resolved_by_the_redirect() -> Result<()> {
     with_rig(|rig| {
         let syn = tcp("192.168.122.10:20000", "198.51.100.77:80", SYN);
-        rig.from_guest(&syn)?.assert_handed_over(NETWORK, Handover::NoNeighbour, &syn);
-        assert_eq!(rig.tables()?.live().count(), 0);
+        let sent = syn.clone().from(EXTERNAL).ttl(63);
+        rig.from_guest(&syn)?.assert_redirected(NETWORK, Outbound, &sent);
+        let session = rig.tables()?.only();
+        assert_eq!(session.mtu_outbound, 1500);
+        assert_eq!(session.next_hop, address("198.51.100.77"));
         Ok(())
     })
 }
