@@ -39,9 +39,18 @@ struct Definition {
 #[derive(Debug)]
 struct Network {
     name: String,
-    /// Masqueraded: what this version serves.
-    nat: bool,
+    kind: Kind,
     bridge: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// On a bridge that libvirt makes for it.
+    OwnBridge,
+    /// On a bridge of the host (mode 'bridge').
+    HostBridge,
+    /// On no Linux bridge: macvtap, `hostdev`, Open vSwitch. vnet leaves it alone.
+    NotServed,
 }
 
 /// Looks at the network namespace and the files that the process was started with.
@@ -62,7 +71,9 @@ impl RealHost {
         let served: Vec<String> = self
             .definitions
             .iter()
-            .filter(|definition| definition.network.as_ref().is_some_and(|network| network.nat))
+            .filter(|definition| {
+                definition.network.as_ref().is_some_and(|network| network.kind != Kind::NotServed)
+            })
             .map(|definition| definition.path.display().to_string())
             .collect();
         if !served.is_empty() {
@@ -76,14 +87,16 @@ impl RealHost {
         let Some(network) = &definition.network else {
             return Some("has errors; `vnet check` names them".to_owned());
         };
-        if !network.nat {
-            return Some(format!("network `{}` is not NAT, not served yet", network.name));
+        let Network { name, kind, bridge } = network;
+        let is_there = self.bridges.iter().any(|own| own.name == *bridge);
+        match kind {
+            Kind::NotServed => Some(format!("network `{name}` is on no Linux bridge: not served")),
+            Kind::OwnBridge | Kind::HostBridge if is_there => None,
+            Kind::OwnBridge => {
+                Some(format!("bridge {bridge} is not there yet; first: virsh net-start {name}"))
+            }
+            Kind::HostBridge => Some(format!("bridge {bridge} is not there yet; make it first")),
         }
-        if self.bridges.iter().any(|bridge| bridge.name == network.bridge) {
-            return None;
-        }
-        let Network { name, bridge, .. } = network;
-        Some(format!("bridge {bridge} is not there yet; first: virsh net-start {name}"))
     }
 
     /// How to get a definition when there is none.
@@ -153,17 +166,31 @@ fn network(path: &Path) -> Option<Network> {
     let network = loaded.networks.first().filter(|_| !loaded.report.has_errors())?;
     Some(Network {
         name: network.name.value.clone(),
-        nat: network.forward.mode.value == ForwardMode::Nat,
+        kind: kind(network),
         bridge: network.bridge.name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
     })
+}
+
+fn kind(network: &definition::Network) -> Kind {
+    let mode = network.forward.mode.value;
+    if mode.has_own_bridge() {
+        Kind::OwnBridge
+    } else if mode == ForwardMode::Bridge
+        && network.bridge.name.is_some()
+        && network.virtual_port.is_none()
+    {
+        Kind::HostBridge
+    } else {
+        Kind::NotServed
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn definition(path: &str, name: &str, bridge: &str, nat: bool) -> Definition {
-        let network = Network { name: name.to_owned(), nat, bridge: bridge.to_owned() };
+    fn definition(path: &str, name: &str, bridge: &str, kind: Kind) -> Definition {
+        let network = Network { name: name.to_owned(), kind, bridge: bridge.to_owned() };
         Definition { path: path.into(), network: Some(network) }
     }
 
@@ -173,12 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn nat_definitions_are_the_command_s_arguments() {
+    fn definitions_of_every_served_kind_are_the_command_s_arguments() {
         let host = RealHost {
-            bridges: vec![bridge("virbr0", &["192.168.122.1/24"]), bridge("virbr1", &[])],
+            bridges: vec![bridge("virbr0", &["192.168.122.1/24"]), bridge("br0", &[])],
             definitions: vec![
-                definition("/n/a.xml", "default", "virbr0", true),
-                definition("/n/b.xml", "lab", "virbr1", true),
+                definition("/n/a.xml", "default", "virbr0", Kind::OwnBridge),
+                definition("/n/b.xml", "lan", "br0", Kind::HostBridge),
             ],
         };
         assert_eq!(host.advice(), "  cargo xtask run -- /n/a.xml /n/b.xml");
@@ -186,23 +213,46 @@ mod tests {
 
     #[test]
     fn definitions_that_will_not_work_are_named_with_the_reason() {
-        let mut broken = definition("/n/c.xml", "", "", false);
+        let mut broken = definition("/n/d.xml", "", "", Kind::NotServed);
         broken.network = None;
         let host = RealHost {
             bridges: vec![],
             definitions: vec![
-                definition("/n/a.xml", "default", "virbr0", true),
-                definition("/n/b.xml", "dmz", "virbr1", false),
+                definition("/n/a.xml", "default", "virbr0", Kind::OwnBridge),
+                definition("/n/b.xml", "dmz", "br0", Kind::HostBridge),
+                definition("/n/c.xml", "direct", "", Kind::NotServed),
                 broken,
             ],
         };
         assert_eq!(
             host.advice(),
             "  /n/a.xml: bridge virbr0 is not there yet; first: virsh net-start default
-  /n/b.xml: network `dmz` is not NAT, not served yet
-  /n/c.xml: has errors; `vnet check` names them
-  cargo xtask run -- /n/a.xml"
+  /n/b.xml: bridge br0 is not there yet; make it first
+  /n/c.xml: network `direct` is on no Linux bridge: not served
+  /n/d.xml: has errors; `vnet check` names them
+  cargo xtask run -- /n/a.xml /n/b.xml"
         );
+    }
+
+    #[test]
+    fn what_has_a_linux_bridge_is_served_in_every_mode() {
+        let kind_of = |body: &str| {
+            let xml = format!("<network><name>n</name>{body}</network>");
+            let loaded = definition::load_text(Path::new("n.xml"), &xml);
+            assert!(!loaded.report.has_errors(), "{xml}");
+            kind(&loaded.networks[0])
+        };
+        let ip = "<bridge name='virbr0'/><ip address='192.168.122.1' prefix='24'/>";
+        assert_eq!(kind_of(ip), Kind::OwnBridge);
+        for mode in ["nat", "route", "open"] {
+            assert_eq!(kind_of(&format!("<forward mode='{mode}'/>{ip}")), Kind::OwnBridge);
+        }
+        let bridged = "<forward mode='bridge'/><bridge name='br0'/>";
+        assert_eq!(kind_of(bridged), Kind::HostBridge);
+        let on_a_switch = format!("{bridged}<virtualport type='openvswitch'/>");
+        assert_eq!(kind_of(&on_a_switch), Kind::NotServed);
+        let macvtap = "<forward mode='bridge'><interface dev='eth0'/></forward>";
+        assert_eq!(kind_of(macvtap), Kind::NotServed);
     }
 
     #[test]
@@ -226,7 +276,7 @@ mod tests {
         let advice = RealHost { bridges, definitions: vec![] }.advice();
         assert!(advice.contains("ip link add virbr0 up type bridge && "), "{advice}");
         let example = network(Path::new(EXAMPLE)).unwrap();
-        assert!(example.nat);
+        assert_eq!(example.kind, Kind::OwnBridge);
         assert_eq!(example.bridge, "virbr0");
     }
 

@@ -52,6 +52,15 @@ fn beyond(network: &Network) -> Option<(Span, String)> {
     Some((mode.span.clone(), reason))
 }
 
+/// Whether guests of any family are masqueraded.
+fn is_masqueraded(network: &Network) -> bool {
+    let Some(nat) = &network.forward.nat else { return false };
+    let nat66 = nat.ipv6.as_ref().is_some_and(|ipv6| ipv6.value);
+    let only_ipv6 =
+        !network.ips.is_empty() && network.ips.iter().all(|ip| ip.address.value.is_ipv6());
+    nat66 || !only_ipv6
+}
+
 struct Limits<'a> {
     diagnostics: &'a mut Vec<Diagnostic>,
 }
@@ -174,9 +183,10 @@ impl Limits<'_> {
     fn options(&mut self, network: &Network) {
         const BRIDGED: &str = "packets of this network are the bridge's business alone";
         const ROUTED: &str = "guests of this network keep their own addresses";
+        const UNCOUNTED: &str = "only masqueraded flows are counted";
         let options = &network.options;
         let bridged = network.forward.mode.value == ForwardMode::Bridge;
-        let masqueraded = network.forward.nat.is_some();
+        let masqueraded = is_masqueraded(network);
         if let Some(filtering) = &options.filtering {
             if !masqueraded {
                 self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
@@ -188,8 +198,9 @@ impl Limits<'_> {
                 );
             }
         }
-        if let Some(flows) = options.limits.flows.as_ref().filter(|_| bridged) {
-            self.warn(&flows.span, "`flows` has no effect here", BRIDGED);
+        if let Some(flows) = options.limits.flows.as_ref().filter(|_| !masqueraded) {
+            let reason = if bridged { BRIDGED } else { UNCOUNTED };
+            self.warn(&flows.span, "`flows` has no effect here", reason);
         }
         if let Some(ports) = &options.limits.ports {
             if masqueraded {
@@ -205,6 +216,8 @@ impl Limits<'_> {
         if let Some(new_flows) = &options.limits.new_flows {
             if bridged {
                 self.warn(&new_flows.span, "`new-flows` has no effect here", BRIDGED);
+            } else if !masqueraded {
+                self.warn(&new_flows.span, "`new-flows` has no effect here", UNCOUNTED);
             } else {
                 self.warn(
                     &new_flows.span,
