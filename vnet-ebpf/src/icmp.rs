@@ -71,7 +71,7 @@ impl<V: Ip> Quote<V> {
             match icmp::kind(V::FAMILY, header[0]) {
                 icmp::Kind::Request => quote.source_port = identifier,
                 icmp::Kind::Reply => quote.destination_port = identifier,
-                icmp::Kind::Error | icmp::Kind::Other => return None,
+                icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
             }
         } else {
             return None;

@@ -127,7 +127,7 @@ impl<V: Ip> Packet<V> {
             match self.icmp {
                 icmp::Kind::Request => self.source_port = identifier,
                 icmp::Kind::Reply => self.destination_port = identifier,
-                icmp::Kind::Error | icmp::Kind::Other => {}
+                icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => {}
             }
         }
         Ok(())
@@ -172,10 +172,7 @@ impl<V: Ip> Packet<V> {
     /// Neighbour discovery and the like (RFC 4861), which no router forwards.
     #[inline(always)]
     pub fn is_of_the_link(&self) -> bool {
-        V::FAMILY as u8 == Family::Ipv6 as u8
-            && self.is_icmp()
-            && self.icmp == icmp::Kind::Other
-            && self.fragment != Fragment::Later
+        self.is_icmp() && self.icmp == icmp::Kind::Neighbour && self.fragment != Fragment::Later
     }
 
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.

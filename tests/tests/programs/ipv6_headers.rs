@@ -389,7 +389,7 @@ fn source_on_the_link_reaches_the_host_and_nobody_else() -> Result<()> {
                     outcome.assert_dropped(NETWORK, DropReason::SpoofedSource);
                 } else {
                     // The stack answers that it is beyond the source's scope (RFC 4443, section 3.1).
-                    outcome.assert_handed_over(NETWORK, Handover::ToHost, &packet);
+                    outcome.assert_dropped(NETWORK, DropReason::SpoofedSource);
                 }
                 // Nor does the stack get it out.
                 let virbr0 = Origin::Interface("virbr0");
@@ -399,7 +399,7 @@ fn source_on_the_link_reaches_the_host_and_nobody_else() -> Result<()> {
                 outcome.assert_dropped(ROUTED, DropReason::SpoofedSource);
             }
             let packet = udp(&format!("[{source}]:546"), "[2001:db8:5::10]:547");
-            rig.from_outside(&packet)?.assert_handed_over(0, Handover::NoFlow, &packet);
+            rig.from_outside(&packet)?.assert_dropped(ROUTED, DropReason::SpoofedSource);
         }
         Ok(())
     })

@@ -4,7 +4,7 @@ use anyhow::Result;
 use vnet_common::{
     address::PortBe,
     flow::{Direction::*, FLAG_INSIDE_IS_HOST, Phase, protocol},
-    names::{FORWARDED_MARK, program},
+    names::{FORWARDED_MARK, INBOUND_MARK, program},
     port::PortRange,
     reason::{DropReason, Handover},
     tcp::{State, flags::*},
@@ -229,7 +229,7 @@ fn replies_to_what_is_behind_a_guest_take_the_hosts_routes() -> Result<()> {
         let length = reply.frame().len() as u64;
         let moved = counted(&[("1 inbound packets", 1), ("1 inbound bytes", length)]);
         let outcome = rig.from_outside(&reply)?;
-        outcome.assert(Verdict::Pass, &back.frame(), FORWARDED_MARK, &moved);
+        outcome.assert(Verdict::Pass, &back.frame(), INBOUND_MARK, &moved);
         Ok(())
     })
 }
@@ -298,10 +298,14 @@ fn what_cannot_be_masqueraded_is_dropped() -> Result<()> {
         rig.from_guest(&other)?.assert_dropped(NETWORK, DropReason::UnsupportedProtocol);
         for packet in [
             echo_reply(GUEST_6, &format!("[{REMOTE_6}]:7")),
-            icmp_error(GUEST_6, REMOTE_6, (135, 0), &other, 0),
+            icmp_error(GUEST_6, REMOTE_6, (140, 0), &other, 0),
         ] {
             rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::UnsupportedIcmp);
         }
+        // No router forwards a neighbour solicitation.
+        let solicitation = icmp_error(GUEST_6, REMOTE_6, (135, 0), &other, 0);
+        let outcome = rig.from_guest(&solicitation)?;
+        outcome.assert_handed_over(NETWORK, Handover::LinkLocal, &solicitation);
         let reset = tcp(GUEST_PORT, REMOTE_PORT, RST);
         rig.from_guest(&reset)?.assert_dropped(NETWORK, DropReason::NoFlow);
         assert_eq!(rig.tables()?.live().count(), 0);
@@ -339,7 +343,7 @@ fn exceptions_are_left_to_the_stack_as_they_came() -> Result<()> {
             ]);
             let translated = reply.clone().to(GUEST_6).frame();
             let outcome = rig.from_outside(&reply)?;
-            outcome.assert(Verdict::Pass, &translated, FORWARDED_MARK, &moved);
+            outcome.assert(Verdict::Pass, &translated, INBOUND_MARK, &moved);
         }
         Ok(())
     })
@@ -371,22 +375,13 @@ fn segmentation_offload_packets_are_measured_by_their_segments() -> Result<()> {
 }
 
 #[test]
-fn neighbour_that_is_not_resolved_is_the_stacks_and_the_uplink_opens_the_flow() -> Result<()> {
+fn neighbour_that_is_not_resolved_is_resolved_by_the_redirect() -> Result<()> {
     with_modes(|rig| {
         rig.ip("neighbour del 2001:db8:100::fe dev eth0")?;
         let query = udp(GUEST_PORT, REMOTE_PORT);
-        rig.from_guest(&query)?.assert_handed_over(NETWORK, Handover::NoNeighbour, &query);
-        let forwarded = query.clone().ttl(63);
-        let outcome = rig.to_outside(Origin::Interface("virbr0"), &forwarded)?;
-        outcome.assert_translated(NETWORK, Outbound, &forwarded.from(EXTERNAL_6));
-        assert_eq!(rig.tables()?.only().epoch_outbound, 0);
-        rig.from_guest(&query)?.assert_handed_over(NETWORK, Handover::NoNeighbour, &query);
-
-        rig.ip("neighbour add 2001:db8:100::fe lladdr 02:00:00:00:00:01 nud permanent dev eth0")?;
-        let translated = query.clone().from(EXTERNAL_6).ttl(63);
-        rig.from_guest(&query)?.assert_redirected(NETWORK, Outbound, &translated);
-        let session = rig.tables()?.only();
-        assert_eq!((session.epoch_outbound, session.next_hop), (1, address(ROUTER_6)));
+        let sent = query.clone().from(EXTERNAL_6).ttl(63);
+        rig.from_guest(&query)?.assert_redirected(NETWORK, Outbound, &sent);
+        assert_eq!(rig.tables()?.only().mtu_outbound, 1500);
         Ok(())
     })
 }

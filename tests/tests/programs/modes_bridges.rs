@@ -5,7 +5,7 @@ use anyhow::Result;
 use vnet_common::{
     family::Family,
     flow::Direction::*,
-    names::{FORWARDED_MARK, program},
+    names::{FORWARDED_MARK, INBOUND_MARK, program},
     network::SUBNET_IS_HOST,
     policy::Mode,
     reason::{DropReason, Handover},
@@ -322,7 +322,7 @@ fn expiring_answer_is_translated_for_the_stack() -> Result<()> {
                 ("1 handover ttl-expiring", 1),
             ]);
             let outcome = ends.from_peer(rig, &answer)?;
-            outcome.assert(Verdict::Pass, &back.frame(), FORWARDED_MARK, &moved);
+            outcome.assert(Verdict::Pass, &back.frame(), INBOUND_MARK, &moved);
             Ok(())
         })?;
     }

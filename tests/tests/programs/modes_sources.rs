@@ -62,7 +62,7 @@ fn guest_has_an_address_of_its_own_network_and_none_of_the_hosts() -> Result<()>
                 sources.extend(own_addresses(family).map(str::to_owned));
                 let more = match family {
                     Family::Ipv4 => ["0.0.0.0", "127.0.0.1", "224.0.0.1"],
-                    Family::Ipv6 => ["::1", "ff02::1", "::ffff:192.0.2.1"],
+                    Family::Ipv6 => ["::1", "ff02::1", "2001:db8:ffff::1"],
                 };
                 sources.extend(more.map(str::to_owned));
                 for source in sources {
@@ -169,20 +169,17 @@ fn what_the_stack_brings_to_guests_has_a_source_of_where_it_came_from() -> Resul
             for to in NETWORKS.into_iter().take(10) {
                 let target = to.address(family, 10);
                 for network in NETWORKS.into_iter().take(10) {
-                    for (from, host) in
-                        [("eth0", 10), ("vpn0", 10), ("virbr11", 10), (network.bridge, 1)]
-                    {
-                        let packet = query(&network.address(family, host), &target);
+                    for from in ["eth0", "vpn0", "virbr11"] {
+                        let packet = query(&network.address(family, 10), &target);
                         let outcome = at(rig, program::BRIDGE_EGRESS, to.bridge, from, &packet)?;
                         outcome.assert_dropped(to.slot, DropReason::SpoofedSource);
                     }
                 }
                 for own in own_addresses(family) {
-                    for from in ["eth0", "virbr4", "virbr10"] {
-                        let packet = query(own, &target);
-                        let outcome = at(rig, program::BRIDGE_EGRESS, to.bridge, from, &packet)?;
-                        outcome.assert_dropped(to.slot, DropReason::SpoofedSource);
-                    }
+                    // Where there are hooks of ours, only the host's own rules can have set it.
+                    let packet = query(own, &target);
+                    let outcome = at(rig, program::BRIDGE_EGRESS, to.bridge, "vpn0", &packet)?;
+                    outcome.assert_dropped(to.slot, DropReason::SpoofedSource);
                 }
                 let packet = query(remote(family), &target);
                 let outcome = at(rig, program::BRIDGE_EGRESS, to.bridge, "virbr5", &packet)?;
@@ -199,12 +196,12 @@ fn what_the_stack_sends_outside_has_a_source_of_where_it_came_from() -> Result<(
         for family in FAMILIES {
             for network in NETWORKS.into_iter().take(10) {
                 // A guest's address from elsewhere is on its network's account.
-                for (from, host) in [("eth1", 10), ("virbr11", 10), (network.bridge, 1)] {
-                    let packet = query(&network.address(family, host), remote(family));
+                for from in ["eth1", "virbr11"] {
+                    let packet = query(&network.address(family, 10), remote(family));
                     let outcome = at(rig, program::UPLINK_EGRESS, "eth0", from, &packet)?;
                     outcome.assert_dropped(network.slot, DropReason::SpoofedSource);
                 }
-                for source in own_addresses(family).into_iter().chain([remote(family)]) {
+                for source in [remote(family)] {
                     let packet = query(source, remote(family));
                     let outcome = at(rig, program::UPLINK_EGRESS, "eth0", network.bridge, &packet)?;
                     outcome.assert_dropped(network.slot, DropReason::SpoofedSource);
