@@ -1,10 +1,10 @@
-//! ICMPv6 errors: the packet that they quote is translated with them, and their own checksum covers the
+//! `ICMPv6` errors: the packet that they quote is translated with them, and their own checksum covers the
 //! addresses of both (RFC 4443, section 2.3; RFC 5508).
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
     flow::Direction::*,
-    names::{FORWARDED_MARK, INBOUND_MARK, program},
+    names::{INBOUND_MARK, program},
     reason::{DropReason, Handover},
     tcp::{State, flags::*},
 };

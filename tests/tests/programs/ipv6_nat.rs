@@ -4,7 +4,7 @@ use anyhow::Result;
 use vnet_common::{
     address::PortBe,
     flow::{Direction::*, FLAG_INSIDE_IS_HOST, Phase, protocol},
-    names::{FORWARDED_MARK, INBOUND_MARK, program},
+    names::{INBOUND_MARK, program},
     port::PortRange,
     reason::{DropReason, Handover},
     tcp::{State, flags::*},

@@ -1,4 +1,4 @@
-//! Rejected packets of IPv6: an ICMPv6 destination-unreachable, unless it must not be (RFC 4443,
+//! Rejected packets of IPv6: an `ICMPv6` destination-unreachable, unless it must not be (RFC 4443,
 //! section 2.4).
 
 use anyhow::Result;

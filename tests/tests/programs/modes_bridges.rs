@@ -5,7 +5,7 @@ use anyhow::Result;
 use vnet_common::{
     family::Family,
     flow::Direction::*,
-    names::{FORWARDED_MARK, INBOUND_MARK, program},
+    names::{INBOUND_MARK, program},
     network::SUBNET_IS_HOST,
     policy::Mode,
     reason::{DropReason, Handover},
@@ -59,7 +59,7 @@ impl Ends {
     }
 
     /// A packet of the peer's at the ingress of its bridge.
-    fn from_peer(&self, rig: &mut Rig, packet: &Packet) -> Result<Outcome> {
+    fn send_from_peer(&self, rig: &mut Rig, packet: &Packet) -> Result<Outcome> {
         let bridge = self.network.bridge;
         rig.at(program::BRIDGE_INGRESS, bridge, Origin::Interface(bridge), &packet.frame())
     }
@@ -78,7 +78,7 @@ fn guest_goes_out_with_the_bridges_address_and_gets_its_answers() -> Result<()> 
                 let translated = packet.clone().from(&ends.external).ttl(63);
                 rig.from_guest(&packet)?.assert_redirected(NETWORK, Outbound, &translated);
                 let back = answer.clone().to(&ends.guest).ttl(63);
-                let outcome = ends.from_peer(rig, &answer)?;
+                let outcome = ends.send_from_peer(rig, &answer)?;
                 outcome.assert_redirected(NETWORK, Inbound, &back);
             }
             let tables = rig.tables()?;
@@ -108,7 +108,7 @@ fn same_flow_goes_through_the_stack() -> Result<()> {
                 let outcome = ends.to_peer(rig, virbr0, &forwarded)?;
                 outcome.assert_translated(NETWORK, Outbound, &translated);
                 let back = answer.clone().to(&ends.guest).ttl(63);
-                let outcome = ends.from_peer(rig, &answer)?;
+                let outcome = ends.send_from_peer(rig, &answer)?;
                 outcome.assert_redirected(NETWORK, Inbound, &back);
                 // The bridge takes the flow over.
                 let direct = packet.clone().from(&ends.external).ttl(63);
@@ -134,7 +134,7 @@ fn packet_of_the_peer_that_belongs_to_no_flow_is_the_hosts() -> Result<()> {
                 echo_reply(&ends.peer, &external),
                 raw(&ends.peer, &ends.external, 47),
             ] {
-                let outcome = ends.from_peer(rig, &packet)?;
+                let outcome = ends.send_from_peer(rig, &packet)?;
                 outcome.assert_handed_over(ends.network.slot, Handover::ToHost, &packet);
             }
             assert_eq!(rig.tables()?.only().inbound.packets, 0);
@@ -151,7 +151,7 @@ fn peer_does_not_see_the_network_behind_the_masquerade() -> Result<()> {
             rig.from_guest(&ends.packets()[1])?;
             let packet = udp(&at(&ends.peer, 80), &at(&ends.guest, 20000));
             let slot = ends.network.slot;
-            let outcome = ends.from_peer(rig, &packet)?;
+            let outcome = ends.send_from_peer(rig, &packet)?;
             let code = if packet.source.is_ipv6() { 4 } else { 3 };
             let answer = unreachable(&ends.external, code, &packet);
             outcome.assert_rejected(slot, DropReason::PolicyRejected, &answer);
@@ -178,7 +178,7 @@ fn errors_about_such_a_flow_are_translated_in_both_directions() -> Result<()> {
                     let error = icmp_error(&ends.peer, &ends.external, kind, &seen, 60);
                     let sent = packet.clone().ttl(63);
                     let told = icmp_error(&ends.peer, &ends.guest, kind, &sent, 60).ttl(63);
-                    let outcome = ends.from_peer(rig, &error)?;
+                    let outcome = ends.send_from_peer(rig, &error)?;
                     outcome.assert_redirected(NETWORK, Inbound, &told);
 
                     let error = icmp_error(&ends.guest, &ends.peer, kind, &received, 60);
@@ -206,7 +206,7 @@ fn error_of_the_peer_about_no_flow_is_the_hosts() -> Result<()> {
             let kind = if ends.guest.contains(':') { (1, 4) } else { (3, 3) };
             let about = udp(&at(&ends.external, 20000), &at(&ends.peer, 80));
             let error = icmp_error(&ends.peer, &ends.external, kind, &about, 60);
-            let outcome = ends.from_peer(rig, &error)?;
+            let outcome = ends.send_from_peer(rig, &error)?;
             outcome.assert_handed_over(ends.network.slot, Handover::ToHost, &error);
             Ok(())
         })?;
@@ -260,7 +260,7 @@ fn flow_ends_when_the_peers_network_changes_its_mode() -> Result<()> {
             rig.remove_uplink(ends.network.bridge)?;
             rig.bump_epoch()?;
             let answer = &ends.answers()[1];
-            let outcome = ends.from_peer(rig, answer)?;
+            let outcome = ends.send_from_peer(rig, answer)?;
             outcome.assert_handed_over(ends.network.slot, Handover::ToHost, answer);
             let packet = &ends.packets()[1];
             let code = if packet.source.is_ipv6() { 4 } else { 3 };
@@ -281,7 +281,7 @@ fn host_that_speaks_from_its_nat_bridge_to_the_peer_is_not_masqueraded() -> Resu
             let own = udp(&at(&ends.gateway, 20000), &at(&ends.peer, 80));
             ends.to_peer(rig, Origin::Host, &own)?.assert_passed(&own);
             let answer = udp(&at(&ends.peer, 80), &at(&ends.gateway, 20000));
-            let outcome = ends.from_peer(rig, &answer)?;
+            let outcome = ends.send_from_peer(rig, &answer)?;
             outcome.assert_handed_over(ends.network.slot, Handover::ToHost, &answer);
             Ok(())
         })?;
@@ -321,7 +321,7 @@ fn expiring_answer_is_translated_for_the_stack() -> Result<()> {
                 ("1 inbound bytes", length),
                 ("1 handover ttl-expiring", 1),
             ]);
-            let outcome = ends.from_peer(rig, &answer)?;
+            let outcome = ends.send_from_peer(rig, &answer)?;
             outcome.assert(Verdict::Pass, &back.frame(), INBOUND_MARK, &moved);
             Ok(())
         })?;

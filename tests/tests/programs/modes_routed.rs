@@ -60,7 +60,7 @@ impl Case {
         ]
     }
 
-    fn from_guest(self, rig: &mut Rig, frame: &[u8]) -> Result<Outcome> {
+    fn send_from_guest(self, rig: &mut Rig, frame: &[u8]) -> Result<Outcome> {
         let bridge = self.network.bridge;
         rig.at(program::BRIDGE_INGRESS, bridge, Origin::Interface(bridge), frame)
     }
@@ -88,7 +88,7 @@ fn packets_pass_in_both_directions_without_state() -> Result<()> {
     for_all(|rig, case| {
         let slot = case.network.slot;
         for packet in case.packets() {
-            let outcome = case.from_guest(rig, &packet.frame())?;
+            let outcome = case.send_from_guest(rig, &packet.frame())?;
             outcome.assert_redirected(slot, Outbound, &packet.clone().ttl(63));
             let back = swap(&packet);
             let outcome = rig.from_outside(&back)?;
@@ -109,7 +109,7 @@ fn every_fragment_passes_as_it_is() -> Result<()> {
         let forwarded = big.ttl(63).fragments(1448);
         // Also out of order.
         for place in [1, 0] {
-            let outcome = case.from_guest(rig, &sent[place])?;
+            let outcome = case.send_from_guest(rig, &sent[place])?;
             let slot = case.network.slot;
             let moved = counted(&[
                 (&format!("{slot} outbound packets"), 1),
@@ -134,12 +134,12 @@ fn exceptions_are_left_to_the_stack_as_they_came() -> Result<()> {
             (packet.clone().ttl(0), Handover::TtlExpiring),
             (too_large, Handover::OverMtu),
         ] {
-            let outcome = case.from_guest(rig, &packet.frame())?;
+            let outcome = case.send_from_guest(rig, &packet.frame())?;
             outcome.assert_handed_over(slot, handover, &packet);
             let back = swap(&packet);
             rig.from_outside(&back)?.assert_handed_over(slot, handover, &back);
         }
-        let outcome = case.from_guest(rig, &largest.frame())?;
+        let outcome = case.send_from_guest(rig, &largest.frame())?;
         outcome.assert_redirected(slot, Outbound, &largest.clone().ttl(63));
         let back = swap(&largest);
         rig.from_outside(&back)?.assert_redirected(slot, Inbound, &back.ttl(63));
@@ -156,7 +156,7 @@ fn options_are_the_stacks() -> Result<()> {
             Family::Ipv4 => packet.options(&[1, 1, 1, 0]),
             Family::Ipv6 => packet.extension(0, &[0, 1, 4, 0, 0, 0, 0]),
         };
-        let outcome = case.from_guest(rig, &packet.frame())?;
+        let outcome = case.send_from_guest(rig, &packet.frame())?;
         outcome.assert_handed_over(slot, Handover::IpOptions, &packet);
         let back = swap(&packet);
         rig.from_outside(&back)?.assert_handed_over(slot, Handover::IpOptions, &back);
@@ -173,7 +173,7 @@ fn neighbour_that_is_not_resolved_is_resolved_by_the_redirect() -> Result<()> {
         let router = if case.family == Family::Ipv4 { "198.51.100.254" } else { ROUTER_6 };
         rig.ip(&format!("neighbour del {router} dev eth0"))?;
         let packet = &case.packets()[2];
-        assert_eq!(case.from_guest(rig, &packet.frame())?.verdict, Verdict::Redirect);
+        assert_eq!(case.send_from_guest(rig, &packet.frame())?.verdict, Verdict::Redirect);
         Ok(())
     })
 }
@@ -184,10 +184,10 @@ fn hosts_own_addresses_are_the_hosts() -> Result<()> {
         let slot = case.network.slot;
         let gateway = case.network.address(case.family, 1);
         let packet = udp(&case.end(&case.guest(), 20000), &case.end(&gateway, 53));
-        let outcome = case.from_guest(rig, &packet.frame())?;
+        let outcome = case.send_from_guest(rig, &packet.frame())?;
         outcome.assert_handed_over(slot, Handover::ToHost, &packet);
         let packet = udp(&case.end(&case.guest(), 20000), &case.end(case.external(), 53));
-        let outcome = case.from_guest(rig, &packet.frame())?;
+        let outcome = case.send_from_guest(rig, &packet.frame())?;
         outcome.assert_handed_over(slot, Handover::ToHost, &packet);
         let packet = udp(&case.end(case.remote(), 20000), &case.end(&gateway, 53));
         rig.from_outside(&packet)?.assert_handed_over(slot, Handover::ToHost, &packet);
@@ -235,7 +235,7 @@ fn way_that_is_no_uplink_is_the_stacks_for_routed_and_refused_for_masqueraded() 
         let slot = case.network.slot;
         let there = if case.family == Family::Ipv4 { "198.18.4.9" } else { "2001:db8:1804::9" };
         let packet = udp(&case.end(&case.guest(), 20000), &case.end(there, 53));
-        let outcome = case.from_guest(rig, &packet.frame())?;
+        let outcome = case.send_from_guest(rig, &packet.frame())?;
         outcome.assert_handed_over(slot, Handover::OtherInterface, &packet);
         // From there, by way of the stack.
         let bridge = case.network.bridge;
