@@ -21,6 +21,7 @@ mod ipv6_rejected;
 mod limits;
 mod malformed;
 mod modes_bridges;
+mod modes_elsewhere;
 mod modes_policy;
 mod modes_routed;
 mod modes_sources;
