@@ -11,6 +11,8 @@ pub enum Kind {
     Reply,
     /// About another packet, which it quotes.
     Error,
+    /// Neighbour and router discovery and redirects of IPv6, which no router forwards (RFC 4861).
+    Neighbour,
     /// Anything else.
     Other,
 }
@@ -33,6 +35,7 @@ pub const fn kind(family: Family, message_type: u8) -> Kind {
             129 => Kind::Reply,
             // Unreachable, too big, time exceeded, parameter problem (RFC 4443).
             1..=4 => Kind::Error,
+            133..=137 => Kind::Neighbour,
             _ => Kind::Other,
         },
     }
@@ -53,5 +56,7 @@ mod tests {
         assert!(of(Family::Ipv6, Kind::Request).eq([128]));
         assert!(of(Family::Ipv6, Kind::Reply).eq([129]));
         assert!(of(Family::Ipv6, Kind::Error).eq([1, 2, 3, 4]));
+        assert!(of(Family::Ipv6, Kind::Neighbour).eq(133..=137));
+        assert!(of(Family::Ipv4, Kind::Neighbour).eq([]));
     }
 }

@@ -4,6 +4,10 @@
 /// and its hook on the way out, which takes it off. Spells "vnet".
 pub const FORWARDED_MARK: u32 = 0x766e_6574;
 
+/// The mark on packets that have been translated towards a guest and go there through the host's
+/// stack. It lets them pass at bridges only. Spells "vneb".
+pub const INBOUND_MARK: u32 = 0x766e_6562;
+
 /// Programs by their name in the object.
 pub mod program {
     /// TC ingress of a network's bridge.

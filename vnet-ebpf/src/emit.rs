@@ -1,7 +1,10 @@
 //! Sending a packet on its way.
 
 use aya_ebpf::helpers::bpf_redirect_neigh;
-use vnet_common::{address::Address, names::FORWARDED_MARK};
+use vnet_common::{
+    address::Address,
+    names::{FORWARDED_MARK, INBOUND_MARK},
+};
 
 use crate::{hook::Verdict, skb::Skb};
 
@@ -30,12 +33,22 @@ struct Neighbour {
     next_hop: [u32; 4],
 }
 
-/// Marks a translated packet that goes on through the host's stack, so that the hook at its way
-/// out knows that it has been judged.
+/// Marks a packet that has been translated towards a guest and goes there through the host's stack,
+/// so that the hook at the bridge knows that it has been judged.
 #[inline(always)]
 pub fn through_stack(skb: Skb) -> Verdict {
-    skb.set_mark(FORWARDED_MARK);
+    skb.set_mark(INBOUND_MARK);
     Verdict::Pass
+}
+
+/// Takes that mark off.
+#[inline(always)]
+pub fn take_inbound_mark(skb: Skb) -> bool {
+    let judged = skb.mark() == INBOUND_MARK;
+    if judged {
+        skb.set_mark(0);
+    }
+    judged
 }
 
 /// Takes the mark off a packet that another hook of ours has judged; `false` if there is none.

@@ -213,8 +213,9 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
 }
 
 /// Ends a live session: both keys, the guest's account and the mapping's reference go; the slot
-/// rests until nobody can still read it. `false` if it was not live.
-#[inline(always)]
+/// rests until nobody can still read it. `false` if it was not live. A function of its own for the
+/// sake of the stack.
+#[inline(never)]
 pub fn end(session: SessionSlot, now: u64) -> bool {
     if !session.advance(Phase::Live, Phase::Filling) {
         return false;

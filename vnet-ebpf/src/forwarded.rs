@@ -2,7 +2,7 @@
 
 use vnet_common::{
     flow::{Direction, FLAG_INSIDE_IS_HOST},
-    policy::Verdict as PolicyVerdict,
+    policy::{Mode, Verdict as PolicyVerdict},
     reason::DropReason,
 };
 
@@ -32,23 +32,36 @@ pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let owner = policy::owner_of::<V>(source);
     let outside = End::outside(skb.ifindex());
     let ingress = skb.ingress_ifindex();
+    // Routed elsewhere than to its guest, whose address it shows. What the host makes of it itself may
+    // inherit the mark (`net.ipv4.fwmark_reflect`).
+    if emit::take_inbound_mark(skb) && ingress != 0 {
+        return Err(DropReason::PolicyRejected.into());
+    }
     if ingress == 0 {
-        if !owner.slot.is_some() || !is_masqueraded::<V>(owner, outside) {
+        if !owner.slot.is_some() || owner.slot.mode::<V>() != Mode::Nat {
             return icmp::from_host::<V>(hook);
         }
-        return Ok(Verdict::Unjudged);
+        hook.network = owner.slot.0;
+        // The host's address there is as hidden as its guests' are.
+        let is_masqueraded = is_masqueraded::<V>(owner, outside);
+        let refused = Err(DropReason::PolicyRejected.into());
+        return if is_masqueraded { Ok(Verdict::Unjudged) } else { refused };
     }
-    let network =
-        if owner.slot.is_some() { owner.slot } else { policy::network_of_bridge(ingress) };
+    let arrived_from = policy::network_of_bridge(ingress);
+    let network = if owner.slot.is_some() && !owner.is_host() { owner.slot } else { arrived_from };
+    hook.network = network.0;
+    // However it got past the bridge's ingress, a guest's packet has a guest's source.
+    if network.is_some() || owner.is_host() {
+        policy::check_forwarded_source::<V>(owner, ingress)?;
+    }
     if !network.is_some() {
         return Ok(Verdict::Pass);
     }
-    hook.network = network.0;
-    // However it got past the bridge's ingress, a guest's packet has a guest's source.
-    policy::check_source::<V>(owner, ingress)?;
     match policy::verdict::<V>(network.end(), outside) {
         PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => Ok(Verdict::Pass),
         PolicyVerdict::Reject => Err(DropReason::PolicyRejected.into()),
+        // The host's own rules have translated it.
+        PolicyVerdict::Masquerade if owner.is_host() => Ok(Verdict::Pass),
         PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
     }
 }
@@ -57,7 +70,7 @@ pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    if emit::take_mark(skb) {
+    if emit::take_mark(skb) || emit::take_inbound_mark(skb) {
         return Ok(Verdict::Pass);
     }
     let ingress = skb.ingress_ifindex();
@@ -76,6 +89,7 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     match policy::verdict::<V>(from, to) {
         PolicyVerdict::Accept | PolicyVerdict::LeaveToHost => Ok(Verdict::Pass),
         PolicyVerdict::Reject => Err(policy::rejection(from, to).into()),
+        PolicyVerdict::Masquerade if owner.is_host() => Ok(Verdict::Pass),
         PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
     }
 }

@@ -71,7 +71,7 @@ impl<V: Ip> Quote<V> {
             match icmp::kind(V::FAMILY, header[0]) {
                 icmp::Kind::Request => quote.source_port = identifier,
                 icmp::Kind::Reply => quote.destination_port = identifier,
-                icmp::Kind::Error | icmp::Kind::Other => return None,
+                icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
             }
         } else {
             return None;
@@ -102,7 +102,10 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     let skb = hook.skb;
     let session = Quote::parse(hook, packet)
         .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)))
-        .filter(|(_, session)| inbound::is_current::<V>(*session, epoch));
+        .filter(|(_, session)| {
+            inbound::may_arrive_at(*session, skb.ifindex())
+                && inbound::is_current::<V>(*session, epoch)
+        });
     // An error about a packet of no flow is about the host's own.
     let Some((quote, session)) = session else { return Err(Handover::NoFlow.into()) };
     hook.network = session.network();
@@ -130,8 +133,11 @@ pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<
     let skb = hook.skb;
     let quote = Quote::parse(hook, packet).ok_or(DropReason::UnrelatedIcmpError)?;
     let session = quote.flow_seen_inside().ok_or(DropReason::UnrelatedIcmpError)?;
-    // The flows of other networks are none of this guest's business.
-    if session.network() != hook.network {
+    // The flows of other guests are none of this one's business, unless they are behind it.
+    let is_routed = session.flags() & FLAG_INSIDE_IS_ROUTED != 0;
+    if session.network() != hook.network
+        || (!is_routed && packet.source != V::narrow(session.inside()))
+    {
         return Err(DropReason::UnrelatedIcmpError.into());
     }
     let (external, port) = (V::narrow(session.external()), session.external_port());

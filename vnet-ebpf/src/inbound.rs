@@ -56,6 +56,7 @@ pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
+        && may_arrive_at(session, hook.skb.ifindex())
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
@@ -65,6 +66,16 @@ fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
         return icmp::from_outside(hook, packet, epoch);
     }
     Err(Handover::NoFlow.into())
+}
+
+/// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to
+/// a network's bridge is answered there and nowhere else.
+#[inline(always)]
+pub fn may_arrive_at(session: SessionSlot, ifindex: u32) -> bool {
+    let uplink = session.uplink_ifindex();
+    uplink == ifindex
+        || !(policy::network_of_bridge(uplink).is_some()
+            || policy::network_of_bridge(ifindex).is_some())
 }
 
 /// Whether a flow may still be used by replies; ends one that may not.

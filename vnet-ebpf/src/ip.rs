@@ -33,6 +33,8 @@ pub trait Ip: Copy + Sized + 'static {
 
     /// Reads and checks the headers; see [`Packet::parse`].
     fn parse(skb: Skb, link: Link) -> u32;
+    /// Reads and checks the headers at `l3` up to the transport header.
+    fn headers(skb: Skb, l3: usize, packet: &mut Packet<Self>) -> Result<(), DropReason>;
     /// This CPU's place for a packet's headers.
     fn packet() -> Option<&'static mut Packet<Self>>;
     /// The source and destination of the header at `l3`, which is made readable.

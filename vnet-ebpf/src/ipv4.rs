@@ -48,6 +48,44 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn headers(skb: Skb, l3: usize, packet: &mut Packet<Self>) -> Result<(), DropReason> {
+        skb.pull((l3 + HEADERS_LEN) as u32);
+        let header = skb.header::<Ipv4Hdr>(l3)?;
+        let header_len = usize::from(header.ihl());
+        let segmented = skb.gso_size() != 0;
+        // A segmentation-offload packet may be longer than its length field can say: then it is 0.
+        let total_len = match header.tot_len() {
+            0 if segmented => u16::MAX,
+            length => length,
+        };
+        if header.version() != 4
+            || header_len < Self::HEADER_LEN
+            || usize::from(total_len) < header_len
+            || (usize::from(total_len) + l3 > skb.len() as usize && !segmented)
+        {
+            return Err(DropReason::Malformed);
+        }
+        let more_fragments = header.frag_flags() & 1 != 0;
+        packet.header_len = header_len as u16;
+        packet.transport_offset = (l3 + header_len) as u16;
+        packet.source = Ipv4Be::from_wire(u32::from_ne_bytes(header.src_addr));
+        packet.destination = Ipv4Be::from_wire(u32::from_ne_bytes(header.dst_addr));
+        packet.source_port = PortBe::NONE;
+        packet.destination_port = PortBe::NONE;
+        packet.total_len = total_len;
+        packet.identification = [u16::from_ne_bytes(header.id), 0];
+        packet.protocol = header.proto;
+        packet.ttl = header.ttl;
+        packet.traffic_class = u32::from(header.tos);
+        packet.tcp_flags = 0;
+        packet.fragment = Fragment::of(header.frag_offset() != 0, more_fragments);
+        packet.icmp = icmp::Kind::Other;
+        packet.has_options = header_len != Self::HEADER_LEN;
+        packet.known = 0;
+        Ok(())
+    }
+
+    #[inline(always)]
     fn packet() -> Option<&'static mut Packet<Self>> {
         maps::packet_ipv4()
     }
@@ -93,10 +131,11 @@ impl Ip for Ipv4 {
             || address.to_wire() == u32::MAX
     }
 
-    /// None is treated apart: libvirt's networks may well be in 169.254.0.0/16.
+    /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
+    /// networks may well be there.
     #[inline(always)]
-    fn is_link_local(_address: Ipv4Be) -> bool {
-        false
+    fn is_link_local(address: Ipv4Be) -> bool {
+        address == Ipv4Be::UNSPECIFIED
     }
 
     #[inline(always)]
@@ -202,53 +241,14 @@ impl Ip for Ipv4 {
 #[inline(never)]
 extern "C" fn vnet_parse_ipv4(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
-    Packet::enter(headers(skb, Link::Ethernet.header_len()), skb)
+    Packet::<Ipv4>::enter(skb, Link::Ethernet.header_len())
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_parse_ipv4_raw(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
-    Packet::enter(headers(skb, Link::Raw.header_len()), skb)
-}
-
-#[inline(always)]
-fn headers(skb: Skb, l3: usize) -> Result<Packet<Ipv4>, DropReason> {
-    skb.pull((l3 + HEADERS_LEN) as u32);
-    let header = skb.header::<Ipv4Hdr>(l3)?;
-    let header_len = usize::from(header.ihl());
-    let segmented = skb.gso_size() != 0;
-    // A segmentation-offload packet may be longer than its length field can say: then it is 0.
-    let total_len = match header.tot_len() {
-        0 if segmented => u16::MAX,
-        length => length,
-    };
-    if header.version() != 4
-        || header_len < Ipv4::HEADER_LEN
-        || usize::from(total_len) < header_len
-        || (usize::from(total_len) + l3 > skb.len() as usize && !segmented)
-    {
-        return Err(DropReason::Malformed);
-    }
-    let more_fragments = header.frag_flags() & 1 != 0;
-    Ok(Packet {
-        header_len: header_len as u16,
-        transport_offset: (l3 + header_len) as u16,
-        source: Ipv4Be::from_wire(u32::from_ne_bytes(header.src_addr)),
-        destination: Ipv4Be::from_wire(u32::from_ne_bytes(header.dst_addr)),
-        source_port: PortBe::NONE,
-        destination_port: PortBe::NONE,
-        total_len,
-        identification: [u16::from_ne_bytes(header.id), 0],
-        protocol: header.proto,
-        ttl: header.ttl,
-        traffic_class: u32::from(header.tos),
-        tcp_flags: 0,
-        fragment: Fragment::of(header.frag_offset() != 0, more_fragments),
-        icmp: icmp::Kind::Other,
-        has_options: header_len != Ipv4::HEADER_LEN,
-        known: 0,
-    })
+    Packet::<Ipv4>::enter(skb, Link::Raw.header_len())
 }
 
 #[inline(always)]

@@ -50,6 +50,60 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn headers(skb: Skb, l3: usize, packet: &mut Packet<Self>) -> Result<(), DropReason> {
+        skb.pull((l3 + Self::HEADER_LEN + TRANSPORT_LEN) as u32);
+        let first_word = u32::from_be(skb.read::<u32>(l3)?);
+        let payload_len = u16::from_be(skb.read::<u16>(l3 + 4)?);
+        let [next_header, hop_limit]: [u8; 2] = skb.read(l3 + NEXT_HEADER_OFFSET)?;
+        packet.source = skb.read(l3 + ADDRESSES_OFFSET)?;
+        packet.destination = skb.read(l3 + ADDRESSES_OFFSET + size_of::<Address>())?;
+        let segmented = skb.gso_size() != 0;
+        // As in IPv4; a payload of 65,535 bytes does not fit the sum either.
+        let total_len = match payload_len {
+            0 if segmented => u16::MAX,
+            length => length.saturating_add(Self::HEADER_LEN as u16),
+        };
+        // IPv4 in IPv6 clothes is nobody's on the wire (RFC 4291, section 2.5.5.2), and the keys of IPv4
+        // flows look so.
+        if first_word >> 28 != 6
+            || packet.source.is_ipv4()
+            || packet.destination.is_ipv4()
+            || (usize::from(payload_len) + Self::HEADER_LEN + l3 > skb.len() as usize && !segmented)
+        {
+            return Err(DropReason::Malformed);
+        }
+        let transport = if extension::is_extension(next_header) {
+            let transport = extension::follow(skb, l3 + Self::HEADER_LEN, next_header)?;
+            skb.pull((transport.offset + TRANSPORT_LEN) as u32);
+            transport
+        } else {
+            Transport {
+                offset: l3 + Self::HEADER_LEN,
+                protocol: next_header,
+                fragment: Fragment::Whole,
+                has_options: false,
+                identification: [0; 2],
+            }
+        };
+        packet.header_len = (transport.offset - l3) as u16;
+        packet.transport_offset = transport.offset as u16;
+        packet.source_port = PortBe::NONE;
+        packet.destination_port = PortBe::NONE;
+        packet.total_len = total_len;
+        packet.identification = transport.identification;
+        packet.protocol = transport.protocol;
+        packet.ttl = hop_limit;
+        // Traffic class and flow label, which routing rules may ask for.
+        packet.traffic_class = (first_word & 0x0fff_ffff).to_be();
+        packet.tcp_flags = 0;
+        packet.fragment = transport.fragment;
+        packet.icmp = icmp::Kind::Other;
+        packet.has_options = transport.has_options;
+        packet.known = 0;
+        Ok(())
+    }
+
+    #[inline(always)]
     fn packet() -> Option<&'static mut Packet<Self>> {
         maps::packet_ipv6()
     }
@@ -220,66 +274,14 @@ impl Ip for Ipv6 {
 #[inline(never)]
 extern "C" fn vnet_parse_ipv6(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
-    Packet::enter(headers(skb, Link::Ethernet.header_len()), skb)
+    Packet::<Ipv6>::enter(skb, Link::Ethernet.header_len())
 }
 
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_parse_ipv6_raw(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
-    Packet::enter(headers(skb, Link::Raw.header_len()), skb)
-}
-
-#[inline(always)]
-fn headers(skb: Skb, l3: usize) -> Result<Packet<Ipv6>, DropReason> {
-    skb.pull((l3 + Ipv6::HEADER_LEN + TRANSPORT_LEN) as u32);
-    let first_word = u32::from_be(skb.read::<u32>(l3)?);
-    let payload_len = u16::from_be(skb.read::<u16>(l3 + 4)?);
-    let [next_header, hop_limit]: [u8; 2] = skb.read(l3 + NEXT_HEADER_OFFSET)?;
-    let [source, destination]: [Address; 2] = skb.read(l3 + ADDRESSES_OFFSET)?;
-    let segmented = skb.gso_size() != 0;
-    // As in IPv4; a payload of 65,535 bytes does not fit the sum either.
-    let total_len = match payload_len {
-        0 if segmented => u16::MAX,
-        length => length.saturating_add(Ipv6::HEADER_LEN as u16),
-    };
-    if first_word >> 28 != 6
-        || (usize::from(payload_len) + Ipv6::HEADER_LEN + l3 > skb.len() as usize && !segmented)
-    {
-        return Err(DropReason::Malformed);
-    }
-    let transport = if extension::is_extension(next_header) {
-        let transport = extension::follow(skb, l3 + Ipv6::HEADER_LEN, next_header)?;
-        skb.pull((transport.offset + TRANSPORT_LEN) as u32);
-        transport
-    } else {
-        Transport {
-            offset: l3 + Ipv6::HEADER_LEN,
-            protocol: next_header,
-            fragment: Fragment::Whole,
-            has_options: false,
-            identification: [0; 2],
-        }
-    };
-    Ok(Packet {
-        header_len: (transport.offset - l3) as u16,
-        transport_offset: transport.offset as u16,
-        source,
-        destination,
-        source_port: PortBe::NONE,
-        destination_port: PortBe::NONE,
-        total_len,
-        identification: transport.identification,
-        protocol: transport.protocol,
-        ttl: hop_limit,
-        // Traffic class and flow label, which routing rules may ask for.
-        traffic_class: (first_word & 0x0fff_ffff).to_be(),
-        tcp_flags: 0,
-        fragment: transport.fragment,
-        icmp: icmp::Kind::Other,
-        has_options: transport.has_options,
-        known: 0,
-    })
+    Packet::<Ipv6>::enter(skb, Link::Raw.header_len())
 }
 
 #[inline(always)]

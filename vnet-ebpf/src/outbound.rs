@@ -15,7 +15,7 @@ use crate::{
     maps::{self, UPLINKS},
     nat::{self, Side, Ttl},
     parse::{Fragment, Packet},
-    policy::{self, End, Owner},
+    policy::{self, End, Owner, Slot},
     route::{self, Route},
     routed,
     session::SessionSlot,
@@ -134,18 +134,24 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
         return Err(DropReason::NoNetwork.into());
     }
     hook.network = network.0;
-    if V::is_group(packet.destination) {
-        return Err(Handover::Multicast.into());
-    }
-    if V::is_link_local(packet.destination) {
-        return Err(Handover::LinkLocal.into());
-    }
     let owner = policy::owner_of::<V>(packet.source);
-    let stays_on_link = V::is_link_local(packet.source);
+    let stays_on_link = V::is_link_local(packet.source)
+        && (V::is_group(packet.destination) || !packet.is_from_nobody());
     if !stays_on_link {
         policy::check_source::<V>(owner, skb.ifindex())?;
     }
-    let route = route::lookup(skb, packet, skb.ifindex())?;
+    if V::is_group(packet.destination) {
+        return Err(Handover::Multicast.into());
+    }
+    if V::is_link_local(packet.destination) || packet.is_of_the_link() {
+        return Err(Handover::LinkLocal.into());
+    }
+    let route = match route::lookup(skb, packet, skb.ifindex()) {
+        Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
+            return Err(DropReason::PolicyRejected.into());
+        }
+        route => route?,
+    };
     // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
     if stays_on_link {
         return Err(DropReason::SpoofedSource.into());
@@ -164,6 +170,22 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
         return Err(Handover::NoNeighbour.into());
     }
     Ok(Judged { source: owner, route, masquerade })
+}
+
+/// Whether the policy would refuse this CPU's packet on any route, for one that the host does not
+/// route, as when forwarding is off. A function of its own for the sake of the stack.
+#[inline(never)]
+fn is_refused_anywhere<V: Ip>(network: Slot) -> bool {
+    let Some(packet) = V::packet() else { return true };
+    let owner = policy::owner_of::<V>(packet.destination);
+    let destination = if owner.slot.is_some() {
+        owner.slot.end()
+    } else {
+        // The one uplink that it may use, if there is only one.
+        End::outside(network.network().map_or(0, |network| network.forward_ifindex))
+    };
+    let verdict = policy::verdict::<V>(network.end(), destination);
+    !owner.is_host() && owner.slot != network && matches!(verdict, PolicyVerdict::Reject)
 }
 
 /// A masqueraded packet's way out; its next hop is that of this CPU's new flow.

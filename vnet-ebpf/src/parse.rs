@@ -2,7 +2,7 @@
 
 use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr};
 use vnet_common::{
-    address::PortBe,
+    address::{Ipv4Be, PortBe},
     family::Family,
     flow::{Direction, FlowKey, FragmentKey, protocol},
     icmp,
@@ -90,17 +90,14 @@ impl<V: Ip> Packet<V> {
         }
     }
 
-    /// Enters the headers that were read as this CPU's packet: a word for [`Packet::parse`].
+    /// Reads the headers into this CPU's place for them: a word for [`Packet::parse`].
     #[inline(always)]
-    pub fn enter(headers: Result<Self, DropReason>, skb: Skb) -> u32 {
-        let parsed = headers.and_then(|mut headers| headers.parse_l4(skb).map(|()| headers));
-        match (parsed, V::packet()) {
-            (Ok(headers), Some(packet)) => {
-                *packet = headers;
-                PARSED
-            }
-            (Err(DropReason::HeaderChain), _) => CHAIN_TOO_LONG,
-            _ => MALFORMED,
+    pub fn enter(skb: Skb, l3: usize) -> u32 {
+        let Some(packet) = V::packet() else { return MALFORMED };
+        match V::headers(skb, l3, packet).and_then(|()| packet.parse_l4(skb)) {
+            Ok(()) => PARSED,
+            Err(DropReason::HeaderChain) => CHAIN_TOO_LONG,
+            Err(_) => MALFORMED,
         }
     }
 
@@ -130,7 +127,7 @@ impl<V: Ip> Packet<V> {
             match self.icmp {
                 icmp::Kind::Request => self.source_port = identifier,
                 icmp::Kind::Reply => self.destination_port = identifier,
-                icmp::Kind::Error | icmp::Kind::Other => {}
+                icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => {}
             }
         }
         Ok(())
@@ -163,6 +160,19 @@ impl<V: Ip> Packet<V> {
     #[inline(always)]
     pub fn is_icmp_error(&self) -> bool {
         self.is_icmp() && self.icmp == icmp::Kind::Error && self.fragment != Fragment::Later
+    }
+
+    /// Whether the source is the unspecified address, which only asks for one on the link.
+    #[inline(always)]
+    pub fn is_from_nobody(&self) -> bool {
+        let source = V::widen(self.source);
+        source.is_unspecified() || (source.is_ipv4() && source.ipv4_part() == Ipv4Be::UNSPECIFIED)
+    }
+
+    /// Neighbour discovery and the like (RFC 4861), which no router forwards.
+    #[inline(always)]
+    pub fn is_of_the_link(&self) -> bool {
+        self.is_icmp() && self.icmp == icmp::Kind::Neighbour && self.fragment != Fragment::Later
     }
 
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.

@@ -98,7 +98,12 @@ impl Owner {
 /// The network of whose subnets this address is.
 #[inline(always)]
 pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
-    let words = V::widen(address).to_wire();
+    let wide = V::widen(address);
+    // In the trie that form is an IPv4 address.
+    if wide.is_ipv4() != (V::FAMILY as u8 == Family::Ipv4 as u8) {
+        return Owner { slot: Slot::NONE, flags: 0 };
+    }
+    let words = wide.to_wire();
     let key = Key::new(128, bytemuck::cast::<[u32; 4], [u8; 16]>(words));
     match SUBNETS.get(key) {
         Some(Subnet { network, flags }) => Owner { slot: Slot(*network), flags: *flags },
@@ -121,15 +126,28 @@ pub fn check_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), Dro
     if ok { Ok(()) } else { Err(DropReason::SpoofedSource) }
 }
 
-/// As [`check_source`], where the packet is for a network that is not open: there, the address of an
-/// open network's guest has to come from its own bridge, too.
+/// As [`check_source`], of what the stack forwards. Its own rules may have given a packet the host's
+/// address; where it came in through hooks of ours, these have refused who only pretended to have it.
+#[inline(always)]
+pub fn check_forwarded_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), DropReason> {
+    if owner.is_host() && End::of_interface(ingress_ifindex).has_hooks() {
+        return Ok(());
+    }
+    check_source::<V>(owner, ingress_ifindex)
+}
+
+/// As [`check_forwarded_source`], where the packet is for a network that is not open: there, the
+/// address of an open network's guest has to come from its own bridge, too.
 #[inline(always)]
 pub fn check_source_for<V: Ip>(
     destination: Slot,
     owner: Owner,
     ingress_ifindex: u32,
 ) -> Result<(), DropReason> {
-    check_source::<V>(owner, ingress_ifindex)?;
+    check_forwarded_source::<V>(owner, ingress_ifindex)?;
+    if owner.is_host() {
+        return Ok(());
+    }
     let from_elsewhere = owner.slot.is_some() && owner.slot.bridge_ifindex() != ingress_ifindex;
     if from_elsewhere && !destination.is_open::<V>() {
         return Err(DropReason::SpoofedSource);

@@ -150,7 +150,8 @@ fn towards<V: Ip>(
         link_layer: [0; 4],
     };
     fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT | flags).ok()?;
-    Some(fib)
+    // In IPv6 the kernel prefers routes by that interface but does not insist on it.
+    (fib.ifindex == ifindex).then_some(fib)
 }
 
 impl FibLookup {

@@ -36,7 +36,7 @@ pub fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, route: &Route) -> Step<Ve
 #[inline(always)]
 pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let skb = hook.skb;
-    if V::is_group(packet.destination) || V::is_link_local(packet.source) {
+    if V::is_group(packet.destination) || packet.is_of_the_link() {
         return Err(Handover::NoFlow.into());
     }
     let source = policy::owner_of::<V>(packet.source);
@@ -50,6 +50,9 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     hook.network = owner.slot.0;
     if owner.is_host() {
         return Err(Handover::ToHost.into());
+    }
+    if V::is_link_local(packet.source) {
+        return Err(DropReason::SpoofedSource.into());
     }
     if source.slot.is_some() && !owner.slot.is_open::<V>() {
         hook.network = source.slot.0;
@@ -71,10 +74,11 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     if route.ifindex != owner.slot.bridge_ifindex() {
         return Err(Handover::NoRoute.into());
     }
-    outbound::check_exceptions(skb, packet, route.mtu)?;
+    // Without a neighbour the kernel does not tell the MTU.
     if !route.resolved {
         return Err(Handover::NoNeighbour.into());
     }
+    outbound::check_exceptions(skb, packet, route.mtu)?;
     count::traffic(owner.slot.0, Direction::Inbound, skb.len());
     V::decrement_ttl(skb, hook.l3())?;
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))

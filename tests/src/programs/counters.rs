@@ -10,7 +10,7 @@ use vnet_common::{
     reason::{DropReason, Handover},
 };
 
-use super::load::{self, NETWORKS};
+use super::load;
 
 /// Counters by name, such as `1 drop malformed` with the network's slot in front; none is zero.
 pub type Counted = BTreeMap<String, u64>;
@@ -25,7 +25,7 @@ pub fn counted(expected: &[(&str, u64)]) -> Counted {
 pub(crate) fn read(ebpf: &Ebpf) -> Result<Counted> {
     let mut all = Counted::new();
     let drops = load::per_cpu::<u64>(ebpf, map::DROPS)?;
-    for index in 0..NETWORKS * DropReason::PER_NETWORK {
+    for index in 0..drops.len() {
         let (network, number) = (index / DropReason::PER_NETWORK, index % DropReason::PER_NETWORK);
         let name = match DropReason::ALL.get(number as usize) {
             Some(reason) => reason.id().to_owned(),
@@ -34,7 +34,7 @@ pub(crate) fn read(ebpf: &Ebpf) -> Result<Counted> {
         add(&mut all, format!("{network} drop {name}"), sum(&drops, index)?);
     }
     let handovers = load::per_cpu::<u64>(ebpf, map::HANDOVERS)?;
-    for index in 0..NETWORKS * Handover::PER_NETWORK {
+    for index in 0..handovers.len() {
         let (network, number) = (index / Handover::PER_NETWORK, index % Handover::PER_NETWORK);
         let name = match Handover::ALL.get(number as usize) {
             Some(handover) => handover.id().to_owned(),
@@ -43,7 +43,7 @@ pub(crate) fn read(ebpf: &Ebpf) -> Result<Counted> {
         add(&mut all, format!("{network} handover {name}"), sum(&handovers, index)?);
     }
     let traffic = load::per_cpu::<NetworkTraffic>(ebpf, map::TRAFFIC)?;
-    for network in 0..NETWORKS {
+    for network in 0..traffic.len() {
         let values = traffic.get(&network, 0)?;
         let total = |of: fn(&NetworkTraffic) -> u64| values.iter().map(|one| of(&one.0)).sum();
         let mut add = |what: &str, value| add(&mut all, format!("{network} {what}"), value);

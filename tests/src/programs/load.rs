@@ -7,7 +7,7 @@ use vnet_common::names::map;
 
 /// Slots of every table, so that whole tables are read in a moment.
 pub(crate) const SLOTS: u32 = 64;
-/// Networks that have counters.
+/// Networks that have counters, unless a rig has more.
 pub(crate) const NETWORKS: u32 = 4;
 
 /// A value that crosses the border byte by byte.
@@ -24,15 +24,15 @@ pub(crate) type PerCpuArray<'a, V> = maps::PerCpuArray<&'a maps::MapData, Plain<
 pub(crate) type HashMap<'a, K, V> = maps::HashMap<&'a maps::MapData, Plain<K>, Plain<V>>;
 pub(crate) type HashMapMut<'a, K, V> = maps::HashMap<&'a mut maps::MapData, Plain<K>, Plain<V>>;
 
-/// Loads the object; `log_level` as `aya_log::Level`, 0 for none.
-pub(crate) fn object(log_level: u8) -> Result<Ebpf> {
+/// Loads the object with room for so many networks; `log_level` as `aya_log::Level`, 0 for none.
+pub(crate) fn object(log_level: u8, networks: u32) -> Result<Ebpf> {
     use vnet_common::reason::{DropReason, Handover};
     let mut loader = EbpfLoader::new();
     for (name, entries) in [
-        (map::NETWORKS, NETWORKS),
-        (map::TRAFFIC, NETWORKS),
-        (map::DROPS, NETWORKS * DropReason::PER_NETWORK),
-        (map::HANDOVERS, NETWORKS * Handover::PER_NETWORK),
+        (map::NETWORKS, networks),
+        (map::TRAFFIC, networks),
+        (map::DROPS, networks * DropReason::PER_NETWORK),
+        (map::HANDOVERS, networks * Handover::PER_NETWORK),
         (map::SESSIONS, SLOTS),
         (map::FREE_SESSIONS, SLOTS),
         (map::FLOWS, 2 * SLOTS),
@@ -41,6 +41,7 @@ pub(crate) fn object(log_level: u8) -> Result<Ebpf> {
         (map::EXTERNAL_PORTS, 2 * SLOTS),
         (map::GUESTS, SLOTS),
         (map::FRAGMENTS, SLOTS),
+        (map::FRAGMENTS_IPV6, SLOTS),
         (map::GUARD_PORTS, SLOTS),
         (map::GUARD_LEARNED, SLOTS),
         (map::GUARD_MACS, SLOTS),

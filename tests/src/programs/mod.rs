@@ -11,6 +11,7 @@
 mod counters;
 pub mod guard;
 mod load;
+pub mod modes;
 mod outcome;
 mod packet;
 mod rig;
@@ -21,7 +22,8 @@ pub use counters::{Counted, counted};
 pub use load::Plain;
 pub use outcome::{Outcome, Verdict};
 pub use packet::{
-    Body, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp, unreachable,
+    Body, Extension, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp, unreachable,
+    unreachable_packet,
 };
 pub use rig::{
     EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,

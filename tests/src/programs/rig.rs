@@ -1,17 +1,17 @@
 //! A host with its interfaces and routes, and the programs loaded for it.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::tc::{self, TcAttachType};
+use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, Ipv4Be},
     flow::{Mapping, MappingKey, Session},
-    limits::ADDRESSES_PER_UPLINK,
     names::{map, program},
     network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
     policy::Mode,
@@ -126,9 +126,14 @@ impl Rig {
 
     /// The object for the interfaces that a namespace has now, without networks and uplinks.
     pub fn on(namespace: &Namespace) -> Result<Self> {
+        Self::with_networks(namespace, load::NETWORKS)
+    }
+
+    /// As [`Rig::on`], with room for so many networks, slot 0 included.
+    pub(crate) fn with_networks(namespace: &Namespace, networks: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
-        let mut rig = Self { namespace, ebpf: load::object(0)?, ifindexes };
+        let mut rig = Self { namespace, ebpf: load::object(0, networks)?, ifindexes };
         rig.configure(|config| {
             config.session_limit = SLOTS;
             config.host_ports = PortRange { first: 32768, last: 60999 };
@@ -173,7 +178,7 @@ impl Rig {
 
     /// Replaces the object by one whose programs log; nothing is in its maps.
     pub fn reload_with_logging(&mut self) -> Result<()> {
-        self.ebpf = load::object(5)?;
+        self.ebpf = load::object(5, load::NETWORKS)?;
         Ok(())
     }
 
@@ -231,10 +236,15 @@ impl Rig {
         let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;
         bridges.insert(Plain(bridge_ifindex), Plain(u32::from(slot)), 0)?;
         for subnet in subnets {
-            let value = Plain(Subnet { network: slot, flags: 0 });
-            self.subnets()?.insert(&subnet_key(subnet), value, 0)?;
+            self.add_subnet(slot, subnet, 0)?;
         }
         Ok(())
+    }
+
+    /// Enters a prefix (`address/length`) of a network, with `SUBNET_*` flags.
+    pub fn add_subnet(&mut self, slot: u16, subnet: &str, flags: u16) -> Result<()> {
+        let value = Plain(Subnet { network: slot, flags });
+        Ok(self.subnets()?.insert(&subnet_key(subnet), value, 0)?)
     }
 
     /// Changes a network's settings.
@@ -257,19 +267,28 @@ impl Rig {
 
     /// Enters an uplink with its addresses (`address/length`) in the kernel's order.
     pub fn set_uplink(&mut self, name: &str, addresses: &[&str]) -> Result<()> {
-        let mut uplink = Uplink {
-            address_count: addresses.len() as u32,
-            address_count_ipv6: 0,
-            addresses: [UplinkAddress::default(); ADDRESSES_PER_UPLINK],
-            addresses_ipv6: [UplinkAddress::default(); ADDRESSES_PER_UPLINK],
-        };
-        for (place, text) in uplink.addresses.iter_mut().zip(addresses) {
+        let mut uplink = Uplink::zeroed();
+        for text in addresses {
             let (address, prefix_length) = prefix(text);
-            *place = UplinkAddress {
-                address: Ipv4Be::from_addr(address),
-                prefix_length,
-                reserved: [0; 3],
-            };
+            let reserved = [0; 3];
+            match address {
+                IpAddr::V4(address) => {
+                    uplink.addresses[uplink.address_count as usize] = UplinkAddress {
+                        address: Ipv4Be::from_addr(address),
+                        prefix_length,
+                        reserved,
+                    };
+                    uplink.address_count += 1;
+                }
+                IpAddr::V6(_) => {
+                    uplink.addresses_ipv6[uplink.address_count_ipv6 as usize] = UplinkAddress {
+                        address: Address::from_addr(address),
+                        prefix_length,
+                        reserved,
+                    };
+                    uplink.address_count_ipv6 += 1;
+                }
+            }
         }
         let ifindex = self.ifindex(name)?;
         let mut uplinks = load::hash_mut::<u32, Uplink>(&mut self.ebpf, map::UPLINKS)?;
@@ -359,7 +378,7 @@ impl Rig {
 /// An address as the tables hold it.
 #[must_use]
 pub fn address(text: &str) -> Address {
-    Address::from_ipv4(ipv4(text))
+    Address::from_addr(text.parse().unwrap_or_else(|_| panic!("no address: {text}")))
 }
 
 /// An IPv4 address as the tables hold it.
@@ -368,17 +387,18 @@ pub fn ipv4(text: &str) -> Ipv4Be {
     Ipv4Be::from_addr(text.parse().unwrap_or_else(|_| panic!("no address: {text}")))
 }
 
-fn prefix(text: &str) -> (Ipv4Addr, u8) {
+fn prefix(text: &str) -> (IpAddr, u8) {
     let parsed = text.split_once('/').and_then(|(address, length)| {
-        Some((address.parse::<Ipv4Addr>().ok()?, length.parse::<u8>().ok()?))
+        Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
     });
     parsed.unwrap_or_else(|| panic!("no prefix: {text}"))
 }
 
 fn subnet_key(text: &str) -> Key<[u8; 16]> {
     let (network, length) = prefix(text);
-    let words = Address::from_ipv4(Ipv4Be::from_addr(network)).to_wire();
-    Key::new(Address::IPV4_PREFIX_BITS + u32::from(length), bytemuck::cast(words))
+    let leading = if network.is_ipv4() { Address::IPV4_PREFIX_BITS } else { 0 };
+    let words = Address::from_addr(network).to_wire();
+    Key::new(leading + u32::from(length), bytemuck::cast(words))
 }
 
 fn interfaces() -> Result<HashMap<String, u32>> {

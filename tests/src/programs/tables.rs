@@ -1,14 +1,15 @@
 //! The tables of the datapath as a whole, and what has to hold between them after every packet.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use anyhow::{Result, ensure};
 use aya::Ebpf;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        ExternalPort, FlowKey4, FlowSlot, GuestUsage, Mapping, MappingKey, Phase, PortHolder,
-        Session, SessionCursor,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey, Phase,
+        PortHolder, Session, SessionCursor,
     },
     names::map,
 };
@@ -20,8 +21,10 @@ use super::load::{self, SLOTS};
 pub struct Tables {
     /// Slots that were ever used, by index.
     pub sessions: BTreeMap<u32, Session>,
-    /// The flow table.
+    /// The flow table of IPv4.
     pub flows: Vec<(FlowKey4, FlowSlot)>,
+    /// The flow table of IPv6.
+    pub flows_ipv6: Vec<(FlowKey6, FlowSlot)>,
     /// Mappings.
     pub mappings: Vec<(MappingKey, Mapping)>,
     /// Holders of external ports.
@@ -43,6 +46,7 @@ impl Tables {
         Ok(Self {
             sessions,
             flows: entries(ebpf, map::FLOWS)?,
+            flows_ipv6: entries(ebpf, map::FLOWS_IPV6)?,
             mappings: entries(ebpf, map::MAPPINGS)?,
             ports: entries(ebpf, map::EXTERNAL_PORTS)?,
             guests: entries(ebpf, map::GUESTS)?,
@@ -77,15 +81,18 @@ impl Tables {
     /// What has to hold at any time: both legs of each live flow and no others, one reference on a
     /// mapping and one on the guest's account per live flow, one held port per mapping.
     pub fn check(&self) -> Result<()> {
-        let mut legs: Vec<(FlowKey4, FlowSlot)> = Vec::new();
+        let (mut legs, mut legs_ipv6) = (Vec::new(), Vec::new());
         for (index, session) in self.live() {
             let slot = FlowSlot { index, generation: session.generation };
-            legs.extend([(session.outbound_key(), slot), (session.inbound_key(), slot)]);
+            if session.is_ipv4() {
+                legs.extend([(session.outbound_key(), slot), (session.inbound_key(), slot)]);
+            } else {
+                let keys = [session.outbound_key_ipv6(), session.inbound_key_ipv6()];
+                legs_ipv6.extend(keys.map(|key| (key, slot)));
+            }
         }
-        ensure!(legs.len() == self.flows.len(), "legs {legs:#?}\ntable {:#?}", self.flows);
-        for leg in &legs {
-            ensure!(self.flows.contains(leg), "{leg:#?} is not in the table {:#?}", self.flows);
-        }
+        check_legs(&legs, &self.flows)?;
+        check_legs(&legs_ipv6, &self.flows_ipv6)?;
         for (key, mapping) in &self.mappings {
             let users = self.live().filter(|(_, session)| mapping_key(session) == *key);
             let references = users.count() as u64;
@@ -124,6 +131,17 @@ impl Tables {
         let inside_port = PortBe::from_host(inside_port);
         self.mappings.iter().find(|(key, _)| key.inside_port == inside_port).map(|(_, one)| *one)
     }
+}
+
+fn check_legs<K>(legs: &[(K, FlowSlot)], table: &[(K, FlowSlot)]) -> Result<()>
+where
+    K: Debug + PartialEq,
+{
+    ensure!(legs.len() == table.len(), "legs {legs:#?}\ntable {table:#?}");
+    for leg in legs {
+        ensure!(table.contains(leg), "{leg:#?} is not in the table {table:#?}");
+    }
+    Ok(())
 }
 
 fn mapping_key(session: &Session) -> MappingKey {

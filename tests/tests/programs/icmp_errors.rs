@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use vnet_common::{
     flow::Direction::*,
-    names::FORWARDED_MARK,
+    names::INBOUND_MARK,
     reason::{DropReason, Handover},
     tcp::{State, flags::*},
 };
@@ -196,7 +196,7 @@ fn error_on_its_last_hop_goes_translated_through_the_stack() -> Result<()> {
         let length = error.frame().len() as u64;
         let counted = counted(&[("1 inbound packets", 1), ("1 inbound bytes", length)]);
         let outcome = rig.from_outside(&error)?;
-        outcome.assert(Verdict::Pass, &expected.frame(), FORWARDED_MARK, &counted);
+        outcome.assert(Verdict::Pass, &expected.frame(), INBOUND_MARK, &counted);
         Ok(())
     })
 }

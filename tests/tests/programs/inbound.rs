@@ -3,7 +3,7 @@
 use anyhow::Result;
 use vnet_common::{
     flow::Direction::Inbound,
-    names::{FORWARDED_MARK, program},
+    names::{INBOUND_MARK, program},
     reason::{DropReason, Handover},
     tcp::{State, flags::*},
 };
@@ -121,7 +121,7 @@ fn reply_on_its_last_hop_goes_translated_through_the_stack() -> Result<()> {
             ("1 inbound bytes", length),
         ]);
         let outcome = rig.from_outside(&reply)?;
-        outcome.assert(Verdict::Pass, &back.frame(), FORWARDED_MARK, &expected);
+        outcome.assert(Verdict::Pass, &back.frame(), INBOUND_MARK, &expected);
         Ok(())
     })
 }
@@ -141,7 +141,7 @@ fn reply_over_the_bridges_mtu_goes_translated_through_the_stack() -> Result<()> 
             ("1 inbound bytes", 1415),
         ]);
         let outcome = rig.from_outside(&over)?;
-        outcome.assert(Verdict::Pass, &over.to(GUEST).frame(), FORWARDED_MARK, &expected);
+        outcome.assert(Verdict::Pass, &over.to(GUEST).frame(), INBOUND_MARK, &expected);
         Ok(())
     })
 }
@@ -179,7 +179,7 @@ fn uplinks_without_link_layer_headers_translate_too() -> Result<()> {
             counted(&[("1 inbound packets", 1), ("1 inbound bytes", reply.ip().len() as u64)]);
         let eth0 = Origin::Interface("eth0");
         let outcome = rig.at(program::UPLINK_INGRESS_RAW, "eth0", eth0, &reply.ip())?;
-        outcome.assert(Verdict::Pass, &back.ip(), FORWARDED_MARK, &expected);
+        outcome.assert(Verdict::Pass, &back.ip(), INBOUND_MARK, &expected);
 
         let unknown = udp("8.0.9.9:54", "198.51.100.1:20000");
         let outcome = rig.at(program::UPLINK_INGRESS_RAW, "eth0", eth0, &unknown.ip())?;

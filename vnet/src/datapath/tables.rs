@@ -24,11 +24,12 @@ impl Datapath {
             old.extend(tables);
             self.tables = old;
         }
-        written?;
         if let Some(host_ports) = tables.host_ports {
             self.config.host_ports = host_ports;
         }
-        self.next_epoch()
+        // Also after a failure: what has changed so far holds for flows, too.
+        let begun = self.next_epoch();
+        written.and(begun)
     }
 
     fn write_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {

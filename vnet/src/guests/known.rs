@@ -50,6 +50,12 @@ impl Known {
         known
     }
 
+    /// Whether this is one of them.
+    #[must_use]
+    pub fn has(&self, mac: MacAddress) -> bool {
+        self.guests.contains_key(&mac)
+    }
+
     /// Every guest with its addresses.
     pub fn iter(&self) -> impl Iterator<Item = (MacAddress, &[IpAddr])> {
         self.guests.iter().map(|(mac, addresses)| (*mac, addresses.as_slice()))

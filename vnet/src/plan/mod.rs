@@ -178,6 +178,18 @@ fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
         .collect()
 }
 
+impl Plan {
+    /// The network that has the longest subnet with an address.
+    fn network_of_subnet(&self, address: IpAddr) -> Option<&PlannedNetwork> {
+        let subnets = self
+            .networks
+            .iter()
+            .flat_map(|network| network.subnets.iter().map(move |subnet| (subnet, network)));
+        let holding = subnets.filter(|(subnet, _)| subnet.contains(&address));
+        holding.max_by_key(|(subnet, _)| subnet.prefix_len()).map(|(_, network)| network)
+    }
+}
+
 fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {
     let subnets_of =
         |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();

@@ -173,6 +173,12 @@ impl PlannedNetwork {
     /// The subnets behind guests. A route to everywhere says nothing of whose addresses those are.
     pub fn subnets_behind(&self) -> impl Iterator<Item = IpNet> {
         let destinations = self.routes.iter().map(|route| route.destination);
-        destinations.filter(|prefix| prefix.prefix_len() > 0)
+        destinations.filter(|prefix| prefix.prefix_len() > 0 && !holds_mapped_ipv4(prefix))
     }
+}
+
+/// Whether an IPv6 prefix has the IPv4-mapped addresses in it, as which the trie knows IPv4.
+fn holds_mapped_ipv4(prefix: &IpNet) -> bool {
+    let mapped = std::net::Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    matches!(prefix, IpNet::V6(prefix) if prefix.contains(&mapped))
 }

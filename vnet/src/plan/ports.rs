@@ -73,9 +73,12 @@ impl Plan {
             let (Some(definition), Some(bridge)) = (definition, bridge) else { continue };
             let leases = seen.leases.get(&network.name).map(Vec::as_slice).unwrap_or_default();
             let known = Known::of(definition, leases, sources(definition));
-            let planner = Planner { definition, network, bridge, known };
+            let shared =
+                self.networks.iter().filter(|other| other.bridge_ifindex == network.bridge_ifindex);
+            let is_shared = shared.count() > 1;
+            let planner = Planner { definition, network, bridge, known, is_shared };
             let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
-            let of_network: Vec<_> = guests.map(|port| planner.port(port, seen)).collect();
+            let of_network: Vec<_> = guests.filter_map(|port| planner.port(port, seen)).collect();
             if definition.options.has_guard() {
                 guard.add_network(&planner, host);
                 guard.add_ports(bridge.index, &of_network);
@@ -104,15 +107,21 @@ struct Planner<'a> {
     network: &'a PlannedNetwork,
     bridge: &'a Link,
     known: Known,
+    /// Whether other networks have guests on the same bridge.
+    is_shared: bool,
 }
 
 impl Planner<'_> {
-    fn port(&self, port: &Link, seen: &Seen) -> PlannedPort {
+    /// The plan of a port; none if it may be another network's.
+    fn port(&self, port: &Link, seen: &Seen) -> Option<PlannedPort> {
         let tap = port.mac.map(MacAddress);
         let mac = tap
             .and_then(|tap| self.known.guest_of_port(tap))
             .or_else(|| seen.learned.get(&port.index).copied());
-        PlannedPort {
+        if self.is_shared && !mac.is_some_and(|mac| self.known.has(mac)) {
+            return None;
+        }
+        Some(PlannedPort {
             ifindex: port.index,
             name: port.name.clone(),
             network: self.network.slot,
@@ -120,7 +129,7 @@ impl Planner<'_> {
             guard: self.guard(mac),
             isolated: self.network.isolated_ports,
             vlans: self.vlans(),
-        }
+        })
     }
 
     /// A guest that is not known yet is watched without a check where only some are guarded.

@@ -69,10 +69,11 @@ impl Tables {
             let own = network.own.iter().copied().map(IpNet::from);
             tables.add_subnets(network.slot, SUBNET_IS_HOST, own);
         }
-        // Of no network; those on networks' bridges have been entered with theirs.
-        for own in plan.own.iter().map(|own| subnet_key(IpNet::from(*own))) {
-            let entry = Subnet { network: 0, flags: SUBNET_IS_HOST };
-            tables.subnets.entry(own).or_insert(entry);
+        // Those in a network's subnet are the network's, whether its definition names them or not.
+        for own in &plan.own {
+            let network = plan.network_of_subnet(*own).map_or(0, |network| network.slot);
+            let entry = Subnet { network, flags: SUBNET_IS_HOST };
+            tables.subnets.entry(subnet_key(IpNet::from(*own))).or_insert(entry);
         }
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));

@@ -1,17 +1,13 @@
-//! IPv4 packets as values: what goes in, and what is expected to come out.
+//! IP packets as values: what goes in, and what is expected to come out.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+mod wire;
 
-use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, IpDscp, IpFragOffset, IpNumber, Ipv4Header,
-    TcpHeader, UdpHeader,
-};
-use vnet_common::tcp::flags;
+use std::net::{IpAddr, SocketAddr};
 
-/// Destination, source and type of every frame.
-const ETHERNET: [u8; 14] = [0x52, 0x54, 0, 0, 0, 0xfe, 0x52, 0x54, 0, 0, 0, 0x01, 0x08, 0x00];
+/// The flow label of IPv6 packets, unless set.
+const FLOW_LABEL: u32 = 0x1_2345;
 
-/// What an IPv4 packet carries.
+/// What a packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A TCP segment with the flags of [`vnet_common::tcp::flags`].
@@ -55,27 +51,40 @@ pub enum Body {
     },
 }
 
-/// An IPv4 packet.
+/// An IP packet; both addresses are of one family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Source address.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Destination address.
-    pub destination: Ipv4Addr,
-    /// Time to live.
+    pub destination: IpAddr,
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Identification.
+    /// Identification; in IPv6 of fragments alone.
     pub identification: u16,
     /// Differentiated services code point, six bits.
     pub dscp: u8,
-    /// Whether routers must not fragment it.
+    /// Twenty bits, IPv6 alone.
+    pub flow_label: u32,
+    /// Whether routers must not fragment it, IPv4 alone.
     pub dont_fragment: bool,
-    /// IP options, a multiple of four bytes.
+    /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
+    /// IPv6 extension headers in order.
+    pub extensions: Vec<Extension>,
     /// What follows the IP header.
     pub body: Body,
     /// What follows the L4 header.
     pub payload: Vec<u8>,
+}
+
+/// An IPv6 extension header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Its number.
+    pub kind: u8,
+    /// All of it but the first byte, which says what follows.
+    pub rest: Vec<u8>,
 }
 
 /// A TCP segment without data between two endpoints as `address:port`.
@@ -126,16 +135,29 @@ pub fn icmp_error(
 }
 
 /// The frame with which a packet's sender is told that its destination is unreachable: back to where
-/// the frame came from, quoting its IP header and eight bytes.
+/// the frame came from.
 #[must_use]
 pub fn unreachable(from: &str, code: u8, about: &Packet) -> Vec<u8> {
-    let mut answer = icmp_error(from, &about.source.to_string(), (3, code), about, 28);
-    // Precedence "internetwork control" (RFC 1812, section 4.3.2.5).
-    (answer.dscp, answer.dont_fragment, answer.identification) = (48, true, 0);
-    let mut frame = answer.frame();
+    let mut frame = unreachable_packet(from, code, about).frame();
     let (destination, source) = frame[..12].split_at_mut(6);
     destination.swap_with_slice(source);
     frame
+}
+
+/// The ICMP error by which a packet's sender is told that its destination is unreachable: it quotes the
+/// IP header and eight bytes.
+#[must_use]
+pub fn unreachable_packet(from: &str, code: u8, about: &Packet) -> Packet {
+    let to = about.source.to_string();
+    if about.source.is_ipv6() {
+        let mut answer = icmp_error(from, &to, (1, code), about, 48);
+        answer.flow_label = 0;
+        return answer;
+    }
+    let mut answer = icmp_error(from, &to, (3, code), about, 28);
+    // Precedence "internetwork control" (RFC 1812, section 4.3.2.5).
+    (answer.dscp, answer.dont_fragment, answer.identification) = (48, true, 0);
+    answer
 }
 
 /// A packet of another protocol.
@@ -145,18 +167,20 @@ pub fn raw(from: &str, to: &str, protocol: u8) -> Packet {
 }
 
 impl Packet {
-    fn new(source: Ipv4Addr, destination: Ipv4Addr, body: Body) -> Self {
-        let (options, payload) = (Vec::new(), Vec::new());
+    fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
+        assert_eq!(source.is_ipv6(), destination.is_ipv6(), "two families");
         Self {
             source,
             destination,
             ttl: 64,
             identification: 0x1234,
             dscp: 0,
+            flow_label: FLOW_LABEL,
             dont_fragment: false,
-            options,
+            options: Vec::new(),
+            extensions: Vec::new(),
             body,
-            payload,
+            payload: Vec::new(),
         }
     }
 
@@ -200,10 +224,17 @@ impl Packet {
         self
     }
 
-    /// Replaces the IP options.
+    /// Replaces the IPv4 options.
     #[must_use]
     pub fn options(mut self, options: &[u8]) -> Self {
         self.options = options.to_vec();
+        self
+    }
+
+    /// Adds an IPv6 extension header behind those that are there, without its first byte.
+    #[must_use]
+    pub fn extension(mut self, kind: u8, rest: &[u8]) -> Self {
+        self.extensions.push(Extension { kind, rest: rest.to_vec() });
         self
     }
 
@@ -232,97 +263,9 @@ impl Packet {
         self
     }
 
-    /// From the Ethernet header on.
-    #[must_use]
-    pub fn frame(&self) -> Vec<u8> {
-        [ETHERNET.as_slice(), &self.ip()].concat()
-    }
-
-    /// From the IPv4 header on.
-    #[must_use]
-    pub fn ip(&self) -> Vec<u8> {
-        let l4 = self.l4();
-        self.ip_around(&l4, 0, false)
-    }
-
-    /// The frames of the packet's fragments, each with at most `size` bytes behind its IP header;
-    /// `size` is a multiple of 8.
-    #[must_use]
-    pub fn fragments(&self, size: usize) -> Vec<Vec<u8>> {
-        let l4 = self.l4();
-        let count = l4.len().div_ceil(size);
-        l4.chunks(size)
-            .enumerate()
-            .map(|(place, part)| {
-                let ip = self.ip_around(part, (place * size / 8) as u16, place + 1 < count);
-                [ETHERNET.as_slice(), &ip].concat()
-            })
-            .collect()
-    }
-
-    fn ip_around(&self, l4: &[u8], offset: u16, more_fragments: bool) -> Vec<u8> {
-        let protocol = match self.body {
-            Body::Tcp { .. } => IpNumber::TCP,
-            Body::Udp { .. } => IpNumber::UDP,
-            Body::Echo { .. } | Body::Icmp { .. } => IpNumber::ICMP,
-            Body::Raw { protocol } => IpNumber(protocol),
-        };
-        let (from, to) = (self.source.octets(), self.destination.octets());
-        let mut header = Ipv4Header::new(0, self.ttl, protocol, from, to)
-            .expect("a header without payload has a valid length");
-        header.options = self.options.as_slice().try_into().expect("options of a valid length");
-        header.set_payload_len(l4.len()).expect("a payload of a valid length");
-        header.identification = self.identification;
-        header.dscp = IpDscp::try_new(self.dscp).expect("a code point of six bits");
-        header.dont_fragment = self.dont_fragment;
-        header.more_fragments = more_fragments;
-        header.fragment_offset = IpFragOffset::try_new(offset).expect("an offset of 13 bits");
-        header.header_checksum = header.calc_header_checksum();
-        [header.to_bytes().as_slice(), l4].concat()
-    }
-
-    fn l4(&self) -> Vec<u8> {
-        let (from, to) = (self.source.octets(), self.destination.octets());
-        let header = match self.body {
-            Body::Tcp { source, destination, flags } => {
-                let mut header = tcp_header(source, destination, flags);
-                header.checksum = header
-                    .calc_checksum_ipv4_raw(from, to, &self.payload)
-                    .expect("a segment of a valid length");
-                header.to_bytes().to_vec()
-            }
-            Body::Udp { source, destination, has_checksum } => {
-                let length = self.payload.len();
-                let mut header = UdpHeader::without_ipv4_checksum(source, destination, length)
-                    .expect("a datagram of a valid length");
-                if has_checksum {
-                    header.checksum = header
-                        .calc_checksum_ipv4_raw(from, to, &self.payload)
-                        .expect("a datagram of a valid length");
-                }
-                header.to_bytes().to_vec()
-            }
-            Body::Echo { request, identifier } => {
-                let echo = IcmpEchoHeader { id: identifier, seq: 1 };
-                let kind = if request {
-                    Icmpv4Type::EchoRequest(echo)
-                } else {
-                    Icmpv4Type::EchoReply(echo)
-                };
-                Icmpv4Header::with_checksum(kind, &self.payload).to_bytes().to_vec()
-            }
-            Body::Icmp { kind, code, rest } => {
-                let kind = Icmpv4Type::Unknown { type_u8: kind, code_u8: code, bytes5to8: rest };
-                Icmpv4Header::with_checksum(kind, &self.payload).to_bytes().to_vec()
-            }
-            Body::Raw { .. } => Vec::new(),
-        };
-        [header.as_slice(), &self.payload].concat()
-    }
-
     fn replace(&mut self, text: &str, source: bool) -> Option<u16> {
-        let (address, port) = match text.parse::<SocketAddrV4>() {
-            Ok(endpoint) => (*endpoint.ip(), Some(endpoint.port())),
+        let (address, port) = match text.parse::<SocketAddr>() {
+            Ok(endpoint) => (endpoint.ip(), Some(endpoint.port())),
             Err(_) => (parse(text), None),
         };
         *(if source { &mut self.source } else { &mut self.destination }) = address;
@@ -330,24 +273,12 @@ impl Packet {
     }
 }
 
-fn tcp_header(source: u16, destination: u16, bits: u8) -> TcpHeader {
-    let mut header = TcpHeader::new(source, destination, 1000, 64240);
-    header.fin = bits & flags::FIN != 0;
-    header.syn = bits & flags::SYN != 0;
-    header.rst = bits & flags::RST != 0;
-    header.ack = bits & flags::ACK != 0;
-    if header.ack {
-        header.acknowledgment_number = 2000;
-    }
-    header
+fn endpoint(text: &str) -> (IpAddr, u16) {
+    let endpoint: SocketAddr = text.parse().unwrap_or_else(|_| panic!("no endpoint: {text}"));
+    (endpoint.ip(), endpoint.port())
 }
 
-fn endpoint(text: &str) -> (Ipv4Addr, u16) {
-    let endpoint: SocketAddrV4 = text.parse().unwrap_or_else(|_| panic!("no endpoint: {text}"));
-    (*endpoint.ip(), endpoint.port())
-}
-
-fn parse(text: &str) -> Ipv4Addr {
+fn parse(text: &str) -> IpAddr {
     text.parse().unwrap_or_else(|_| panic!("no address: {text}"))
 }
 
