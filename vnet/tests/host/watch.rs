@@ -74,6 +74,7 @@ fn neighbours_are_reported_only_when_asked_for() {
         let mut with = watch(WatchOptions { neighbours: true, ..Default::default() }).unwrap();
         let mut without = watch(WatchOptions::default()).unwrap();
         settle(&mut with).await;
+        settle(&mut without).await;
         ip("neighbour add 192.0.2.1 lladdr 02:00:00:00:00:01 dev v0 nud permanent");
         assert_eq!(next(&mut with).await, Change { neighbours: true, ..NOTHING });
         assert!(is_silent(&mut without).await);
