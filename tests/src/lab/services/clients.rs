@@ -29,11 +29,16 @@ impl Ping {
 }
 
 impl Namespace {
-    /// Sends `count` echo requests, 20 ms apart, and waits at most a second for the last answer.
+    /// Sends `count` echo requests, 20 ms apart or, if there are few, 200 ms, and waits at most a second
+    /// for the last answer.
     /// Further arguments go before the address, as `-s 1400` or `-M do`.
     pub fn ping_with(&self, to: &str, count: u32, arguments: &[&str]) -> Result<Ping> {
+        let few = count <= 5;
         let count = count.to_string();
-        let mut command = vec!["ping", "-n", "-q", "-i", "0.02", "-W", "1", "-c", &count];
+        // For the last answer ping waits one interval or two round trips, whichever is longer: too
+        // short on a busy machine, so that few requests take their time.
+        let interval = if few { "0.2" } else { "0.02" };
+        let mut command = vec!["ping", "-n", "-q", "-i", interval, "-W", "1", "-c", &count];
         command.extend(arguments);
         command.push(to);
         // A lost answer makes the status 1, which is a result as well.
