@@ -79,28 +79,28 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
-    by_family(skb, steps::from_outside::<Ipv4>, steps::from_outside::<Ipv6>)
+    by_family(skb, steps::from_outside::<Ipv4, false>, steps::from_outside::<Ipv6, false>)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, steps::at_uplink_egress::<Ipv4>, steps::at_uplink_egress::<Ipv6>)
+    by_family(skb, steps::at_uplink_egress::<Ipv4, false>, steps::at_uplink_egress::<Ipv6, false>)
 }
 
 /// TC ingress of an uplink without link-layer headers (tun, `WireGuard`, PPP).
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, steps::from_outside_raw::<Ipv4>, steps::from_outside_raw::<Ipv6>)
+    by_family(skb, steps::from_outside::<Ipv4, true>, steps::from_outside::<Ipv6, true>)
 }
 
 /// TC egress of an uplink without link-layer headers.
 #[classifier]
 pub fn uplink_egress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, steps::at_uplink_egress_raw::<Ipv4>, steps::at_uplink_egress_raw::<Ipv6>)
+    by_family(skb, steps::at_uplink_egress::<Ipv4, true>, steps::at_uplink_egress::<Ipv6, true>)
 }
 
 /// What is neither version of IP passes.

@@ -12,7 +12,7 @@ use crate::{
     hook::{Hook, Link, Step, Stop, Verdict},
     icmp,
     ip::Ip,
-    maps::{self, UPLINKS},
+    maps,
     nat::{self, Side, Ttl},
     parse::{Fragment, Packet},
     policy::{self, End, Owner, Slot},
@@ -66,7 +66,9 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let judged = match judge(hook, packet) {
         Ok(judged) => judged,
         // An own address of the host's may be what another network's guest is masqueraded to.
-        Err(Stop::Handover(Handover::ToHost)) if known.is_none() && is_uplink(skb.ifindex()) => {
+        Err(Stop::Handover(Handover::ToHost))
+            if known.is_none() && policy::is_uplink(skb.ifindex()) =>
+        {
             return Ok(Verdict::PossibleReply);
         }
         Err(stop) => {
@@ -109,12 +111,6 @@ pub fn from_bridge_error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
     icmp::from_guest(hook, packet, Ttl::Decrement)?;
     Ok(emit::to_neighbour(hook.skb, place.uplink_ifindex, place.next_hop))
-}
-
-/// Whether flows are masqueraded at this interface.
-#[inline(always)]
-fn is_uplink(ifindex: u32) -> bool {
-    UPLINKS.get_ptr(ifindex).is_some()
 }
 
 /// What policy and route say of a packet that may go on.
@@ -207,7 +203,7 @@ impl Way {
 
 #[inline(always)]
 pub fn way(source: Owner, route: &Route) -> Step<Way> {
-    if !is_uplink(route.ifindex) {
+    if !policy::is_uplink(route.ifindex) {
         return Err(DropReason::NotAnUplink.into());
     }
     let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;

@@ -179,7 +179,7 @@ impl End {
     /// Whether vnet has hooks there, so that nothing that the stack sends there leaves unjudged.
     #[inline(always)]
     pub fn has_hooks(self) -> bool {
-        self.slot.is_some() || UPLINKS.get_ptr(self.ifindex).is_some()
+        self.slot.is_some() || is_uplink(self.ifindex)
     }
 
     #[inline(always)]
@@ -205,6 +205,12 @@ impl End {
     const fn from_word(word: u64) -> Self {
         Self { slot: Slot((word >> 32) as u16), ifindex: word as u32 }
     }
+}
+
+/// Whether flows are masqueraded at this interface.
+#[inline(always)]
+pub fn is_uplink(ifindex: u32) -> bool {
+    UPLINKS.get_ptr(ifindex).is_some()
 }
 
 /// The verdict on a packet from one end to another, as if it opened a connection: replies have

@@ -28,38 +28,30 @@ pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
 
 #[inline(always)]
 pub fn at_bridge_egress<V: Ip>(skb: Skb) -> i32 {
-    egress::<V>(skb, to_guest::<V>(skb))
+    egress::<V, false>(skb, to_guest::<V>(skb))
 }
 
-/// What follows the first step at an egress with Ethernet headers.
 #[inline(always)]
-fn egress<V: Ip>(skb: Skb, mut action: i32) -> i32 {
+pub fn at_uplink_egress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    egress::<V, RAW>(skb, to_outside::<V, RAW>(skb))
+}
+
+/// What follows the first step at an egress.
+#[inline(always)]
+fn egress<V: Ip, const RAW: bool>(skb: Skb, mut action: i32) -> i32 {
     if action == UNJUDGED {
-        action = masquerade::<V>(skb);
+        action = masquerade::<V, RAW>(skb);
     }
     match action {
-        KNOWN => translate::<V>(skb),
-        ERROR => translate_error::<V>(skb),
+        KNOWN => translate::<V, RAW>(skb),
+        ERROR => translate_error::<V, RAW>(skb),
         action => action,
     }
 }
 
-#[inline(always)]
-pub fn at_uplink_egress<V: Ip>(skb: Skb) -> i32 {
-    egress::<V>(skb, to_outside::<V>(skb))
-}
-
-#[inline(always)]
-pub fn at_uplink_egress_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut action = to_outside_raw::<V>(skb);
-    if action == UNJUDGED {
-        action = masquerade_raw::<V>(skb);
-    }
-    match action {
-        KNOWN => translate_raw::<V>(skb),
-        ERROR => translate_error_raw::<V>(skb),
-        action => action,
-    }
+/// What the packets of an interface begin with.
+const fn link(raw: bool) -> Link {
+    if raw { Link::Raw } else { Link::Ethernet }
 }
 
 #[inline(never)]
@@ -105,77 +97,36 @@ fn to_guest<V: Ip>(skb: Skb) -> i32 {
 }
 
 #[inline(never)]
-pub fn from_outside<V: Ip>(skb: Skb) -> i32 {
-    arrive::<V>(skb, Link::Ethernet)
-}
-
-#[inline(never)]
-pub fn from_outside_raw<V: Ip>(skb: Skb) -> i32 {
-    arrive::<V>(skb, Link::Raw)
-}
-
-#[inline(always)]
-fn arrive<V: Ip>(skb: Skb, link: Link) -> i32 {
-    let mut hook = Hook::new(skb, link);
+pub fn from_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
     let verdict = inbound::from_uplink::<V>(&mut hook);
     hook.finish_or_reject(verdict, reject::outside::<V>)
 }
 
 #[inline(never)]
-fn to_outside<V: Ip>(skb: Skb) -> i32 {
-    leave::<V>(skb, Link::Ethernet)
-}
-
-#[inline(never)]
-fn to_outside_raw<V: Ip>(skb: Skb) -> i32 {
-    leave::<V>(skb, Link::Raw)
-}
-
-#[inline(always)]
-fn leave<V: Ip>(skb: Skb, link: Link) -> i32 {
-    let mut hook = Hook::new(skb, link);
+fn to_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::to_uplink::<V>(&mut hook);
     hook.finish(verdict)
 }
 
 #[inline(never)]
-fn masquerade<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
+fn masquerade<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::masquerade::<V>(&mut hook);
     hook.finish(verdict)
 }
 
 #[inline(never)]
-fn masquerade_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
-    let verdict = forwarded::masquerade::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
+fn translate<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::translate::<V>(&mut hook);
     hook.finish(verdict)
 }
 
 #[inline(never)]
-fn translate_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
-    let verdict = forwarded::translate::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate_error<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = forwarded::translate_error::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn translate_error_raw<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Raw);
+fn translate_error<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::translate_error::<V>(&mut hook);
     hook.finish(verdict)
 }
