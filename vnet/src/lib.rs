@@ -9,4 +9,5 @@ pub mod matrix;
 pub mod object;
 pub mod plan;
 pub mod report;
+pub mod services;
 pub mod supervise;
