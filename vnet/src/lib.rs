@@ -2,6 +2,7 @@
 
 pub mod datapath;
 pub mod definition;
+pub mod doctor;
 pub mod guests;
 pub mod host;
 pub mod instance;

@@ -2,6 +2,7 @@
 
 mod check;
 mod detach;
+mod doctor;
 mod flows;
 mod matrix;
 mod run;
@@ -32,6 +33,7 @@ enum Command {
     Status(status::Status),
     Flows(flows::Flows),
     Matrix(matrix::MatrixCommand),
+    Doctor(doctor::Doctor),
     Detach(detach::Detach),
     #[command(hide = true)]
     Janitor(detach::Janitor),
@@ -62,6 +64,7 @@ pub fn run() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Flows(flows) => flows.run(),
         Command::Matrix(matrix) => matrix.run(),
+        Command::Doctor(doctor) => doctor.run(),
     };
     result.unwrap_or_else(|error| {
         let _ = writeln!(io::stderr(), "error: {error:#}");

@@ -27,7 +27,7 @@ pub mod watch;
 pub use address::InterfaceAddress;
 pub use gateway_route::GatewayRoute;
 pub use ipv6::Ipv6Settings;
-pub use link::{Bond, Link, LinkKind, LinkLayer, Port};
+pub use link::{Bond, BondMode, Link, LinkKind, LinkLayer, Port};
 pub use netlink::NetlinkError;
 pub use route::{Hop, Route};
 pub use snapshot::{Snapshot, snapshot};

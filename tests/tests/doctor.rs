@@ -1,0 +1,99 @@
+//! `vnet doctor` beside other people's rules, and the commands that it names, run as they stand.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::fs;
+
+use serde_json::Value;
+use vnet_tests::lab::{Node, StandardLab, require_root};
+use vnet_tests::lifecycle::program;
+
+/// What Docker sets (`iptables -S` of a host with Docker 24), re-created with nft.
+const DOCKER: &str = "add table ip filter
+add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }
+add chain ip filter DOCKER-USER
+add rule ip filter DOCKER-USER return
+add rule ip filter FORWARD jump DOCKER-USER
+add table ip nat
+add chain ip nat POSTROUTING { type nat hook postrouting priority 100; policy accept; }
+add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade";
+
+const DEFINITION: &str = "<network><name>default</name><forward mode='nat'/>\
+    <bridge name='virbr0'/><ip address='192.168.122.1' prefix='24'/></network>";
+
+/// The findings of a check on a host: level and mend.
+fn findings(host: &Node, definition: &str, check: &str) -> Vec<(String, Option<String>)> {
+    let file = std::env::temp_dir().join(format!("vnet-doctor-{check}-{}.xml", std::process::id()));
+    fs::write(&file, definition).unwrap();
+    let program = program().unwrap();
+    let output =
+        host.try_run(&[program.as_str(), "doctor", "-o", "json", file.to_str().unwrap()]).unwrap();
+    fs::remove_file(&file).unwrap();
+    let all: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    let word = |value: &Value| value.as_str().map(str::to_owned);
+    all.iter()
+        .filter(|finding| finding["check"] == check)
+        .map(|finding| (word(&finding["level"]).unwrap(), word(&finding["mend"])))
+        .collect()
+}
+
+#[test]
+fn dockers_forward_drop_is_seen_and_mended_by_the_command_that_is_named() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    let host = &lab.host;
+    assert_eq!(findings(host, DEFINITION, "forward"), [("ok".to_owned(), None)]);
+    host.nft(DOCKER)?;
+    host.sysctl("net.ipv4.ip_forward", "1")?;
+    // The stack alone: the host forwards, and Docker's rules are in the way.
+    lab.outside.run(&["ip", "route", "add", "192.168.122.0/24", "via", "203.0.113.2"])?;
+    assert!(
+        lab.tap_guest.try_run(&["ping", "-c1", "-W1", "203.0.113.1"])?.status.code() == Some(1)
+    );
+
+    let found = findings(host, DEFINITION, "forward");
+    let [(level, Some(mend))] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(level, "warn");
+    host.run(&["sh", "-c", mend])?;
+    assert_eq!(lab.tap_guest.ping("203.0.113.1", 1)?.received, 1);
+    // Docker's own subnet is nobody's here.
+    assert_eq!(findings(host, DEFINITION, "masquerade"), [("ok".to_owned(), None)]);
+    Ok(())
+}
+
+#[test]
+fn rules_that_masquerade_a_network_are_seen() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    lab.host.nft_masquerade("virbr0", "192.168.122.0/24", Some("eth0"))?;
+    let found = findings(&lab.host, DEFINITION, "masquerade");
+    let [(level, Some(mend))] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(level, "warn");
+    assert!(mend.contains("virsh net-edit default"), "{mend}");
+    let open = DEFINITION.replace("nat", "open");
+    assert_eq!(findings(&lab.host, &open, "masquerade"), [("ok".to_owned(), None)]);
+    Ok(())
+}
+
+#[test]
+fn bridge_that_is_missing_fails() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    let host = &lab.host;
+    assert_eq!(findings(host, DEFINITION, "bridge"), [("ok".to_owned(), None)]);
+    host.run(&["ip", "link", "set", "virbr0", "down"])?;
+    let mend = Some("ip link set virbr0 up".to_owned());
+    assert_eq!(findings(host, DEFINITION, "bridge"), [("fail".to_owned(), mend.clone())]);
+    host.run(&["sh", "-c", &mend.unwrap()])?;
+    assert_eq!(findings(host, DEFINITION, "bridge"), [("ok".to_owned(), None)]);
+    host.run(&["ip", "link", "delete", "virbr0"])?;
+    let mend = Some("virsh net-start default".to_owned());
+    assert_eq!(findings(host, DEFINITION, "bridge"), [("fail".to_owned(), mend)]);
+    Ok(())
+}

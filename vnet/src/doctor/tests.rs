@@ -1,0 +1,155 @@
+use ipnet::IpNet;
+
+use super::*;
+use crate::{
+    definition::ForwardMode,
+    host::{Bond, BondMode},
+    services::Port,
+};
+
+/// Docker's and libvirt's rules, and one of an operator, as nft 1.0.6 lists them.
+const RULES: &str = r#"{"nftables": [
+  {"metainfo": {"version": "1.0.6", "json_schema_version": 1}},
+  {"table": {"family": "ip", "name": "filter", "handle": 1}},
+  {"chain": {"family": "ip", "table": "filter", "name": "FORWARD", "handle": 1, "type": "filter",
+    "hook": "forward", "prio": 0, "policy": "drop"}},
+  {"chain": {"family": "ip", "table": "filter", "name": "DOCKER-USER", "handle": 2}},
+  {"rule": {"family": "ip", "table": "filter", "chain": "FORWARD", "handle": 3,
+    "expr": [{"jump": {"target": "DOCKER-USER"}}]}},
+  {"chain": {"family": "ip", "table": "libvirt_network", "name": "guest_nat", "handle": 1,
+    "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}},
+  {"rule": {"family": "ip", "table": "libvirt_network", "chain": "guest_nat", "handle": 2, "expr": [
+    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": "tcp"}},
+    {"match": {"op": "==", "left": {"payload": {"protocol": "ip", "field": "saddr"}},
+      "right": {"prefix": {"addr": "192.168.122.0", "len": 24}}}},
+    {"match": {"op": "!=", "left": {"payload": {"protocol": "ip", "field": "daddr"}},
+      "right": {"prefix": {"addr": "192.168.122.0", "len": 24}}}},
+    {"counter": {"packets": 0, "bytes": 0}},
+    {"masquerade": {"port": {"range": [1024, 65535]}}}]}},
+  {"rule": {"family": "ip6", "table": "mine", "chain": "out", "handle": 2, "expr": [
+    {"match": {"op": "==", "left": {"payload": {"protocol": "ip6", "field": "saddr"}},
+      "right": {"set": ["fd00::1", {"prefix": {"addr": "fd01::", "len": 16}}]}}},
+    {"xt": {"type": "target", "name": "SNAT"}}]}}
+]}"#;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn network(mode: ForwardMode) -> NetworkFacts {
+    NetworkFacts {
+        name: "default".to_owned(),
+        mode,
+        bridge: "virbr0".to_owned(),
+        subnets: vec![net("192.168.122.0/24")],
+        wants_dhcp: true,
+        served: None,
+    }
+}
+
+fn levels(findings: &[Finding], check: &str) -> Vec<Level> {
+    findings.iter().filter(|finding| finding.check == check).map(|finding| finding.level).collect()
+}
+
+#[test]
+fn rules_of_others_are_understood() {
+    let ruleset = Ruleset::parse(RULES).unwrap();
+    assert_eq!(ruleset.dropping.len(), 1);
+    assert!(ruleset.has_docker_user("ip") && !ruleset.has_docker_user("ip6"));
+    assert!(!ruleset.has_firewalld());
+    let chain_for = |subnet: &str| {
+        ruleset.translation_of(net(subnet)).map(|translation| translation.chain.name.clone())
+    };
+    assert_eq!(chain_for("192.168.122.0/25").as_deref(), Some("guest_nat"));
+    assert_eq!(chain_for("192.168.0.0/16").as_deref(), Some("guest_nat"));
+    assert_eq!(chain_for("192.168.123.0/24"), None);
+    assert_eq!(chain_for("fd00::/64").as_deref(), Some("out"));
+    assert_eq!(chain_for("fd01:2::/64").as_deref(), Some("out"));
+    assert_eq!(chain_for("fd02::/64"), None);
+    for broken in ["", "[]", "{\"nftables\": 1}"] {
+        assert!(Ruleset::parse(broken).is_err(), "{broken}");
+    }
+}
+
+#[test]
+fn rule_without_a_source_is_about_every_subnet_of_its_family() {
+    let rule = r#"{"nftables": [{"rule": {"family": "ip", "table": "nat", "chain": "POSTROUTING",
+        "expr": [{"masquerade": null}]}}]}"#;
+    let ruleset = Ruleset::parse(rule).unwrap();
+    assert!(ruleset.translation_of(net("10.0.0.0/8")).is_some());
+    assert!(ruleset.translation_of(net("fd00::/64")).is_none());
+}
+
+#[test]
+fn each_obstacle_has_a_command_that_mends_it() {
+    let facts = Facts {
+        rules: Some(Ok(Ruleset::parse(RULES).unwrap())),
+        bridge_netfilter: vec!["net.bridge.bridge-nf-call-iptables".to_owned()],
+        jit: Some("0".to_owned()),
+        networks: vec![network(ForwardMode::Nat)],
+        ..Facts::default()
+    };
+    let findings = examine(&facts);
+    let mend = |check: &str| {
+        let found =
+            findings.iter().find(|finding| finding.check == check && finding.mend.is_some());
+        found.and_then(|finding| finding.mend.clone()).unwrap_or_default()
+    };
+    assert_eq!(mend("br_netfilter"), "sysctl -w net.bridge.bridge-nf-call-iptables=0");
+    assert_eq!(mend("jit"), "sysctl -w net.core.bpf_jit_enable=1");
+    assert_eq!(
+        mend("forward"),
+        "nft insert rule ip filter DOCKER-USER iifname '{ virbr0 }' accept && \
+         nft insert rule ip filter DOCKER-USER oifname '{ virbr0 }' accept"
+    );
+    assert!(mend("masquerade").contains("virsh net-edit default"), "{}", mend("masquerade"));
+    assert_eq!(mend("bridge"), "virsh net-start default");
+    assert_eq!(levels(&findings, "bridge"), [Level::Fail]);
+    assert_eq!(levels(&findings, "dhcp"), [Level::Warn]);
+}
+
+#[test]
+fn host_without_obstacles_is_ok() {
+    let mut served = network(ForwardMode::Open);
+    served.served = Some(Port::Dhcp);
+    let facts = Facts {
+        has_tcx: true,
+        has_bpffs: true,
+        rules: Some(Ok(Ruleset::parse(RULES.replace("drop", "accept").as_str()).unwrap())),
+        networks: vec![served],
+        ..Facts::default()
+    };
+    let findings = examine(&facts);
+    // There is no bridge here; libvirt's rules do not matter to an open network.
+    assert_eq!(levels(&findings, "masquerade"), [Level::Ok]);
+    let others = findings.iter().filter(|finding| finding.check != "bridge");
+    assert!(others.clone().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    assert!(
+        text(&findings).starts_with("ok    privileges    programs can be loaded and attached\n")
+    );
+}
+
+#[test]
+fn bonds_that_do_not_fit_bridges_are_told_with_the_reason() {
+    let bonds = [
+        (BondMode::BalanceRr, 100, 0, vec!["its mode does not work with bridges; 1, 2 and 4 do"]),
+        (BondMode::ActiveBackup, 100, 0, vec!["mode and monitoring fit bridges"]),
+        (BondMode::BalanceXor, 100, 0, vec!["mode and monitoring fit bridges"]),
+        (BondMode::Ieee8023Ad, 100, 0, vec!["mode and monitoring fit bridges"]),
+        (
+            BondMode::Ieee8023Ad,
+            0,
+            0,
+            vec!["no link monitoring, so that it never notices a dead slave"],
+        ),
+        (BondMode::ActiveBackup, 0, 1000, vec!["ARP monitoring does not work below a bridge"]),
+    ];
+    for (mode, miimon, arp_interval, expected) in bonds {
+        let bond = Bond { mode, miimon, arp_interval };
+        let messages: Vec<String> =
+            examine::bonding("bond0", &bond).into_iter().map(|one| one.message).collect();
+        let expected: Vec<String> =
+            expected.into_iter().map(|text| format!("bond `bond0`: {text}")).collect();
+        assert_eq!(messages, expected, "{mode:?}");
+    }
+}
