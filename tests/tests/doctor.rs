@@ -88,9 +88,10 @@ fn bridge_that_is_missing_fails() -> anyhow::Result<()> {
     let host = &lab.host;
     assert_eq!(findings(host, DEFINITION, "bridge"), [("ok".to_owned(), None)]);
     host.run(&["ip", "link", "set", "virbr0", "down"])?;
-    let mend = Some("ip link set virbr0 up".to_owned());
-    assert_eq!(findings(host, DEFINITION, "bridge"), [("fail".to_owned(), mend.clone())]);
-    host.run(&["sh", "-c", &mend.unwrap()])?;
+    let command = "ip link set virbr0 up";
+    let expected = [("fail".to_owned(), Some(command.to_owned()))];
+    assert_eq!(findings(host, DEFINITION, "bridge"), expected);
+    host.run(&["sh", "-c", command])?;
     assert_eq!(findings(host, DEFINITION, "bridge"), [("ok".to_owned(), None)]);
     host.run(&["ip", "link", "delete", "virbr0"])?;
     let mend = Some("virsh net-start default".to_owned());

@@ -12,13 +12,13 @@ use super::{
 #[must_use]
 pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = kernel(facts);
-    findings.extend(bridge_netfilter(facts));
+    findings.push(bridge_netfilter(facts));
     findings.extend(rules(facts));
     findings.extend(facts.bonds().flat_map(|bond| {
         bond.bond.iter().flat_map(|settings| bonding(&bond.name, settings)).collect::<Vec<_>>()
     }));
     for network in &facts.networks {
-        findings.extend(bridge(facts, network));
+        findings.push(bridge(facts, network));
         findings.extend(dhcp(network));
     }
     findings
@@ -50,17 +50,17 @@ fn kernel(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn bridge_netfilter(facts: &Facts) -> Option<Finding> {
+fn bridge_netfilter(facts: &Facts) -> Finding {
     if facts.bridge_netfilter.is_empty() {
-        return Some(Finding::ok("br_netfilter", "bridged packets do not pass netfilter"));
+        return Finding::ok("br_netfilter", "bridged packets do not pass netfilter");
     }
     let commands: Vec<String> =
         facts.bridge_netfilter.iter().map(|name| format!("sysctl -w {name}=0")).collect();
-    Some(Finding::warn(
+    Finding::warn(
         "br_netfilter",
         "packets between guests of one bridge pass the host's firewall, which may drop them",
         commands.join(" && "),
-    ))
+    )
 }
 
 fn rules(facts: &Facts) -> Vec<Finding> {
@@ -177,23 +177,21 @@ pub(super) fn bonding(name: &str, bond: &crate::host::Bond) -> Vec<Finding> {
     findings
 }
 
-fn bridge(facts: &Facts, network: &NetworkFacts) -> Option<Finding> {
+fn bridge(facts: &Facts, network: &NetworkFacts) -> Finding {
     let NetworkFacts { name, bridge, .. } = network;
-    let Some(link) = facts.link(bridge) else {
-        return Some(Finding::fail(
+    match facts.link(bridge) {
+        None => Finding::fail(
             "bridge",
             format!("network `{name}`: there is no bridge `{bridge}`"),
             format!("virsh net-start {name}"),
-        ));
-    };
-    if !link.is_up() {
-        return Some(Finding::fail(
+        ),
+        Some(link) if !link.is_up() => Finding::fail(
             "bridge",
             format!("network `{name}`: bridge `{bridge}` is down"),
             format!("ip link set {bridge} up"),
-        ));
+        ),
+        Some(_) => Finding::ok("bridge", format!("network `{name}`: `{bridge}` is up")),
     }
-    Some(Finding::ok("bridge", format!("network `{name}`: `{bridge}` is up")))
 }
 
 fn dhcp(network: &NetworkFacts) -> Option<Finding> {

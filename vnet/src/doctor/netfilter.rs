@@ -123,13 +123,12 @@ fn prefixes(value: &Value) -> Vec<IpNet> {
     if let Some(set) = value["set"].as_array() {
         return set.iter().flat_map(prefixes).collect();
     }
-    let prefix = match value.as_str() {
-        Some(address) => address.parse().ok().map(|address: std::net::IpAddr| address.into()),
-        None => {
-            let address = value["prefix"]["addr"].as_str().and_then(|address| address.parse().ok());
-            let length = value["prefix"]["len"].as_u64().and_then(|length| length.try_into().ok());
-            address.zip(length).and_then(|(address, length)| IpNet::new(address, length).ok())
-        }
+    let prefix = if let Some(address) = value.as_str() {
+        address.parse().ok().map(|address: std::net::IpAddr| address.into())
+    } else {
+        let address = value["prefix"]["addr"].as_str().and_then(|address| address.parse().ok());
+        let length = value["prefix"]["len"].as_u64().and_then(|length| length.try_into().ok());
+        address.zip(length).and_then(|(address, length)| IpNet::new(address, length).ok())
     };
     prefix.into_iter().collect()
 }
