@@ -19,8 +19,39 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP
     pub const UDP: u8 = 17;
+    /// GRE
+    pub const GRE: u8 = 47;
+    /// ESP
+    pub const ESP: u8 = 50;
     /// `ICMPv6`
     pub const ICMPV6: u8 = 58;
+    /// SCTP
+    pub const SCTP: u8 = 132;
+}
+
+/// How a protocol is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// Address and port, or query identifier.
+    Port,
+    /// The address alone; ports tell flows apart but stay as they are. SCTP: its CRC32c covers the
+    /// ports, and endpoints with several addresses have to show the same port at each.
+    KeptPort,
+    /// The address alone: one inside endpoint for each remote. GRE, ESP and whatever else there is.
+    Address,
+}
+
+impl Translation {
+    /// How an IP protocol is translated, of either family.
+    #[inline]
+    #[must_use]
+    pub const fn of(ip_protocol: u8) -> Self {
+        match ip_protocol {
+            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Self::Port,
+            protocol::SCTP => Self::KeptPort,
+            _ => Self::Address,
+        }
+    }
 }
 
 /// Which way a packet goes through the translation.
@@ -157,6 +188,15 @@ impl Phase {
 pub const FLAG_INSIDE_IS_HOST: u8 = 1;
 /// [`Session::flags`]: the inside is behind a guest that routes, so replies take the host's routes.
 pub const FLAG_INSIDE_IS_ROUTED: u8 = 2;
+/// [`Session::flags`]: the flow has no mapping: its external endpoint is its own towards this remote
+/// only. So are flows of protocols whose ports stay ([`Translation`]), of ports that are shared because
+/// no other is left, and of port forwards.
+pub const FLAG_UNMAPPED: u8 = 4;
+/// [`Session::flags`]: a port forward let it in, and it lives as long as that is there.
+pub const FLAG_FORWARDED: u8 = 8;
+/// [`Session::flags`]: the remote is an external endpoint of this host: packets to it turn round at
+/// the uplink (hairpin, RFC 4787, REQ-9).
+pub const FLAG_HAIRPIN: u8 = 16;
 
 /// Packets and bytes of one direction.
 ///
@@ -319,13 +359,15 @@ pub struct Mapping {
     pub references: u64,
     /// When the last flow ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
     pub idle_since: u64,
+    /// The key's address: with the port it tells a map element that was recycled for another
+    /// endpoint under a reader's hands.
+    pub inside: Address,
+    /// The key's port.
+    pub inside_port: PortBe,
     /// The external port.
     pub external_port: PortBe,
-    /// The key's port: with the address it tells a map element that was recycled for another
-    /// endpoint under a reader's hands.
-    pub inside_port: PortBe,
-    /// The key's address, or the last four bytes of it.
-    pub inside: Ipv4Be,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// An external endpoint: who holds a port.
@@ -348,10 +390,12 @@ pub struct ExternalPort {
 pub struct PortHolder {
     /// The guest's address.
     pub inside: Address,
+    /// The uplink at which it was taken.
+    pub uplink_ifindex: u32,
     /// The guest's port.
     pub inside_port: PortBe,
-    /// Zero.
-    pub reserved: u16,
+    /// The slot of the guest's network.
+    pub network: u16,
 }
 
 /// [`GuestUsage::flows`] of a guest without flows whose entry is being deleted.
@@ -363,6 +407,11 @@ pub const GUEST_GONE: u64 = 1 << 63;
 pub struct GuestUsage {
     /// Live flows, or at least [`GUEST_GONE`].
     pub flows: u64,
+    /// External ports that its mappings hold, also those held down.
+    pub ports: u64,
+    /// When it last opened flows, in whole seconds of `CLOCK_MONOTONIC_COARSE`, in the upper half;
+    /// in the lower one how many in that second.
+    pub opened: u64,
 }
 
 /// The fragments of one datagram (RFC 791, section 2.3; RFC 8200, section 4.5), as the packets carry
@@ -427,10 +476,10 @@ mod tests {
         assert_eq!((size_of::<FlowSlot>(), align_of::<FlowSlot>()), (8, 4));
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (192, 8));
         assert_eq!((size_of::<MappingKey>(), align_of::<MappingKey>()), (36, 4));
-        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (24, 8));
+        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (40, 8));
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
-        assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (20, 4));
-        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 8));
+        assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (24, 4));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (24, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));

@@ -11,7 +11,7 @@ use vnet_common::{
 use crate::{
     atomic::SharedWord,
     flow, mapping,
-    maps::{self, SESSION_CURSOR},
+    maps::{self, NETWORKS, SESSION_CURSOR},
     session::SessionSlot,
 };
 
@@ -55,8 +55,9 @@ fn next_slot(config: &Config, now: u64) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_visit_session(index: u32, now: u64) -> u32 {
-    let (Some(config), Some(session)) = (maps::config(), SessionSlot::at(index)) else { return 0 };
-    let timeouts = &config.timeouts;
+    let Some(session) = SessionSlot::at(index) else { return 0 };
+    let Some(network) = NETWORKS.get(u32::from(session.network())) else { return 0 };
+    let timeouts = &network.timeouts;
     match Phase::from_word(session.phase()) {
         Phase::Live => {
             let state = State::from_byte(session.state());

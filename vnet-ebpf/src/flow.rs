@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        Direction, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase, SessionCursor,
-        protocol,
+        Direction, FLAG_UNMAPPED, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase,
+        SessionCursor, Translation, protocol,
     },
     reason::DropReason,
     tcp::{self, State},
@@ -89,7 +89,12 @@ pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u3
         return Err(DropReason::NoFlow);
     }
     expire::on_demand(now());
-    new.external_port = mapping::acquire(skb, new)?;
+    if Translation::of(packet.protocol) == Translation::Port {
+        new.external_port = mapping::acquire(skb, new)?;
+    } else {
+        new.flags |= FLAG_UNMAPPED;
+        new.external_port = new.mapping.inside_port;
+    }
     match outcome::decode(vnet_open_session(new)) {
         Ok(index) => Ok(index),
         // Another CPU may just have opened the same flow.
@@ -127,8 +132,8 @@ extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
         }
         entered
     });
-    if entered.is_err() {
-        mapping::abandon(&new.mapping, now);
+    if entered.is_err() && new.flags & FLAG_UNMAPPED == 0 {
+        mapping::abandon(&new.mapping, new.network, now);
     }
     outcome::encode(entered)
 }
@@ -230,7 +235,8 @@ pub fn end(session: SessionSlot, now: u64) -> bool {
         let _ = FLOWS_IPV6.remove(inbound);
     }
     leave_guest(&session.inside());
-    let holds_port = mapping::release(&mapping::key_of(session), now);
+    let holds_port =
+        session.flags() & FLAG_UNMAPPED == 0 && mapping::release(&mapping::key_of(session), now);
     session.set_since(now);
     let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
     session.set_phase(next as u32);
@@ -285,7 +291,11 @@ fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
         usage
     } else {
         // Two CPUs may get here together; one insertion wins, both find the entry.
-        let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
+        let _ = GUESTS.insert(
+            inside,
+            GuestUsage { flows: 0, ports: 0, opened: 0 },
+            u64::from(BPF_NOEXIST),
+        );
         GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
     };
     let flows = guest_flows(usage);

@@ -67,7 +67,8 @@ fn join_or_allocate(skb: Skb, new: &NewFlow) -> Option<PortBe> {
         external_port: port,
         inside_port: key.inside_port,
         idle_since: 0,
-        inside: key.inside.ipv4_part(),
+        inside: key.inside,
+        reserved: 0,
     };
     if MAPPINGS.insert(key, mapping, u64::from(BPF_NOEXIST)).is_ok() {
         return Some(port);
@@ -89,16 +90,23 @@ pub fn release(key: &MappingKey, now: u64) -> bool {
 /// Gives back the reference of a flow that was refused after all. No session will expire a mapping
 /// that was made for it, so that one is deleted at once: nobody outside has seen its port.
 #[inline(always)]
-pub fn abandon(key: &MappingKey, now: u64) {
-    let (Some(config), Some(mapping)) = (maps::config(), MAPPINGS.get_ptr_mut(key)) else { return };
+pub fn abandon(key: &MappingKey, network: u16, now: u64) {
+    let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return };
     // SAFETY: map memory outlives the program; the field is aligned plain data.
     let idle_since = unsafe { (&raw const (*mapping).idle_since).read_volatile() };
     if references(mapping).fetch_decrement() == 1 {
         let was_used = idle_since != 0;
-        let hold_down =
-            if was_used { u64::from(config.timeouts.port_hold_down) * NANOSECONDS } else { 0 };
+        let hold_down = if was_used { hold_down_ns(network) } else { 0 };
         expire(key, now, hold_down);
     }
+}
+
+/// How long the port of an ended flow of a network is kept from other guests, in nanoseconds.
+#[inline(always)]
+pub fn hold_down_ns(network: u16) -> u64 {
+    let seconds =
+        NETWORKS.get(u32::from(network)).map_or(0, |network| network.timeouts.port_hold_down);
+    u64::from(seconds) * NANOSECONDS
 }
 
 /// Deletes a mapping that nobody has used for the hold-down time; keeps any other.
@@ -140,7 +148,7 @@ fn join(key: &MappingKey) -> Option<PortBe> {
             (&raw const (*mapping).inside).read_volatile(),
         )
     };
-    if inside_port != key.inside_port || inside != key.inside.ipv4_part() {
+    if inside_port != key.inside_port || inside != key.inside {
         // The element was recycled for another endpoint between look-up and reference.
         references.fetch_decrement();
         return None;
@@ -187,8 +195,9 @@ extern "C" fn vnet_claim_port(ctx: *mut __sk_buff, new: *const NewFlow, port: u3
     let key = external_port(new, port);
     let holder = PortHolder {
         inside: new.mapping.inside,
+        uplink_ifindex: new.uplink_ifindex,
         inside_port: new.mapping.inside_port,
-        reserved: 0,
+        network: new.network,
     };
     if EXTERNAL_PORTS.insert(key, holder, u64::from(BPF_NOEXIST)).is_err() {
         return 0;

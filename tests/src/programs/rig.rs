@@ -137,7 +137,6 @@ impl Rig {
         rig.configure(|config| {
             config.session_limit = SLOTS;
             config.host_ports = PortRange { first: 32768, last: 60999 };
-            config.timeouts = TIMEOUTS;
         })?;
         Ok(rig)
     }
@@ -226,6 +225,10 @@ impl Rig {
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
                 flows_per_guest: SLOTS,
+                ports_per_guest: SLOTS,
+                new_flows_per_second: 0,
+                flow_limit: u32::MAX,
+                timeouts: TIMEOUTS,
                 flags: 0,
                 gateway: Ipv4Be::UNSPECIFIED,
                 pool_first: Ipv4Be::UNSPECIFIED,

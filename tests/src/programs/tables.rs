@@ -8,8 +8,8 @@ use aya::Ebpf;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        ExternalPort, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey, Phase,
-        PortHolder, Session, SessionCursor,
+        ExternalPort, FLAG_UNMAPPED, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey,
+        Phase, PortHolder, Session, SessionCursor,
     },
     names::map,
 };
@@ -94,7 +94,8 @@ impl Tables {
         check_legs(&legs, &self.flows)?;
         check_legs(&legs_ipv6, &self.flows_ipv6)?;
         for (key, mapping) in &self.mappings {
-            let users = self.live().filter(|(_, session)| mapping_key(session) == *key);
+            let uses = |session: &Session| is_mapped(session) && mapping_key(session) == *key;
+            let users = self.live().filter(|(_, session)| uses(session));
             let references = users.count() as u64;
             ensure!(mapping.references == references, "{references} flows use {mapping:#?}");
             let held_down =
@@ -110,11 +111,16 @@ impl Tables {
                 reserved: 0,
             };
             let inside_port = key.inside_port;
-            let holder = PortHolder { inside: key.inside, inside_port, reserved: 0 };
-            ensure!(self.ports.contains(&(held, holder)), "{held:#?} is not held by {holder:#?}");
+            let is_holder = |holder: &PortHolder| {
+                holder.inside == key.inside && holder.inside_port == inside_port
+            };
+            ensure!(
+                self.ports.iter().any(|(port, holder)| *port == held && is_holder(holder)),
+                "{held:#?} is not held for {key:#?}"
+            );
         }
         ensure!(self.ports.len() == self.mappings.len(), "ports without mapping: {self:#?}");
-        for (_, session) in self.live() {
+        for (_, session) in self.live().filter(|(_, session)| is_mapped(session)) {
             let key = mapping_key(session);
             ensure!(self.mappings.iter().any(|(other, _)| *other == key), "no mapping {key:#?}");
         }
@@ -142,6 +148,10 @@ where
         ensure!(table.contains(leg), "{leg:#?} is not in the table {table:#?}");
     }
     Ok(())
+}
+
+fn is_mapped(session: &Session) -> bool {
+    session.flags & FLAG_UNMAPPED == 0
 }
 
 fn mapping_key(session: &Session) -> MappingKey {

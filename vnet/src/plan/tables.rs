@@ -14,6 +14,7 @@ use vnet_common::{
         UplinkAddress,
     },
     port::PortRange,
+    timeout::Timeouts,
 };
 
 use super::{ABSENT_INTERFACE, Addresses, Plan, PlannedNetwork};
@@ -107,6 +108,10 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
         flows_per_guest: network.flows_per_guest,
+        ports_per_guest: network.flows_per_guest,
+        new_flows_per_second: 0,
+        flow_limit: u32::MAX,
+        timeouts: Timeouts::default(),
         flags: if network.isolated_ports { NETWORK_ISOLATED_PORTS } else { 0 },
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
         pool_first: Ipv4Be::from_addr(pool_first),
