@@ -23,10 +23,14 @@ pub mod protocol {
     pub const GRE: u8 = 47;
     /// ESP
     pub const ESP: u8 = 50;
+    /// DCCP (RFC 4340)
+    pub const DCCP: u8 = 33;
     /// `ICMPv6`
     pub const ICMPV6: u8 = 58;
     /// SCTP
     pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828)
+    pub const UDP_LITE: u8 = 136;
 }
 
 /// How a protocol is translated.
@@ -47,11 +51,45 @@ impl Translation {
     #[must_use]
     pub const fn of(ip_protocol: u8) -> Self {
         match ip_protocol {
-            protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6 => Self::Port,
+            protocol::TCP
+            | protocol::UDP
+            | protocol::ICMP
+            | protocol::ICMPV6
+            | protocol::DCCP
+            | protocol::UDP_LITE => Self::Port,
             protocol::SCTP => Self::KeptPort,
             _ => Self::Address,
         }
     }
+}
+
+/// Whether a protocol's header begins with its ports, source first. `false` for ICMP.
+#[inline]
+#[must_use]
+pub const fn has_ports(ip_protocol: u8) -> bool {
+    checksum_offset(ip_protocol).is_some() || ip_protocol == protocol::SCTP
+}
+
+/// Offset in a protocol's header of the checksum that covers the addresses as well; `None` for
+/// protocols that have none and for ICMP.
+#[inline]
+#[must_use]
+pub const fn checksum_offset(ip_protocol: u8) -> Option<usize> {
+    match ip_protocol {
+        // RFC 9293, section 3.1.
+        protocol::TCP => Some(16),
+        // RFC 768; RFC 3828, section 3.1; RFC 4340, section 5.1.
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => Some(6),
+        _ => None,
+    }
+}
+
+/// Whether a checksum of 0 says that there is none (RFC 768; RFC 3828 forbids it), so that a sum of 0 is
+/// written as 0xffff.
+#[inline]
+#[must_use]
+pub const fn zero_means_no_checksum(ip_protocol: u8) -> bool {
+    matches!(ip_protocol, protocol::UDP | protocol::UDP_LITE)
 }
 
 /// Which way a packet goes through the translation.
@@ -484,6 +522,17 @@ mod tests {
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
         assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (24, 8));
+    }
+
+    #[test]
+    fn ports_that_change_are_covered_by_a_checksum_that_changes_with_them() {
+        for number in 0..=u8::MAX {
+            let is_icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
+            let changes = Translation::of(number) == Translation::Port;
+            assert_eq!(changes, is_icmp || checksum_offset(number).is_some(), "{number}");
+            let has_ports = matches!(number, 6 | 17 | 33 | 132 | 136);
+            assert_eq!(super::has_ports(number), has_ports, "{number}");
+        }
     }
 
     #[test]
