@@ -488,6 +488,39 @@ pub struct FragmentSlot {
     pub since: u64,
 }
 
+impl FragmentSlot {
+    /// Of a datagram that is of no flow, but the host's own.
+    #[inline]
+    #[must_use]
+    pub const fn of_the_host(since: u64) -> Self {
+        Self { flow: FlowSlot { index: u32::MAX, generation: 0 }, since }
+    }
+}
+
+/// One of the fragments that came before the first of their datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct HeldKey {
+    /// Their datagram; of IPv4 with mapped addresses.
+    pub datagram: FragmentKey<Address>,
+    /// Which of them, less than [`crate::limits::HELD_PER_DATAGRAM`].
+    pub index: u32,
+}
+
+/// A copy of a fragment that came before the first of its datagram.
+#[derive(Clone, Copy, Zeroable)]
+#[repr(C)]
+pub struct HeldFragment {
+    /// When it came, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub since: u64,
+    /// Where it came in.
+    pub ifindex: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// From the link-layer header on.
+    pub frame: [u8; crate::limits::HELD_FRAME_BYTES],
+}
+
 /// Where the next slot comes from, and where the sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -521,6 +554,8 @@ mod tests {
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
+        assert_eq!((size_of::<HeldKey>(), align_of::<HeldKey>()), (44, 4));
+        assert_eq!((size_of::<HeldFragment>(), align_of::<HeldFragment>()), (2064, 8));
         assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (24, 8));
     }
 

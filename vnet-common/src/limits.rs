@@ -20,6 +20,14 @@ pub const GUESTS: u32 = 1 << 16;
 pub const FRAGMENTS: u32 = 1 << 12;
 /// How long a first fragment is remembered, in nanoseconds (RFC 791 recommends 15 s).
 pub const FRAGMENT_LIFETIME_NS: u64 = 15_000_000_000;
+/// Fragments that are kept because they came before the first of their datagram: about 1 MiB.
+pub const HELD_FRAGMENTS: u32 = 512;
+/// Of one datagram.
+pub const HELD_PER_DATAGRAM: u32 = 8;
+/// Bytes of the longest frame that is kept.
+pub const HELD_FRAME_BYTES: usize = 2048;
+/// How long they are kept, in nanoseconds: what only overtook another packet is not late by more.
+pub const HELD_LIFETIME_NS: u64 = 2_000_000_000;
 /// External ports tried for one new mapping.
 pub const PORT_ATTEMPTS: u32 = 32;
 /// Session slots that one run of the sweep looks at.

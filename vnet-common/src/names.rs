@@ -72,6 +72,8 @@ pub mod map {
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// As `FRAGMENTS`, of IPv6.
     pub const FRAGMENTS_IPV6: &str = "FRAGMENTS_IPV6";
+    /// [`crate::flow::HeldKey`] to [`crate::flow::HeldFragment`].
+    pub const HELD_FRAGMENTS: &str = "HELD_FRAGMENTS";
     /// Network slot to [`crate::network::NetworkTraffic`], per CPU.
     pub const TRAFFIC: &str = "TRAFFIC";
     /// Network slot and [`crate::reason::DropReason`] to packets, per CPU.

@@ -94,7 +94,7 @@ reasons! {
     LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
     RawLink = 12, "raw-link", "what comes without a link-layer header is delivered by the stack";
     OtherInterface = 13, "other-interface", "towards an interface that is no uplink: the stack forwards";
-    HeldFragment = 14, "held-fragment", "kept until the first fragment of its datagram comes";
+    HeldFragment = 14, "held-fragment", "a fragment before its datagram's first: kept for that, while the stack keeps its own copy";
 }
 
 #[cfg(test)]

@@ -124,8 +124,18 @@ pub fn masquerade<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if packet.is_icmp_error() {
         return Ok(Verdict::Error);
     }
+    if known.is_none() && packet.follows_its_first() {
+        return Ok(Verdict::Fragment);
+    }
     outbound::renew_or_open(hook, packet, known, epoch, &way, flags)?;
     Ok(Verdict::Known)
+}
+
+/// Either hook, for a later fragment that came before its first.
+#[inline(always)]
+pub fn translate_fragment<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    outbound::masquerade_fragment::<V>(hook, Ttl::Keep)?;
+    Ok(Verdict::Pass)
 }
 
 /// Either hook, once the packet's flow is known: translates it.

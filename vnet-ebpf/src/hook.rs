@@ -13,6 +13,7 @@ pub const UNJUDGED: i32 = 0x7000;
 pub const KNOWN: i32 = 0x7001;
 pub const ERROR: i32 = 0x7002;
 pub const POSSIBLE_REPLY: i32 = 0x7003;
+pub const FRAGMENT: i32 = 0x7004;
 
 /// What lies in front of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +46,10 @@ pub enum Verdict {
     Known,
     /// It is an ICMP error about another packet, and may go on: the next step translates.
     Error,
+    /// It is a later fragment whose first has not come yet: the next step translates its address alone.
+    Fragment,
+    /// It comes again, followed by the fragments that were waiting for it.
+    Replayed,
     /// It is for the host itself, or for a flow that is masqueraded to an address of its.
     PossibleReply,
 }
@@ -103,6 +108,8 @@ impl Hook {
             Ok(Verdict::Unjudged) => UNJUDGED,
             Ok(Verdict::Known) => KNOWN,
             Ok(Verdict::Error) => ERROR,
+            Ok(Verdict::Fragment) => FRAGMENT,
+            Ok(Verdict::Replayed) => SHOT,
             Ok(Verdict::PossibleReply) => POSSIBLE_REPLY,
             Err(Stop::Handover(handover)) => {
                 count::handover(self.network, handover);

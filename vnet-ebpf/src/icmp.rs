@@ -4,14 +4,14 @@ use network_types::icmp::Icmpv4Hdr;
 use vnet_common::{
     address::{Address, PortBe},
     checksum,
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey, protocol},
+    flow::{self, Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey, protocol},
     icmp,
     policy::Mode,
-    reason::{DropReason, Handover},
+    reason::DropReason,
 };
 
 use crate::{
-    count, emit, flow,
+    count, emit, flow as flows,
     hook::{Hook, Link, Step, Verdict},
     inbound,
     ip::Ip,
@@ -23,8 +23,8 @@ use crate::{
 
 /// Of both families' messages: type, code, checksum, four bytes of the type's own.
 const ICMP_HEADER_LEN: usize = size_of::<Icmpv4Hdr>();
-/// A quoted IPv6 fragment header and a quoted TCP header without options.
-const QUOTED_TRANSPORT_LEN: usize = 8 + 20;
+/// Quoted IPv4 options, or an IPv6 fragment header, and a quoted TCP header without options.
+const QUOTED_TRANSPORT_LEN: usize = 40 + 20;
 
 /// The packet that an ICMP error quotes.
 struct Quote<V: Ip> {
@@ -63,7 +63,7 @@ impl<V: Ip> Quote<V> {
             destination_port: PortBe::NONE,
             protocol,
         };
-        if protocol == protocol::TCP || protocol == protocol::UDP {
+        if flow::has_ports(protocol) {
             [quote.source_port, quote.destination_port] = skb.read_at(l4).ok()?;
         } else if protocol == V::ICMP {
             let header: [u8; ICMP_HEADER_LEN] = skb.read_at(l4).ok()?;
@@ -73,7 +73,7 @@ impl<V: Ip> Quote<V> {
                 icmp::Kind::Reply => quote.destination_port = identifier,
                 icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
             }
-        } else {
+        } else if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
             return None;
         }
         Some(quote)
@@ -84,7 +84,7 @@ impl<V: Ip> Quote<V> {
     fn flow_seen_outside(&self) -> Option<SessionSlot> {
         let remote = (self.destination, self.destination_port);
         let external = (self.source, self.source_port);
-        flow::find::<V>(&FlowKey::inbound(self.protocol, remote, external))
+        flows::find::<V>(&FlowKey::inbound(self.protocol, remote, external))
     }
 
     /// The flow whose inbound packet is quoted, as the inside saw it.
@@ -92,7 +92,7 @@ impl<V: Ip> Quote<V> {
     fn flow_seen_inside(&self) -> Option<SessionSlot> {
         let inside = (self.destination, self.destination_port);
         let remote = (self.source, self.source_port);
-        flow::find::<V>(&FlowKey::outbound(self.protocol, inside, remote))
+        flows::find::<V>(&FlowKey::outbound(self.protocol, inside, remote))
     }
 }
 
@@ -107,7 +107,7 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
                 && inbound::is_current::<V>(*session, epoch)
         });
     // An error about a packet of no flow is about the host's own.
-    let Some((quote, session)) = session else { return Err(Handover::NoFlow.into()) };
+    let Some((quote, session)) = session else { return Ok(Verdict::Unjudged) };
     hook.network = session.network();
     let (inside, port) = (V::narrow(session.inside()), session.inside_port());
     translate(hook, &quote, Side::Source, (inside, port), (packet.destination, inside))?;
@@ -235,6 +235,11 @@ fn translate<V: Ip>(
     }
 
     let is_icmp = quote.protocol == V::ICMP;
+    let checksum_offset = if is_icmp { Some(2) } else { flow::checksum_offset(quote.protocol) };
+    // Protocols without one keep their ports.
+    let Some(checksum_offset) = checksum_offset else {
+        return skb.write(l4 + 2, changes.sum);
+    };
     let port_offset = match (is_icmp, side) {
         (true, _) => quote.l4 + 4,
         (false, Side::Source) => quote.l4,
@@ -243,24 +248,19 @@ fn translate<V: Ip>(
     skb.write_at(port_offset, port)?;
     changes.word(old_port.to_wire(), port.to_wire());
 
-    let l4_checksum = if is_icmp {
-        quote.l4 + 2
-    } else if quote.protocol == protocol::UDP {
-        quote.l4 + 6
-    } else {
-        quote.l4 + 16
-    };
+    let zero_means_none = flow::zero_means_no_checksum(quote.protocol);
     // A quote may end before the TCP checksum, and UDP may have none.
-    if let Ok(old_sum) = skb.read_at::<u16>(l4_checksum)
-        && (old_sum != 0 || quote.protocol != protocol::UDP)
+    if let Ok(old_sum) = skb.read_at::<u16>(quote.l4 + checksum_offset)
+        && (old_sum != 0 || !zero_means_none)
     {
         let mut inner = Changes { sum: old_sum };
         inner.word(old_port.to_wire(), port.to_wire());
         if !is_icmp || V::ICMP_COVERS_ADDRESSES {
             inner.address(old, new);
         }
-        skb.write_at(l4_checksum, inner.sum)?;
-        changes.word(old_sum, inner.sum);
+        let sum = if inner.sum == 0 && zero_means_none { u16::MAX } else { inner.sum };
+        skb.write_at(quote.l4 + checksum_offset, sum)?;
+        changes.word(old_sum, sum);
     }
     skb.write(l4 + 2, changes.sum)
 }

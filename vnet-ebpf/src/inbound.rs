@@ -14,7 +14,7 @@ use crate::{
     maps,
     nat::{self, Side, Ttl},
     outbound,
-    parse::Packet,
+    parse::{Fragment, Packet},
     policy::{self, End},
     route, routed,
     session::SessionSlot,
@@ -32,8 +32,26 @@ pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         Err(DropReason::HeaderChain) => return Err(Handover::IpOptions.into()),
         parsed => parsed?,
     };
-    match reply(hook, packet) {
-        Err(Stop::Handover(Handover::NoFlow)) => routed::from_outside(hook, packet),
+    reply(hook, packet)
+}
+
+/// The same hook, for an ICMP error.
+#[inline(always)]
+pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    icmp::from_outside(hook, packet, epoch)
+}
+
+/// The same hook, for a packet of no flow.
+#[inline(always)]
+pub fn from_uplink_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    match routed::from_outside(hook, packet) {
+        Err(Stop::Handover(Handover::NoFlow)) if !V::is_group(packet.destination) => {
+            fragment::of_no_flow(hook, packet, Handover::NoFlow)
+        }
         step => step,
     }
 }
@@ -42,16 +60,18 @@ pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    match reply(hook, packet) {
-        Err(Stop::Handover(Handover::NoFlow)) => {
-            hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
-            Err(Handover::ToHost.into())
-        }
-        step => step,
-    }
+    reply(hook, packet)
 }
 
-/// A packet of a flow, or an ICMP error about one; [`Handover::NoFlow`] for any other.
+/// The same hook, for a packet of no flow.
+#[inline(always)]
+pub fn to_host_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
+    fragment::of_no_flow(hook, packet, Handover::ToHost)
+}
+
+/// A packet of a flow; [`Verdict::Error`] for an ICMP error, [`Verdict::Unjudged`] for any other.
 #[inline(always)]
 fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
@@ -60,12 +80,12 @@ fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
+        if packet.fragment == Fragment::First && V::replay(hook.skb) != 0 {
+            return Ok(Verdict::Replayed);
+        }
         return deliver(hook, packet, session);
     }
-    if packet.is_icmp_error() {
-        return icmp::from_outside(hook, packet, epoch);
-    }
-    Err(Handover::NoFlow.into())
+    Ok(if packet.is_icmp_error() { Verdict::Error } else { Verdict::Unjudged })
 }
 
 /// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to

@@ -48,7 +48,7 @@ pub trait Ip: Copy + Sized + 'static {
     /// Whether ICMP follows the header at `l3` at once.
     fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason>;
     /// The transport protocol of the packet that an ICMP error quotes at `l3`, and the length of its
-    /// header; `None` if options come first, or if it is not the beginning of its datagram.
+    /// header with its options; `None` if it is not the beginning of its datagram.
     fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)>;
 
     fn widen(address: Self::Address) -> Address;
@@ -65,6 +65,11 @@ pub trait Ip: Copy + Sized + 'static {
     fn flow_slot(key: &FlowKey<Self::Address>) -> Option<FlowSlot>;
     fn first_fragment(key: &FragmentKey<Self::Address>) -> Option<FragmentSlot>;
     fn remember_fragment(key: &FragmentKey<Self::Address>, first: &FragmentSlot);
+
+    /// Keeps a packet that came before the first fragment of its datagram; see [`crate::held`].
+    fn hold(skb: Skb) -> u32;
+    /// Lets a first fragment come again with what was kept for it; see [`crate::held`].
+    fn replay(skb: Skb) -> u32;
 
     /// The addresses of an uplink, and how many of them are filled.
     fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32);

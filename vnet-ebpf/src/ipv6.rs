@@ -13,6 +13,7 @@ use vnet_common::{
 
 use crate::{
     extension::{self, Transport},
+    held,
     hook::Link,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
@@ -188,6 +189,16 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn hold(skb: Skb) -> u32 {
+        vnet_hold_fragment_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
+    fn replay(skb: Skb) -> u32 {
+        vnet_replay_fragments_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
     fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32) {
         (&uplink.addresses_ipv6, uplink.address_count_ipv6)
     }
@@ -282,6 +293,18 @@ extern "C" fn vnet_parse_ipv6(ctx: *mut __sk_buff) -> u32 {
 extern "C" fn vnet_parse_ipv6_raw(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
     Packet::<Ipv6>::enter(skb, Link::Raw.header_len())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_hold_fragment_ipv6(ctx: *mut __sk_buff) -> u32 {
+    held::hold::<Ipv6>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_replay_fragments_ipv6(ctx: *mut __sk_buff) -> u32 {
+    held::replay::<Ipv6>(Skb::from_raw(ctx))
 }
 
 #[inline(always)]

@@ -12,8 +12,8 @@ use aya_ebpf::{
 use vnet_common::{
     address::Address,
     flow::{
-        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
-        MappingKey, PortHolder, Session, SessionCursor,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
+        HeldFragment, HeldKey, Mapping, MappingKey, PortHolder, Session, SessionCursor,
     },
     limits,
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
@@ -75,6 +75,15 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
 pub static FRAGMENTS_IPV6: LruHashMap<FragmentKey<Address>, FragmentSlot> =
     LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
 
+// As `FRAGMENTS`.
+#[map]
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
+    LruHashMap::with_max_entries(limits::HELD_FRAGMENTS, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static HELD_FRAGMENT: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
+
 #[map]
 pub static TRAFFIC: PerCpuArray<NetworkTraffic> =
     PerCpuArray::with_max_entries(limits::NETWORKS, 0);
@@ -133,6 +142,13 @@ pub fn packet_ipv6() -> Option<&'static mut Packet<Ipv6>> {
 pub fn new_flow() -> Option<&'static mut NewFlow> {
     // SAFETY: the element is this CPU's own until the program ends.
     NEW_FLOW.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// This CPU's place for a fragment that is to be held; as `new_flow`.
+#[inline(always)]
+pub fn held_fragment() -> Option<&'static mut HeldFragment> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    HELD_FRAGMENT.get_ptr_mut(0).map(|held| unsafe { &mut *held })
 }
 
 /// This CPU's place for a routing look-up; as `new_flow`.

@@ -90,8 +90,38 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if packet.is_icmp_error() {
         return Ok(Verdict::Error);
     }
+    if known.is_none() && packet.follows_its_first() {
+        return Ok(Verdict::Fragment);
+    }
     renew_or_open(hook, packet, known, epoch, &way, 0)?;
     Ok(Verdict::Known)
+}
+
+/// The same hook, for a later fragment that came before its first.
+#[inline(always)]
+pub fn fragment_from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let way = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+    masquerade_fragment::<V>(hook, Ttl::Decrement)?;
+    Ok(emit::to_neighbour(hook.skb, way.uplink_ifindex, way.next_hop))
+}
+
+/// Gives a later fragment that came before its first the address that its guest has on this CPU's new
+/// way. It has no ports to translate and no flow to be accounted to; paired pooling (RFC 4787, REQ-2) lets
+/// its first get the same address.
+#[inline(always)]
+pub fn masquerade_fragment<V: Ip>(hook: &mut Hook, ttl: Ttl) -> Step<()> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+    hook.network = policy::owner_of::<V>(packet.source).slot.0;
+    new.network = hook.network;
+    new.mapping.inside = V::widen(packet.source);
+    if !route::choose_external::<V>() {
+        return Err(DropReason::NoExternalAddress.into());
+    }
+    count::traffic(hook.network, Direction::Outbound, hook.skb.len());
+    let external = V::narrow(new.mapping.external);
+    V::write_address(hook.skb, hook.l3(), Side::Source, external, ttl)?;
+    Ok(())
 }
 
 /// The same hook, once the packet's flow is known.

@@ -55,9 +55,10 @@ pub fn guest<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         DropReason::PolicyRejected | DropReason::NotAnUplink | DropReason::IsolatedPort => {
             Code::Port
         }
-        DropReason::PortsExhausted | DropReason::FlowTableFull | DropReason::GuestFlowLimit => {
-            Code::Prohibited
-        }
+        DropReason::PortsExhausted
+        | DropReason::FlowTableFull
+        | DropReason::GuestFlowLimit
+        | DropReason::FlowConflict => Code::Prohibited,
         _ => return None,
     };
     let source = V::gateway(NETWORKS.get(u32::from(hook.network))?);
