@@ -7,7 +7,7 @@ use vnet_common::{
 };
 
 use crate::{
-    count, emit, flow, fragment,
+    count, emit, flow, forward, fragment,
     hook::{Hook, Link, Step, Stop, Verdict},
     icmp,
     ip::Ip,
@@ -33,16 +33,99 @@ pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         parsed => parsed?,
     };
     match reply(hook, packet) {
-        Err(Stop::Handover(Handover::NoFlow)) => routed::from_outside(hook, packet),
+        Err(Stop::Handover(Handover::NoFlow)) => Ok(Verdict::Unjudged),
         step => step,
     }
+}
+
+/// The same hook, for an ICMP error.
+#[inline(always)]
+pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    match error::<V>(hook) {
+        Err(Stop::Handover(Handover::NoFlow)) => Ok(Verdict::Unjudged),
+        step => step,
+    }
+}
+
+/// The same hook, for a packet that no flow answers for.
+#[inline(always)]
+pub fn from_uplink_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    routed::check_source::<V>(hook, packet)?;
+    if forward::may_open(packet) && !routed::is_no_station::<V>(packet) {
+        let holder = forward::find::<V>(hook.skb);
+        if matches!(holder, forward::FORWARDED | forward::OPEN) && forward::admit(hook, packet)? {
+            return Ok(Verdict::Known);
+        }
+    }
+    routed::from_outside(hook, packet)
+}
+
+/// The same hook, once the packet's flow is known.
+#[inline(always)]
+pub fn from_uplink_known<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let session = SessionSlot::known(packet.known).ok_or(DropReason::NoFlow)?;
+    hook.network = session.network();
+    deliver(hook, packet, session)
+}
+
+/// TC ingress of a bridge, for a packet of a guest that is translated and whose destination is an
+/// external endpoint of this host. It goes to a guest or nowhere.
+#[inline(always)]
+pub fn turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let packet = Packet::<V>::parse(hook.skb, hook.link)?;
+    match reply(hook, packet) {
+        Err(Stop::Handover(Handover::NoFlow)) => Ok(Verdict::Unjudged),
+        step => step,
+    }
+}
+
+/// The same, for an ICMP error.
+#[inline(always)]
+pub fn error_turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    match error::<V>(hook) {
+        Err(Stop::Handover(Handover::NoFlow)) => Err(DropReason::UnrelatedIcmpError.into()),
+        step => step,
+    }
+}
+
+/// The same, for a packet that no flow answers for.
+#[inline(always)]
+pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    let is_first = forward::may_open(packet);
+    let holder = forward::find::<V>(hook.skb);
+    let admitted = is_first
+        && matches!(holder, forward::FORWARDED | forward::OPEN)
+        && forward::admit(hook, packet)?;
+    if admitted {
+        return Ok(Verdict::Known);
+    }
+    hook.network = maps::new_flow().map_or(0, |new| new.network);
+    Err(DropReason::Filtered.into())
 }
 
 /// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself.
 #[inline(always)]
 pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    match reply(hook, packet) {
+    let step = reply(hook, packet);
+    or_to_host(hook, step)
+}
+
+/// The same hook, for an ICMP error.
+#[inline(always)]
+pub fn error_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let step = error::<V>(hook);
+    or_to_host(hook, step)
+}
+
+#[inline(always)]
+fn or_to_host(hook: &mut Hook, step: Step<Verdict>) -> Step<Verdict> {
+    match step {
         Err(Stop::Handover(Handover::NoFlow)) => {
             hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
             Err(Handover::ToHost.into())
@@ -51,21 +134,29 @@ pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     }
 }
 
-/// A packet of a flow, or an ICMP error about one; [`Handover::NoFlow`] for any other.
+/// A packet of a flow, or an ICMP error that may be about one; [`Handover::NoFlow`] for any other.
 #[inline(always)]
 fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
-        && may_arrive_at(session, hook.skb.ifindex())
+        && may_arrive_at(session, hook.arrived_at())
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
         return deliver(hook, packet, session);
     }
     if packet.is_icmp_error() {
-        return icmp::from_outside(hook, packet, epoch);
+        return Ok(Verdict::Error);
     }
     Err(Handover::NoFlow.into())
+}
+
+/// An ICMP error about a packet of a flow; [`Handover::NoFlow`] for any other.
+#[inline(always)]
+fn error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    icmp::from_outside(hook, packet, epoch)
 }
 
 /// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to
@@ -126,6 +217,9 @@ fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     } else {
         outbound::check_exceptions(skb, packet, session.mtu_inbound()).err()
     };
+    if hook.is_turned && (by_stack || exception.is_some()) {
+        return Err(DropReason::HairpinException.into());
+    }
     if let Some(handover) = exception {
         count::handover(session.network(), handover);
     }
