@@ -38,7 +38,7 @@ pub mod protocol {
 pub enum Translation {
     /// Address and port, or query identifier.
     Port,
-    /// The address alone; ports tell flows apart but stay as they are. SCTP: its CRC32c covers the
+    /// The address alone; ports tell flows apart but stay as they are. SCTP: its `CRC32c` covers the
     /// ports, and endpoints with several addresses have to show the same port at each.
     KeptPort,
     /// The address alone: one inside endpoint for each remote. GRE, ESP and whatever else there is.
@@ -232,9 +232,12 @@ pub const FLAG_INSIDE_IS_ROUTED: u8 = 2;
 pub const FLAG_UNMAPPED: u8 = 4;
 /// [`Session::flags`]: a port forward let it in, and it lives as long as that is there.
 pub const FLAG_FORWARDED: u8 = 8;
-/// [`Session::flags`]: the remote is an external endpoint of this host: packets to it turn round at
-/// the uplink (hairpin, RFC 4787, REQ-9).
+/// [`Session::flags`]: the remote is an external endpoint of this host: packets to it turn round
+/// instead of leaving (hairpin, RFC 4787, REQ-9).
 pub const FLAG_HAIRPIN: u8 = 16;
+/// [`Session::flags`]: the remote has sent first, by a port forward or to a port that anybody may
+/// send to.
+pub const FLAG_FROM_OUTSIDE: u8 = 32;
 
 /// Packets and bytes of one direction.
 ///

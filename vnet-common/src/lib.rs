@@ -10,6 +10,7 @@ pub mod address;
 pub mod checksum;
 pub mod family;
 pub mod flow;
+pub mod forward;
 pub mod guard;
 pub mod icmp;
 pub mod limits;

@@ -14,6 +14,8 @@ pub const ADDRESSES_PER_UPLINK: usize = 8;
 pub const DEFAULT_SESSIONS: u32 = 1 << 18;
 /// Live flows of one guest, unless set: less than half of the ports that one uplink address has.
 pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 14;
+/// Prefixes of forwarded ports on all addresses.
+pub const FORWARDS: u32 = 1 << 16;
 /// Guests that may have flows at the same time.
 pub const GUESTS: u32 = 1 << 16;
 /// Fragmented datagrams whose first fragment is remembered.

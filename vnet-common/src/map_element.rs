@@ -6,6 +6,7 @@ use crate::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
         MappingKey, PortHolder, Session, SessionCursor,
     },
+    forward::Forward,
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
 };
@@ -32,6 +33,7 @@ map_elements! {
     FlowKey4,
     FlowKey6,
     FlowSlot,
+    Forward,
     FragmentKey<Ipv4Be>,
     FragmentKey<Address>,
     FragmentSlot,

@@ -66,6 +66,8 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// [`crate::flow::ExternalPort`] to [`crate::flow::PortHolder`].
     pub const EXTERNAL_PORTS: &str = "EXTERNAL_PORTS";
+    /// Prefix of a [`crate::forward::ForwardKey`] to [`crate::forward::Forward`].
+    pub const FORWARDS: &str = "FORWARDS";
     /// [`crate::address::Address`] to [`crate::flow::GuestUsage`].
     pub const GUESTS: &str = "GUESTS";
     /// [`crate::flow::FragmentKey`] to [`crate::flow::FragmentSlot`].
@@ -94,7 +96,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -107,6 +109,7 @@ pub mod map {
         SESSION_CURSOR,
         MAPPINGS,
         EXTERNAL_PORTS,
+        FORWARDS,
         GUESTS,
         FRAGMENTS,
         FRAGMENTS_IPV6,

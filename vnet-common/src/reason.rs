@@ -75,6 +75,7 @@ reasons! {
     GuestFlowRate = 26, "guest-flow-rate", "the guest opens flows faster than it may";
     NetworkFlowLimit = 27, "network-flow-limit", "the network's guests have as many flows as they may have";
     Filtered = 28, "filtered", "the guest behind that port of the host has not sent to this sender";
+    HairpinException = 29, "hairpin-exception", "between guests by way of the host's address, what only the host's stack could handle: expired, too large or with options";
 }
 
 reasons! {

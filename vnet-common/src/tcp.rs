@@ -75,6 +75,13 @@ pub const fn may_open(tcp_flags: u8) -> bool {
     tcp_flags & (flags::RST | flags::FIN) == 0 && tcp_flags & (flags::SYN | flags::ACK) != 0
 }
 
+/// Whether a segment from outside may open a flow to a guest: a SYN that answers none.
+#[inline]
+#[must_use]
+pub const fn opens(tcp_flags: u8) -> bool {
+    tcp_flags & (flags::SYN | flags::ACK | flags::RST | flags::FIN) == flags::SYN
+}
+
 /// The state after a segment; `from_inside` tells who sent it. A new flow is [`State::Opening`].
 ///
 /// Whatever the inside sends alone, the flow stays one that ends soon: only an answer from the
@@ -119,6 +126,21 @@ pub const fn advance(state: State, tcp_flags: u8, from_inside: bool) -> State {
     }
 }
 
+/// As [`advance`], of a flow whose outside has sent first: inside and outside play each other's parts.
+#[inline]
+#[must_use]
+pub const fn advance_from_outside(state: State, tcp_flags: u8, from_inside: bool) -> State {
+    mirrored(advance(mirrored(state), tcp_flags, !from_inside))
+}
+
+const fn mirrored(state: State) -> State {
+    match state {
+        State::FinInside => State::FinOutside,
+        State::FinOutside => State::FinInside,
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{State::*, flags::*, *};
@@ -127,8 +149,7 @@ mod tests {
         segments.iter().fold(start, |state, &(flags, inside)| advance(state, flags, inside))
     }
 
-    const ALL: [State; 7] =
-        [Opening, Established, FinInside, FinOutside, Closing, Answered, Reset];
+    const ALL: [State; 7] = [Opening, Established, FinInside, FinOutside, Closing, Answered, Reset];
 
     /// A state, and what becomes of it by SYN, by SYN and ACK, by ACK, by FIN and ACK, and by RST, each
     /// from the inside and from the outside.
@@ -297,6 +318,29 @@ mod tests {
     fn flags_that_no_tcp_sends_open_nothing() {
         for invalid in [0, 0x08, 0x20, 0x28, SYN | FIN, SYN | RST, SYN | FIN | ACK, 0xff] {
             assert!(!may_open(invalid), "{invalid:#x}");
+        }
+    }
+
+    #[test]
+    fn a_flow_from_outside_is_established_by_the_inside_alone() {
+        let walk = |segments: &[(u8, bool)]| {
+            segments
+                .iter()
+                .fold(Opening, |state, &(flags, inside)| advance_from_outside(state, flags, inside))
+        };
+        assert_eq!(walk(&[(SYN, false), (ACK, false), (SYN, false)]), Opening);
+        let handshake = [(SYN, false), (SYN | ACK, true), (ACK, false), (FIN | ACK, true)];
+        assert_eq!(walk(&handshake[..2]), Answered);
+        assert_eq!(walk(&handshake[..3]), Established);
+        assert_eq!(walk(&handshake), FinInside);
+        assert_eq!(walk(&[(SYN, false), (RST | ACK, true), (SYN, false)]), Opening);
+    }
+
+    #[test]
+    fn only_a_bare_syn_opens_a_flow_to_a_guest() {
+        assert!(opens(SYN) && opens(SYN | 0x40));
+        for flags in [0, ACK, SYN | ACK, SYN | FIN, SYN | RST, RST] {
+            assert!(!opens(flags), "{flags:#x}");
         }
     }
 

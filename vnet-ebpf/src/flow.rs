@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        Direction, FLAG_UNMAPPED, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase,
-        SessionCursor, Translation, protocol,
+        Direction, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowKey, FlowSlot, GUEST_GONE, GuestUsage,
+        MappingKey, Phase, SessionCursor, Translation, protocol,
     },
     reason::DropReason,
     tcp::{self, State},
@@ -89,7 +89,9 @@ pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u3
         return Err(DropReason::NoFlow);
     }
     expire::on_demand(now());
-    if Translation::of(packet.protocol) == Translation::Port {
+    if new.flags & FLAG_UNMAPPED != 0 {
+        // The external endpoint is given.
+    } else if Translation::of(packet.protocol) == Translation::Port {
         new.external_port = mapping::acquire(skb, new)?;
     } else {
         new.flags |= FLAG_UNMAPPED;
@@ -205,12 +207,13 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
         session.set_last_inbound(now);
     }
     let state = State::from_byte(session.state());
-    let next = if packet.protocol == protocol::TCP {
-        tcp::advance(state, packet.tcp_flags, outbound)
-    } else if outbound {
-        state
-    } else {
-        State::Established
+    let from_outside = session.flags() & FLAG_FROM_OUTSIDE != 0;
+    let next = match (packet.protocol, from_outside) {
+        (protocol::TCP, false) => tcp::advance(state, packet.tcp_flags, outbound),
+        (protocol::TCP, true) => tcp::advance_from_outside(state, packet.tcp_flags, outbound),
+        // Whoever has not sent first answers.
+        _ if outbound == from_outside => State::Established,
+        _ => state,
     };
     if next as u8 != state as u8 {
         session.set_state(next as u8);

@@ -155,7 +155,7 @@ pub fn translate<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 pub fn translate_error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     hook.network = policy::owner_of::<V>(packet.source).slot.0;
-    icmp::from_guest(hook, packet, Ttl::Keep)?;
+    icmp::from_guest(hook, packet, Ttl::Keep, true)?;
     Ok(Verdict::Pass)
 }
 

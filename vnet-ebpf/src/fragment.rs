@@ -36,11 +36,11 @@ pub fn find_slot<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<Flow
 /// Keeps what the fragments need that follow the first of a datagram whose flow is new. A function of
 /// its own for the sake of the stack.
 #[inline(never)]
-pub fn remember_outbound<V: Ip>() {
+pub fn remember_new<V: Ip>(direction: Direction) {
     if let Some(packet) = V::packet()
-        && let Some(key) = packet.flow_key(Direction::Outbound)
+        && let Some(key) = packet.flow_key(direction)
     {
-        remember(packet, Direction::Outbound, &key);
+        remember(packet, direction, &key);
     }
 }
 

@@ -4,7 +4,10 @@ use network_types::icmp::Icmpv4Hdr;
 use vnet_common::{
     address::{Address, PortBe},
     checksum,
-    flow::{self, Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey, protocol},
+    flow::{
+        self, Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey,
+        protocol,
+    },
     icmp,
     policy::Mode,
     reason::DropReason,
@@ -103,7 +106,7 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     let session = Quote::parse(hook, packet)
         .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)))
         .filter(|(_, session)| {
-            inbound::may_arrive_at(*session, skb.ifindex())
+            inbound::may_arrive_at(*session, hook.arrived_at())
                 && inbound::is_current::<V>(*session, epoch)
         });
     // An error about a packet of no flow is about the host's own.
@@ -116,6 +119,9 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     let by_stack = flags & (FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED) != 0
         || packet.ttl <= 1
         || hook.link == Link::Raw;
+    if hook.is_turned && by_stack {
+        return Err(DropReason::HairpinException.into());
+    }
     V::write_balanced_address(skb, hook.l3(), Side::Destination, inside)?;
     if flags & FLAG_INSIDE_IS_HOST != 0 {
         return Ok(Verdict::Pass);
@@ -127,12 +133,22 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     Ok(emit::to_neighbour(skb, session.bridge_ifindex(), session.inside()))
 }
 
-/// An error from a guest about a packet that a flow brought it.
+/// An error from a guest about a packet that a flow brought it: the uplink at which it turns round, 0
+/// if it leaves the host. `may_leave` is false where no route leads on, so that it has to turn.
 #[inline(always)]
-pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<()> {
+pub fn from_guest<V: Ip>(
+    hook: &mut Hook,
+    packet: &Packet<V>,
+    ttl: Ttl,
+    may_leave: bool,
+) -> Step<u32> {
     let skb = hook.skb;
     let quote = Quote::parse(hook, packet).ok_or(DropReason::UnrelatedIcmpError)?;
     let session = quote.flow_seen_inside().ok_or(DropReason::UnrelatedIcmpError)?;
+    let turns = session.flags() & FLAG_HAIRPIN != 0;
+    if !may_leave && !turns {
+        return Err(DropReason::UnrelatedIcmpError.into());
+    }
     // The flows of other guests are none of this one's business, unless they are behind it.
     let is_routed = session.flags() & FLAG_INSIDE_IS_ROUTED != 0;
     if session.network() != hook.network
@@ -145,10 +161,13 @@ pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<
     translate(hook, &quote, Side::Destination, (external, port), outer)?;
     count::traffic(session.network(), Direction::Outbound, skb.len());
     V::write_balanced_address(skb, hook.l3(), Side::Source, external)?;
+    if turns {
+        return Ok(session.uplink_ifindex());
+    }
     if ttl == Ttl::Decrement {
         V::decrement_ttl(skb, hook.l3())?;
     }
-    Ok(())
+    Ok(0)
 }
 
 /// What the host sends outside under its own address: errors about packets that it was bringing to

@@ -7,7 +7,7 @@ use vnet_common::{
 };
 
 use crate::{
-    count, emit, flow, fragment,
+    count, emit, flow, forward, fragment,
     hook::{Hook, Link, Step, Stop, Verdict},
     icmp,
     ip::Ip,
@@ -43,17 +43,67 @@ pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     icmp::from_outside(hook, packet, epoch)
 }
 
-/// The same hook, for a packet of no flow.
+/// The same hook, for a packet that no flow answers for.
 #[inline(always)]
 pub fn from_uplink_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     let packet = &*packet;
+    routed::check_source::<V>(hook, packet)?;
+    if forward::may_open(packet) && !routed::is_no_station::<V>(packet) {
+        let holder = forward::find::<V>(hook.skb);
+        if matches!(holder, forward::FORWARDED | forward::OPEN) && forward::admit(hook, packet)? {
+            return Ok(Verdict::Known);
+        }
+    }
     match routed::from_outside(hook, packet) {
         Err(Stop::Handover(Handover::NoFlow)) if !V::is_group(packet.destination) => {
             fragment::of_no_flow(hook, packet, Handover::NoFlow)
         }
         step => step,
     }
+}
+
+/// The same hook, once the packet's flow is known.
+#[inline(always)]
+pub fn from_uplink_known<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let session = SessionSlot::known(packet.known).ok_or(DropReason::NoFlow)?;
+    hook.network = session.network();
+    deliver_with_held(hook, packet, session)
+}
+
+/// TC ingress of a bridge, for a packet of a guest that is translated and whose destination is an
+/// external endpoint of this host. It goes to a guest or nowhere.
+#[inline(always)]
+pub fn turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let packet = Packet::<V>::parse(hook.skb, hook.link)?;
+    reply(hook, packet)
+}
+
+/// The same, for an ICMP error.
+#[inline(always)]
+pub fn error_turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    match error_from_uplink::<V>(hook)? {
+        Verdict::Unjudged => Err(DropReason::UnrelatedIcmpError.into()),
+        verdict => Ok(verdict),
+    }
+}
+
+/// The same, for a packet that no flow answers for.
+#[inline(always)]
+pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    let is_first = forward::may_open(packet);
+    let holder = forward::find::<V>(hook.skb);
+    let admitted = is_first
+        && matches!(holder, forward::FORWARDED | forward::OPEN)
+        && forward::admit(hook, packet)?;
+    if admitted {
+        return Ok(Verdict::Known);
+    }
+    hook.network = maps::new_flow().map_or(0, |new| new.network);
+    Err(DropReason::Filtered.into())
 }
 
 /// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself.
@@ -76,16 +126,27 @@ pub fn to_host_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
-        && may_arrive_at(session, hook.skb.ifindex())
+        && may_arrive_at(session, hook.arrived_at())
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
-        if packet.fragment == Fragment::First && V::replay(hook.skb) != 0 {
-            return Ok(Verdict::Replayed);
-        }
-        return deliver(hook, packet, session);
+        return deliver_with_held(hook, packet, session);
     }
     Ok(if packet.is_icmp_error() { Verdict::Error } else { Verdict::Unjudged })
+}
+
+/// As [`deliver`], once the fragments that came before their first have been sent after it. What has
+/// turned round was translated, and does not come again.
+#[inline(always)]
+fn deliver_with_held<V: Ip>(
+    hook: &Hook,
+    packet: &Packet<V>,
+    session: SessionSlot,
+) -> Step<Verdict> {
+    if packet.fragment == Fragment::First && !hook.is_turned && V::replay(hook.skb) != 0 {
+        return Ok(Verdict::Replayed);
+    }
+    deliver(hook, packet, session)
 }
 
 /// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to
@@ -146,6 +207,9 @@ fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     } else {
         outbound::check_exceptions(skb, packet, session.mtu_inbound()).err()
     };
+    if hook.is_turned && (by_stack || exception.is_some()) {
+        return Err(DropReason::HairpinException.into());
+    }
     if let Some(handover) = exception {
         count::handover(session.network(), handover);
     }

@@ -57,6 +57,8 @@ pub trait Ip: Copy + Sized + 'static {
     fn is_group(address: Self::Address) -> bool;
     /// Multicast that no router forwards.
     fn is_link_local_group(address: Self::Address) -> bool;
+    /// An address that no packet on a wire has.
+    fn is_loopback(address: Self::Address) -> bool;
     /// An address that has no meaning beyond its link.
     fn is_link_local(address: Self::Address) -> bool;
     /// Whether both addresses share their first `prefix_length` bits of this family.

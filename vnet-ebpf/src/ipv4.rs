@@ -137,6 +137,11 @@ impl Ip for Ipv4 {
     /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
     /// networks may well be there.
     #[inline(always)]
+    fn is_loopback(address: Ipv4Be) -> bool {
+        address.to_wire().to_ne_bytes()[0] == 127
+    }
+
+    #[inline(always)]
     fn is_link_local(address: Ipv4Be) -> bool {
         address == Ipv4Be::UNSPECIFIED
     }

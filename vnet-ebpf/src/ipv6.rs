@@ -161,6 +161,11 @@ impl Ip for Ipv6 {
 
     /// Also `::`, the source of who has no address yet.
     #[inline(always)]
+    fn is_loopback(address: Address) -> bool {
+        address.to_wire() == [0, 0, 0, 1_u32.to_be()]
+    }
+
+    #[inline(always)]
     fn is_link_local(address: Address) -> bool {
         address.is_link_local_ipv6() || address.is_unspecified()
     }

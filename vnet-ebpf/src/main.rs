@@ -19,6 +19,7 @@ mod emit;
 mod expire;
 mod extension;
 mod flow;
+mod forward;
 mod forwarded;
 mod fragment;
 mod guard;
@@ -80,7 +81,7 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
-    by_family(skb, steps::at_uplink_ingress::<Ipv4, false>, steps::at_uplink_ingress::<Ipv6, false>)
+    by_family(skb, steps::at_uplink::<Ipv4, false>, steps::at_uplink::<Ipv6, false>)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.
@@ -94,7 +95,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, steps::at_uplink_ingress::<Ipv4, true>, steps::at_uplink_ingress::<Ipv6, true>)
+    by_family(skb, steps::at_uplink::<Ipv4, true>, steps::at_uplink::<Ipv6, true>)
 }
 
 /// TC egress of an uplink without link-layer headers.

@@ -16,6 +16,7 @@ use vnet_common::{
 use crate::{
     atomic::SharedWord,
     flow::NewFlow,
+    forward,
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
@@ -109,6 +110,14 @@ pub fn hold_down_ns(network: u16) -> u64 {
     u64::from(seconds) * NANOSECONDS
 }
 
+/// Whether flows use a mapping now.
+#[inline(always)]
+pub fn is_used(key: &MappingKey) -> bool {
+    let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return false };
+    let references = references(mapping).load();
+    references != 0 && references & MAPPING_DEAD == 0
+}
+
 /// Deletes a mapping that nobody has used for the hold-down time; keeps any other.
 #[inline(always)]
 pub fn expire(key: &MappingKey, now: u64, hold_down_ns: u64) {
@@ -192,6 +201,9 @@ extern "C" fn vnet_claim_port(ctx: *mut __sk_buff, new: *const NewFlow, port: u3
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let port = PortBe::from_wire(port as u16);
+    if forward::forward_of(new.mapping.external, new.mapping.protocol, port).is_some() {
+        return 0;
+    }
     let key = external_port(new, port);
     let holder = PortHolder {
         inside: new.mapping.inside,
@@ -230,7 +242,7 @@ struct SocketTuple<A> {
 
 /// Whether a packet from the remote to this port would find a socket of the host.
 #[inline(always)]
-fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
+pub fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
     if new.mapping.external.is_ipv4() {
         host_has_socket_of::<Ipv4>(ctx, new, port)
     } else {

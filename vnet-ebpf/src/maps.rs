@@ -15,6 +15,7 @@ use vnet_common::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
         HeldFragment, HeldKey, Mapping, MappingKey, PortHolder, Session, SessionCursor,
     },
+    forward::{FORWARD_KEY_BYTES, Forward},
     limits,
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
     reason::{DropReason, Handover},
@@ -62,6 +63,10 @@ pub static MAPPINGS: HashMap<MappingKey, Mapping> =
 #[map]
 pub static EXTERNAL_PORTS: HashMap<ExternalPort, PortHolder> =
     HashMap::with_max_entries(limits::DEFAULT_SESSIONS, 0);
+
+#[map]
+pub static FORWARDS: LpmTrie<[u8; FORWARD_KEY_BYTES], Forward> =
+    LpmTrie::with_max_entries(limits::FORWARDS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limits::GUESTS, 0);

@@ -10,10 +10,12 @@ use aya_ebpf::{
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     family::Family,
+    flow::FLAG_FORWARDED,
     reason::Handover,
 };
 
 use crate::{
+    forward,
     ip::Ip,
     maps::{self, UPLINKS},
     parse::Packet,
@@ -219,9 +221,12 @@ pub fn choose_external<V: Ip>() -> bool {
 }
 
 /// Whether a flow may still be masqueraded to the address that it is bound to, at the interface that
-/// it is bound to. A function of its own, as [`choose_external`].
+/// it is bound to; or whether the port forward that let it in is still there. A function of its own, as [`choose_external`].
 #[inline(never)]
 pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
+    if session.flags() & FLAG_FORWARDED != 0 {
+        return forward::leads_to(session);
+    }
     let uplink_ifindex = session.uplink_ifindex();
     let external = V::narrow(session.external());
     let pool = Slot(session.network()).pool::<V>(End::of_interface(uplink_ifindex));

@@ -5,10 +5,10 @@
 
 use crate::{
     forwarded,
-    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, POSSIBLE_REPLY, UNJUDGED},
+    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
-    outbound, reject,
+    maps, outbound, reject,
     skb::Skb,
 };
 
@@ -18,13 +18,14 @@ pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
     if action == UNJUDGED {
         action = from_guest_unjudged::<V>(skb);
     }
-    match action {
+    let action = match action {
         KNOWN => from_guest_known::<V>(skb),
         ERROR => from_guest_error::<V>(skb),
         FRAGMENT => from_guest_fragment::<V>(skb),
         POSSIBLE_REPLY => in_reply::<V>(skb),
         action => action,
-    }
+    };
+    if action == TURNED { turn::<V>(skb) } else { action }
 }
 
 /// What a guest sends to the host, or to those that are masqueraded to an address of its.
@@ -40,8 +41,21 @@ fn in_reply<V: Ip>(skb: Skb) -> i32 {
     action
 }
 
+/// What follows for a guest's packet that is for a guest behind an external address of this host.
 #[inline(always)]
-pub fn at_uplink_ingress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+fn turn<V: Ip>(skb: Skb) -> i32 {
+    let mut action = turned::<V>(skb);
+    if action == ERROR {
+        return error_turned::<V>(skb);
+    }
+    if action == UNJUDGED {
+        action = turned_unjudged::<V>(skb);
+    }
+    if action == KNOWN { turned_known::<V>(skb) } else { action }
+}
+
+#[inline(always)]
+pub fn at_uplink<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut action = from_outside::<V, RAW>(skb);
     if action == ERROR {
         action = error_from_outside::<V, RAW>(skb);
@@ -49,7 +63,7 @@ pub fn at_uplink_ingress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     if action == UNJUDGED {
         action = from_outside_unjudged::<V, RAW>(skb);
     }
-    action
+    if action == KNOWN { from_outside_known::<V, RAW>(skb) } else { action }
 }
 
 #[inline(always)]
@@ -156,6 +170,47 @@ fn from_outside_unjudged<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, link(RAW));
     let verdict = inbound::from_uplink_unjudged::<V>(&mut hook);
     hook.finish_or_reject(verdict, reject::outside::<V>)
+}
+
+#[inline(never)]
+fn from_outside_known<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = inbound::from_uplink_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::turned::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn error_turned<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::error_turned::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned_unjudged<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::turned_unjudged::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned_known<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::from_uplink_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+/// The uplink that the step before has left in this CPU's new flow.
+#[inline(always)]
+fn turning_point() -> u32 {
+    maps::new_flow().map_or(0, |new| new.uplink_ifindex)
 }
 
 #[inline(never)]

@@ -10,8 +10,9 @@ use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::tc::{self, TcAttachType};
 use bytemuck::Zeroable as _;
 use vnet_common::{
-    address::{Address, Ipv4Be},
+    address::{Address, Ipv4Be, PortBe},
     flow::{Mapping, MappingKey, Session},
+    forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
     network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
     policy::Mode,
@@ -89,6 +90,8 @@ const SETUP: &[&str] = &[
     "neighbour add 10.1.0.5 lladdr 52:54:00:00:00:02 nud permanent dev virbr0",
     "neighbour add 192.168.123.10 lladdr 52:54:00:00:00:03 nud permanent dev virbr1",
 ];
+
+type Forwards<'a> = LpmTrie<&'a mut aya::maps::MapData, [u8; FORWARD_KEY_BYTES], Plain<Forward>>;
 
 /// A host with its interfaces and routes, and the programs loaded for it.
 pub struct Rig {
@@ -250,6 +253,43 @@ impl Rig {
         Ok(self.subnets()?.insert(&subnet_key(subnet), value, 0)?)
     }
 
+    /// Forwards ports of an address at an uplink to a guest's address and ports.
+    pub fn forward(
+        &mut self,
+        protocol: u8,
+        (external, ports): (&str, PortRange),
+        (to, to_port): (&str, u16),
+        uplink: &str,
+        network: u16,
+    ) -> Result<()> {
+        let value = Forward {
+            inside: address(to),
+            uplink_ifindex: self.ifindex(uplink)?,
+            first_port: PortBe::from_host(ports.first),
+            first_inside_port: PortBe::from_host(to_port),
+            network,
+            reserved: 0,
+        };
+        let mut forwards = self.forwards()?;
+        for key in forward_keys(protocol, external, ports) {
+            forwards.insert(&key, Plain(value), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes such a forward out.
+    pub fn remove_forward(&mut self, protocol: u8, external: &str, ports: PortRange) -> Result<()> {
+        let mut forwards = self.forwards()?;
+        for key in forward_keys(protocol, external, ports) {
+            forwards.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn forwards(&mut self) -> Result<Forwards<'_>> {
+        Ok(LpmTrie::try_from(load::found_mut(&mut self.ebpf, map::FORWARDS)?)?)
+    }
+
     /// Changes a network's settings.
     pub fn set_network(&mut self, slot: u16, change: impl FnOnce(&mut Network)) -> Result<()> {
         let mut networks = load::array_mut::<Network>(&mut self.ebpf, map::NETWORKS)?;
@@ -395,6 +435,18 @@ fn prefix(text: &str) -> (IpAddr, u8) {
         Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
     });
     parsed.unwrap_or_else(|| panic!("no prefix: {text}"))
+}
+
+fn forward_keys(
+    protocol: u8,
+    external: &str,
+    ports: PortRange,
+) -> impl Iterator<Item = Key<[u8; FORWARD_KEY_BYTES]>> {
+    let external = address(external);
+    forward::prefixes(ports).map(move |(port, length)| {
+        let key = ForwardKey { external, protocol, reserved: 0, port: PortBe::from_host(port) };
+        Key::new(FORWARD_KEY_BITS - 16 + length, bytemuck::cast(key))
+    })
 }
 
 fn subnet_key(text: &str) -> Key<[u8; 16]> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapError, lpm_trie::Key};
 use vnet_common::{
+    forward::{FORWARD_KEY_BYTES, Forward},
     names,
     network::{Config, Network, Subnet, Uplink},
 };
@@ -35,7 +36,8 @@ impl Datapath {
     fn write_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
         self.write_networks(old, new)?;
         self.write_subnets(old, new)?;
-        self.write_uplinks(old, new)
+        self.write_uplinks(old, new)?;
+        self.write_forwards(old, new)
     }
 
     /// Starts a new epoch: something outside of the maps has changed, such as a route.
@@ -100,6 +102,23 @@ impl Datapath {
             HashMap::remove,
         )
         .map_err(failed(names::map::UPLINKS))
+    }
+
+    fn write_forwards(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        let certain = self.tables_are_certain;
+        let mut forwards: LpmTrie<_, [u8; FORWARD_KEY_BYTES], Forward> =
+            self.map(names::map::FORWARDS)?;
+        replace(
+            certain,
+            &old.forwards,
+            &new.forwards,
+            &mut forwards,
+            |forwards, (length, prefix), forward| {
+                forwards.insert(&Key::new(*length, *prefix), forward, 0)
+            },
+            |forwards, (length, prefix)| forwards.remove(&Key::new(*length, *prefix)),
+        )
+        .map_err(failed(names::map::FORWARDS))
     }
 
     pub(super) fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, DatapathError>

@@ -6,7 +6,7 @@
 
 use super::{
     diagnostic::{Diagnostic, Located, Span},
-    model::{Bandwidth, Filtering, ForwardMode, Ip, Network, VirtualPort},
+    model::{Bandwidth, ForwardMode, Ip, Network, VirtualPort},
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
@@ -187,16 +187,8 @@ impl Limits<'_> {
         let options = &network.options;
         let bridged = network.forward.mode.value == ForwardMode::Bridge;
         let masqueraded = is_masqueraded(network);
-        if let Some(filtering) = &options.filtering {
-            if !masqueraded {
-                self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
-            } else if filtering.value == Filtering::EndpointIndependent {
-                self.warn(
-                    &filtering.span,
-                    "endpoint-independent filtering is not done by this version",
-                    "only replies reach a guest",
-                );
-            }
+        if let Some(filtering) = options.filtering.as_ref().filter(|_| !masqueraded) {
+            self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
         }
         if let Some(flows) = options.limits.flows.as_ref().filter(|_| !masqueraded) {
             let reason = if bridged { BRIDGED } else { UNCOUNTED };
@@ -225,13 +217,6 @@ impl Limits<'_> {
                     "a guest may open them as fast as it can",
                 );
             }
-        }
-        for forward in &options.forwards {
-            self.warn(
-                &forward.span,
-                "ports are not forwarded by this version",
-                "nobody outside reaches the guest by it",
-            );
         }
     }
 

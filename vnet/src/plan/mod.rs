@@ -1,6 +1,7 @@
 //! From definitions and the host as it is to what should run.
 
 mod forwarding;
+mod forwards;
 mod network;
 mod ports;
 mod problem;
@@ -20,6 +21,7 @@ use ipnet::IpNet;
 use vnet_common::{family::Family, limits, policy::Modes};
 
 pub use forwarding::routes_lost_by_forwarding;
+pub use forwards::{ForwardPrefix, PlannedForward};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
@@ -60,6 +62,8 @@ pub struct Plan {
     pub networks: Vec<PlannedNetwork>,
     /// The interfaces towards outside, by rising index.
     pub uplinks: Vec<PlannedUplink>,
+    /// Ports of the uplinks' addresses that lead to guests.
+    pub forwards: Vec<PlannedForward>,
     /// The host's own addresses, which nobody else may send from.
     pub own: Vec<IpAddr>,
     /// The host's ephemeral ports, which masquerading leaves alone.
@@ -101,6 +105,8 @@ pub struct PlannedNetwork {
     pub ports: RangeInclusive<u16>,
     /// External addresses to masquerade to, instead of the uplink's own.
     pub pool: Option<AddressRange>,
+    /// Whether anybody outside may send to its guests' mappings.
+    pub endpoint_independent: bool,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
     /// Whether guests are kept from each other.
@@ -157,11 +163,13 @@ pub fn plan(
     }
     let guest_bridges = network::guest_bridges(definitions, host);
     let mut uplinks = uplinks::plan(definitions, host, &guest_bridges, options, &mut problems);
-    problems.extend(too_many(&networks, &uplinks));
+    let mut forwards = forwards::plan(definitions, &networks, &uplinks, host, &mut warnings);
+    problems.extend(too_many(&networks, &uplinks, &forwards));
     uplinks.truncate(limits::UPLINKS as usize);
+    truncate(&mut forwards);
     let (ports, guard) = (Vec::new(), GuardTables::default());
     let own = own_addresses(host);
-    let plan = Plan { networks, uplinks, own, host_ports, ports, guard };
+    let plan = Plan { networks, uplinks, forwards, own, host_ports, ports, guard };
     Planned { plan, problems, warnings }
 }
 
@@ -190,15 +198,30 @@ impl Plan {
     }
 }
 
-fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {
+/// Leaves out what the programs have no room for.
+fn truncate(forwards: &mut Vec<PlannedForward>) {
+    let mut entries = 0;
+    forwards.retain(|forward| {
+        entries += forward.entries().count();
+        entries <= limits::FORWARDS as usize
+    });
+}
+
+fn too_many(
+    networks: &[PlannedNetwork],
+    uplinks: &[PlannedUplink],
+    forwards: &[PlannedForward],
+) -> Vec<Problem> {
     let subnets_of =
         |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();
     let subnets = networks.iter().map(subnets_of).sum();
     let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
+    let prefixes = forwards.iter().map(|forward| forward.entries().count()).sum();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
         ("subnets", subnets, limits::SUBNETS - limits::OWN_ADDRESSES as u32),
         ("uplinks", uplinks.len() + bridges, limits::UPLINKS),
+        ("prefixes of forwarded ports", prefixes, limits::FORWARDS),
     ];
     sizes
         .into_iter()

@@ -12,7 +12,7 @@ use super::{
     ABSENT_INTERFACE, Addresses, PlannedNetwork, PlannedRoute, Problem, family_of, uplinks,
 };
 use crate::{
-    definition::{self, ForwardMode},
+    definition::{self, Filtering, ForwardMode},
     host::{Link, LinkKind, Snapshot},
 };
 
@@ -79,6 +79,7 @@ pub(super) fn plan(
         forward_ifindex,
         ports: nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end),
         pool: nat.and_then(|nat| nat.addresses.as_ref()).map(|range| range.value),
+        endpoint_independent: definition.options.filtering() == Filtering::EndpointIndependent,
         flows_per_guest: (definition.options.limits.flows.as_ref())
             .map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value),
         isolated_ports: definition.port_isolated.as_ref().is_some_and(|isolated| isolated.value),

@@ -8,16 +8,17 @@ use std::{
 use ipnet::IpNet;
 use vnet_common::{
     address::{Address, Ipv4Be},
+    forward::Forward,
     limits,
     network::{
-        NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST, SUBNET_IS_HOST, Subnet, Uplink,
-        UplinkAddress,
+        NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST,
+        SUBNET_IS_HOST, Subnet, Uplink, UplinkAddress,
     },
     port::PortRange,
     timeout::Timeouts,
 };
 
-use super::{ABSENT_INTERFACE, Addresses, Plan, PlannedNetwork};
+use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
 
 /// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
 pub type SubnetKey = (u32, [u8; 16]);
@@ -33,6 +34,8 @@ pub struct Tables {
     pub subnets: BTreeMap<SubnetKey, Subnet>,
     /// Interface index to uplink.
     pub uplinks: BTreeMap<u32, Uplink>,
+    /// Prefix of external endpoints to where they lead.
+    pub forwards: BTreeMap<ForwardPrefix, Forward>,
     /// The host's ephemeral ports.
     pub host_ports: Option<PortRange>,
 }
@@ -79,6 +82,12 @@ impl Tables {
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
         }
+        for forward in &plan.forwards {
+            // What leaves by an uplink without hooks would not be translated.
+            if tables.uplinks.contains_key(&forward.uplink) {
+                tables.forwards.extend(forward.entries());
+            }
+        }
         tables
     }
 
@@ -93,6 +102,7 @@ impl Tables {
         self.bridges.extend(&others.bridges);
         self.subnets.extend(&others.subnets);
         self.uplinks.extend(&others.uplinks);
+        self.forwards.extend(&others.forwards);
     }
 }
 
@@ -112,7 +122,8 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         new_flows_per_second: 0,
         flow_limit: u32::MAX,
         timeouts: Timeouts::default(),
-        flags: if network.isolated_ports { NETWORK_ISOLATED_PORTS } else { 0 },
+        flags: flag(network.isolated_ports, NETWORK_ISOLATED_PORTS)
+            | flag(network.endpoint_independent, NETWORK_ENDPOINT_INDEPENDENT),
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
         pool_first: Ipv4Be::from_addr(pool_first),
         pool_last: Ipv4Be::from_addr(pool_last),
@@ -120,6 +131,10 @@ fn network_entry(network: &PlannedNetwork) -> Network {
             .gateway_ipv6
             .map_or_else(Address::default, |address| Address::from_addr(address.into())),
     }
+}
+
+fn flag(is_set: bool, flag: u32) -> u32 {
+    if is_set { flag } else { 0 }
 }
 
 fn uplink_entry(addresses: &Addresses) -> Uplink {

@@ -6,7 +6,7 @@ use super::{
     super::{
         across::{clash, what_clashes},
         diagnostic::{Diagnostic, Located, Span},
-        model::{ForwardMode, Ip, Network, PortForward},
+        model::{ForwardMode, ForwardProtocol, Ip, Network, PortForward},
     },
     no_station,
 };
@@ -151,6 +151,13 @@ fn port_forward(forward: &PortForward, network: &Network) -> Option<Diagnostic> 
                 .help("an isolated network is reached by nobody; mode='nat' masquerades it"),
             _ => diagnostic.help("its guests are reached at their own addresses"),
         });
+    }
+    if forward.protocol == ForwardProtocol::Sctp && forward.to_port != forward.ports.value.start {
+        return Some(
+            Diagnostic::error(forward.span.clone(), "SCTP ports are not translated")
+                .label(format!("port {} leads to {}", forward.ports.value.start, forward.to_port))
+                .help("leave `to-port` out: the guest has to use the port that is forwarded"),
+        );
     }
     guest_address(to, "the guest of a port forward", network)
 }
