@@ -153,8 +153,8 @@ fn libvirt_keeps_the_options() {
         // The test driver has a network of that name already.
         let text = text.replace("<name>default<", "<name>n<");
         let before = roxmltree::Document::parse(&text).unwrap();
-        let names = before.descendants().filter(|node| node.has_tag_name("name"));
-        let name = names.filter_map(|node| node.text()).next().unwrap();
+        let mut names = before.descendants().filter(|node| node.has_tag_name("name"));
+        let name = names.find_map(|node| node.text()).unwrap();
         scratch.write("n.xml", &text);
         let dumped = define_and_dump(scratch.path(), name);
         assert_eq!(canonical_options(&dumped), canonical_options(&text));

@@ -1,10 +1,10 @@
 //! `<vlan>` on a bridge that filters by VLAN: who receives what, shown by packets.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use vnet_tests::lab::services::UdpEcho;
-use vnet_tests::lab::{CapturedPacket, End, Guest, Lab, Node, listing, require_vlan};
+use vnet_tests::lab::{Capture, CapturedPacket, End, Guest, Lab, Node, listing, require_vlan};
 use vnet_tests::vnet::Vnet;
 
 use crate::support::*;
@@ -82,21 +82,21 @@ impl Lan {
         for ((identifier, _), echo) in self.stations.iter().zip(echoes) {
             let of_vlan = (1..).zip(vlans).filter(|(_, vlan)| *vlan == identifier);
             let members: BTreeSet<IpAddr> = of_vlan.map(|(n, _)| address(n)).collect();
-            let peers: BTreeSet<IpAddr> = echo.peers().iter().map(|peer| peer.ip()).collect();
+            let peers: BTreeSet<IpAddr> = echo.peers().iter().map(SocketAddr::ip).collect();
             assert_eq!(peers, members, "asked the station of VLAN {identifier:?}");
         }
         let trunk = trunk.finish()?;
-        let ports = ports.into_iter().map(|port| port.finish()).collect::<Result<Vec<_>, _>>()?;
+        let ports = ports.into_iter().map(Capture::finish).collect::<Result<Vec<_>, _>>()?;
         for (n, vlan) in vlans.iter().enumerate() {
             let sent = from(n, &trunk);
-            assert!(sent.iter().any(|packet| is_broadcast(packet)), "{}", listing(&trunk));
+            assert!(sent.iter().copied().any(is_broadcast), "{}", listing(&trunk));
             assert!(sent.iter().any(|packet| packet.ports().is_some()), "{}", listing(&trunk));
             for packet in sent {
                 assert_eq!(identifier(packet), *vlan, "guest {}: {packet}", n + 1);
             }
             for (m, port) in ports.iter().enumerate() {
                 let seen = from(n, port);
-                assert_eq!(seen.iter().any(|p| is_broadcast(p)), vlans[m] == *vlan);
+                assert_eq!(seen.iter().copied().any(is_broadcast), vlans[m] == *vlan);
                 assert!(vlans[m] == *vlan || seen.is_empty(), "{}", listing(port));
                 assert!(seen.iter().all(|packet| tag(packet).is_none()), "{}", listing(port));
             }
@@ -215,7 +215,7 @@ fn guest_of_a_trunk_is_in_each_of_its_vlans() -> anyhow::Result<()> {
     assert_eq!(guest.udp_ask(echo.address(), b"which one?", DEADLINE)?, b"which one?");
     assert_eq!(echo.peers()[0].ip(), ip("192.0.2.11"));
     let (trunk, at_port) = (trunk.finish()?, at_port.finish()?);
-    let tags = |packets| BTreeSet::from_iter(from(0, packets).into_iter().map(identifier));
+    let tags = |packets| from(0, packets).into_iter().map(identifier).collect::<BTreeSet<_>>();
     // Beside them it may ask for its neighbours of the native VLAN again.
     let tagged = BTreeSet::from([Some(47), Some(99)]);
     assert!(tags(&at_port).is_superset(&tagged), "{}", listing(&at_port));

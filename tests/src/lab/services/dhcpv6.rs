@@ -71,10 +71,11 @@ impl Link {
         while start.elapsed() < deadline {
             self.socket.send_to(&message, self.servers)?;
             match self.socket.recv(&mut buffer) {
-                Ok(length) => match Answer::parse(&buffer[..length], wanted) {
-                    Some(answer) => return Ok(answer),
-                    None => continue,
-                },
+                Ok(length) => {
+                    if let Some(answer) = Answer::parse(&buffer[..length], wanted) {
+                        return Ok(answer);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
