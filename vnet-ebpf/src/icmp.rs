@@ -179,15 +179,27 @@ pub fn from_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         return Ok(Verdict::Pass);
     }
     let packet = Packet::<V>::parse(skb, hook.link)?;
-    if !packet.is_icmp_error() || translate_from_host(hook, packet)? {
+    let is_error = packet.is_icmp_error();
+    if is_error && translate_from_host(hook, packet)? {
         return Ok(Verdict::Pass);
     }
     // What cannot be translated must not show a guest's hidden address either.
     if packet.header_len() != V::HEADER_LEN {
         return Ok(Verdict::Pass);
     }
-    let quoted = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
-    let Ok((_, destination)) = V::ends(skb, quoted) else { return Ok(Verdict::Pass) };
+    let message = hook.l3() + V::HEADER_LEN;
+    let destination = if is_error {
+        let Ok((_, destination)) = V::ends(skb, message + ICMP_HEADER_LEN) else {
+            return Ok(Verdict::Pass);
+        };
+        destination
+    } else {
+        skb.pull((message + icmp::REDIRECTED_OFFSET + size_of::<V::Address>()) as u32);
+        match (skb.read::<u8>(message), skb.read(message + icmp::REDIRECTED_OFFSET)) {
+            (Ok(kind), Ok(destination)) if kind == icmp::redirect(V::FAMILY) => destination,
+            _ => return Ok(Verdict::Pass),
+        }
+    };
     let owner = policy::owner_of::<V>(destination);
     if owner.slot.is_some() && owner.slot.mode::<V>() == Mode::Nat && !owner.is_host() {
         hook.network = owner.slot.0;

@@ -6,6 +6,7 @@ mod exceptions;
 mod following;
 mod inbound;
 mod networks;
+mod own_copies;
 mod services;
 mod support;
 mod traffic;

@@ -66,7 +66,7 @@ pub struct Seen {
 impl Plan {
     /// Plans the ports that the networks' bridges have on the host.
     pub fn add_ports(&mut self, definitions: &[Network], host: &Snapshot, seen: &Seen) {
-        let (mut ports, mut guard) = (Vec::new(), GuardTables::default());
+        let (mut ports, mut guard) = (Vec::<PlannedPort>::new(), GuardTables::default());
         for network in &self.networks {
             let definition = definitions.iter().find(|other| other.name.value == network.name);
             let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
@@ -78,7 +78,10 @@ impl Plan {
             let is_shared = shared.count() > 1;
             let planner = Planner { definition, network, bridge, known, is_shared };
             let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
-            let of_network: Vec<_> = guests.filter_map(|port| planner.port(port, seen)).collect();
+            // The first of two networks that know the same guest has its port.
+            let is_free = |port: &&Link| !ports.iter().any(|other| other.ifindex == port.index);
+            let of_network: Vec<_> =
+                guests.filter(is_free).filter_map(|port| planner.port(port, seen)).collect();
             if definition.options.has_guard() {
                 guard.add_network(&planner, host);
                 guard.add_ports(bridge.index, &of_network);

@@ -2,6 +2,7 @@
 
 mod clients;
 mod dhcp;
+mod dhcpv6;
 mod dns;
 mod dnsmasq;
 mod echo;
