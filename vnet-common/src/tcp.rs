@@ -127,8 +127,7 @@ mod tests {
         segments.iter().fold(start, |state, &(flags, inside)| advance(state, flags, inside))
     }
 
-    const ALL: [State; 7] =
-        [Opening, Established, FinInside, FinOutside, Closing, Answered, Reset];
+    const ALL: [State; 7] = [Opening, Established, FinInside, FinOutside, Closing, Answered, Reset];
 
     /// A state, and what becomes of it by SYN, by SYN and ACK, by ACK, by FIN and ACK, and by RST, each
     /// from the inside and from the outside.
