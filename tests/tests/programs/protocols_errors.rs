@@ -1,7 +1,7 @@
 //! ICMP errors about packets of any protocol: the quote is translated, and the flow is left as it is
 //! (RFC 5508, REQ-3 to REQ-6).
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vnet_common::{
     family::Family,
     flow::{Direction::*, protocol},
@@ -39,7 +39,7 @@ fn flows(rig: &mut Rig, ends: &Ends) -> Result<Vec<Seen>> {
         let sent = make(&guest, &remote);
         rig.from_guest(&sent)?;
         let newest = rig.tables()?.sessions.into_values().next_back();
-        let port = newest.expect("a flow was opened").external_port.to_host();
+        let port = newest.context("no flow was opened")?.external_port.to_host();
         let external = port_of(ends.external, port);
         let (sent, reply) = (sent.ttl(60), make(&remote, &external).ttl(60));
         let (on_the_wire, received) = (sent.clone().from(&external), reply.clone().to(&guest));

@@ -34,7 +34,7 @@ impl Packet {
         header
     }
 
-    /// RFC 9260, section 3.1, with the CRC32c of its appendix A.
+    /// RFC 9260, section 3.1, with the `CRC32c` of its appendix A.
     pub(super) fn sctp(&self, source: u16, destination: u16) -> Vec<u8> {
         let mut header = words(&[source, destination, 0xfeed, 0xbeef, 0, 0]);
         let sum = crc32c(&[header.as_slice(), &self.payload].concat());
