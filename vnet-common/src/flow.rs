@@ -511,7 +511,7 @@ pub struct HeldKey {
 }
 
 /// A copy of a fragment that came before the first of its datagram.
-#[derive(Clone, Copy, Zeroable)]
+#[derive(Clone, Copy, Debug, Zeroable)]
 #[repr(C)]
 pub struct HeldFragment {
     /// When it came, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
@@ -523,6 +523,10 @@ pub struct HeldFragment {
     /// From the link-layer header on.
     pub frame: [u8; crate::limits::HELD_FRAME_BYTES],
 }
+
+// SAFETY: `repr(C)` of plain data; the size asserted below leaves no room for padding.
+unsafe impl Pod for HeldFragment {}
+const _: () = assert!(size_of::<HeldFragment>() == 16 + crate::limits::HELD_FRAME_BYTES);
 
 /// Where the next slot comes from, and where the sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]

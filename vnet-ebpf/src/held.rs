@@ -42,16 +42,18 @@ pub fn hold<V: Ip>(skb: Skb) -> u32 {
     held.since = flow::now();
     held.ifindex = skb.ifindex();
     held.length = length;
-    let mut key = HeldKey { datagram: datagram(packet), index: 0 };
+    let held = &*held;
+    let mut place = HeldKey { datagram: datagram(packet), index: 0 };
     for index in 0..limits::HELD_PER_DATAGRAM {
-        key.index = index;
-        let flags = match HELD_FRAGMENTS.get_ptr(&key) {
+        place.index = index;
+        let key = &place;
+        let flags = match HELD_FRAGMENTS.get_ptr(key) {
             Some(other) if is_fresh(other, skb.ifindex()) => continue,
             Some(_) => 0,
             None => u64::from(BPF_NOEXIST),
         };
-        if HELD_FRAGMENTS.insert(&key, &*held, flags).is_ok() {
-            return take_back_if_late::<V>(skb, packet, &key);
+        if HELD_FRAGMENTS.insert(key, held, flags).is_ok() {
+            return take_back_if_late::<V>(skb, packet, key);
         }
     }
     IGNORED
@@ -74,18 +76,19 @@ fn take_back_if_late<V: Ip>(skb: Skb, packet: &Packet<V>, key: &HeldKey) -> u32 
 #[inline(always)]
 pub fn replay<V: Ip>(skb: Skb) -> u32 {
     let Some(packet) = V::packet() else { return 0 };
-    let mut key = HeldKey { datagram: datagram(packet), index: 0 };
-    let Some(first) = HELD_FRAGMENTS.get_ptr(&key) else { return 0 };
+    let mut place = HeldKey { datagram: datagram(packet), index: 0 };
+    let key = &place;
+    let Some(first) = HELD_FRAGMENTS.get_ptr(key) else { return 0 };
     if !is_fresh(first, skb.ifindex()) {
-        let _ = HELD_FRAGMENTS.remove(&key);
+        let _ = HELD_FRAGMENTS.remove(key);
         return 0;
     }
     if !skb.come_again() {
         return 0;
     }
     for index in 0..limits::HELD_PER_DATAGRAM {
-        key.index = index;
-        if vnet_replay_fragment(skb.raw(), &raw const key) == 0 {
+        place.index = index;
+        if vnet_replay_fragment(skb.raw(), &raw const place) == 0 {
             break;
         }
     }

@@ -22,8 +22,8 @@ pub use counters::{Counted, counted};
 pub use load::Plain;
 pub use outcome::{Outcome, Verdict};
 pub use packet::{
-    Body, Extension, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp, unreachable,
-    unreachable_packet,
+    Body, Extension, Packet, dccp, echo_reply, echo_request, hex, icmp_error, raw, sctp, tcp, udp,
+    udp_lite, unreachable, unreachable_packet,
 };
 pub use rig::{
     EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,

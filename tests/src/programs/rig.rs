@@ -11,7 +11,7 @@ use aya::programs::tc::{self, TcAttachType};
 use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
-    flow::{Mapping, MappingKey, Session},
+    flow::{FragmentKey, FragmentSlot, HeldFragment, HeldKey, Mapping, MappingKey, Session},
     forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
     network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
@@ -364,6 +364,42 @@ impl Rig {
         for (key, mut mapping) in all {
             change(&mut mapping);
             mappings.insert(Plain(key), Plain(mapping), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The fragments that wait for the first of their datagram.
+    pub fn held_fragments(&self) -> Result<Vec<(HeldKey, HeldFragment)>> {
+        let held = load::hash::<HeldKey, HeldFragment>(&self.ebpf, map::HELD_FRAGMENTS)?;
+        held.iter()
+            .map(|entry| entry.map(|(key, held)| (key.0, held.0)).map_err(Into::into))
+            .collect()
+    }
+
+    /// Forgets the first fragments that were seen, as time does.
+    pub fn forget_first_fragments(&mut self) -> Result<()> {
+        let mut of_ipv4 =
+            load::hash_mut::<FragmentKey, FragmentSlot>(&mut self.ebpf, map::FRAGMENTS)?;
+        for key in of_ipv4.keys().collect::<Result<Vec<_>, _>>()? {
+            of_ipv4.remove(&key)?;
+        }
+        let mut of_ipv6 = load::hash_mut::<FragmentKey<Address>, FragmentSlot>(
+            &mut self.ebpf,
+            map::FRAGMENTS_IPV6,
+        )?;
+        for key in of_ipv6.keys().collect::<Result<Vec<_>, _>>()? {
+            of_ipv6.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Changes all of them.
+    pub fn set_held_fragments(&mut self, change: impl Fn(&mut HeldFragment)) -> Result<()> {
+        let all = self.held_fragments()?;
+        let mut map = load::hash_mut::<HeldKey, HeldFragment>(&mut self.ebpf, map::HELD_FRAGMENTS)?;
+        for (key, mut held) in all {
+            change(&mut held);
+            map.insert(Plain(key), Plain(held), 0)?;
         }
         Ok(())
     }

@@ -294,7 +294,8 @@ fn packet_from_outside_that_belongs_to_no_flow_is_the_hosts() -> Result<()> {
 #[test]
 fn what_cannot_be_masqueraded_is_dropped() -> Result<()> {
     with_modes(|rig| {
-        let other = raw(GUEST_6, REMOTE_6, 47);
+        // ICMP of IPv4.
+        let other = raw(GUEST_6, REMOTE_6, 1);
         rig.from_guest(&other)?.assert_dropped(NETWORK, DropReason::UnsupportedProtocol);
         for packet in [
             echo_reply(GUEST_6, &format!("[{REMOTE_6}]:7")),
