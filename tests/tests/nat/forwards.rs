@@ -35,7 +35,7 @@ fn outside_reaches_a_guest_by_forwarded_ports_with_its_own_address() -> anyhow::
     let (guest, outside) = (&nat.lab.tap_guest, &nat.lab.outside);
     let web = HttpServer::start(guest, at(TAP_GUEST, 80))?;
     let wire = outside.capture("eth0", "ip")?;
-    let page = outside.curl(&format!("http://{UPLINK}:8080/1000000"))?;
+    let page = outside.curl(&format!("http://{UPLINK}:8080/bytes/1000000"))?;
     assert_eq!(page.len(), 1_000_000);
     assert_eq!(web.peers().iter().map(|peer| peer.ip()).collect::<Vec<_>>(), [ip(OUTSIDE)]);
     for port in [7000, 7004, 7009] {
