@@ -126,3 +126,49 @@ fn anybody_reaches_an_open_mapping_and_strangers_no_other() -> anyhow::Result<()
     }
     Ok(())
 }
+
+#[test]
+fn flows_of_a_guest_whose_port_is_gone_end_and_no_others() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    let link = lab.veth_guest.run(&["ip", "-br", "link", "show", "eth0"])?;
+    let mac = link.split_whitespace().nth(2).unwrap();
+    let options = format!(
+        "{FORWARDS}<vnet:guest mac='{mac}'><vnet:address ip='192.168.122.12'/></vnet:guest>"
+    );
+    let vnet = Vnet::start(&lab.host, &[network_with(&options)])?;
+    let _server = UdpEcho::start(&lab.outside, at(OUTSIDE, 7))?;
+    for guest in [&lab.tap_guest, &lab.veth_guest] {
+        assert_eq!(guest.udp_ask(at(OUTSIDE, 7), b"open", DEADLINE)?, b"open");
+    }
+    let port = lab.host.port_of("guest2").unwrap();
+    lab.host.run(&["ip", "link", "delete", &port])?;
+    wait_until("the flow of the guest that is gone ends", DEADLINE, || {
+        let flows = vnet.flows().map_err(|error| error.to_string())?;
+        let inside: Vec<_> = flows.iter().map(|flow| flow.inside.ip()).collect();
+        if inside == [ip(TAP_GUEST)] { Ok(()) } else { Err(format!("{inside:?}")) }
+    })?;
+    finish(&lab.host, vnet)
+}
+
+#[test]
+fn flows_of_an_address_that_went_away_end_without_a_packet() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let nat = lab_with("")?;
+    let _server = UdpEcho::start(&nat.lab.outside, at(OUTSIDE, 7))?;
+    assert_eq!(nat.lab.tap_guest.udp_ask(at(OUTSIDE, 7), b"open", DEADLINE)?, b"open");
+    assert_eq!(nat.vnet.flows()?.len(), 1);
+    nat.lab.host.ip_batch(&[
+        "address add 203.0.113.9/24 dev eth0".to_owned(),
+        "address del 203.0.113.2/24 dev eth0".to_owned(),
+    ])?;
+    wait_until("the flow ends", DEADLINE, || {
+        let flows = nat.vnet.flows().map_err(|error| error.to_string())?;
+        if flows.is_empty() { Ok(()) } else { Err(format!("{flows:?}")) }
+    })?;
+    nat.finish()
+}
