@@ -1,5 +1,7 @@
 //! Ports of the host that lead to guests, seen from outside and from other guests.
 
+use std::net::SocketAddr;
+
 use vnet_tests::lab::services::{HttpServer, TcpEcho, UdpEcho};
 use vnet_tests::lab::{StandardLab, require_root, wait_until};
 use vnet_tests::vnet::Vnet;
@@ -37,7 +39,7 @@ fn outside_reaches_a_guest_by_forwarded_ports_with_its_own_address() -> anyhow::
     let wire = outside.capture("eth0", "ip")?;
     let page = outside.curl(&format!("http://{UPLINK}:8080/bytes/1000000"))?;
     assert_eq!(page.len(), 1_000_000);
-    assert_eq!(web.peers().iter().map(|peer| peer.ip()).collect::<Vec<_>>(), [ip(OUTSIDE)]);
+    assert_eq!(web.peers().iter().map(SocketAddr::ip).collect::<Vec<_>>(), [ip(OUTSIDE)]);
     for port in [7000, 7004, 7009] {
         let server = UdpEcho::start(guest, at(TAP_GUEST, port))?;
         let answer = outside.udp_ask(at(UPLINK, port + 2000), b"range", DEADLINE)?;

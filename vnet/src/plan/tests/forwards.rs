@@ -1,6 +1,6 @@
 //! Where port forwards are, and where they lead.
 
-use std::net::IpAddr;
+use std::{fmt::Write as _, net::IpAddr};
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn forward_is_on_all_addresses_of_its_family_that_its_network_may_use() {
     let ipv6 = "<vnet:forward protocol='tcp' port='80' to='fd00:122::10'/>";
     let eth0 = ("203.0.113.2".to_owned(), 2);
     let eth1 = [("198.51.100.2".to_owned(), 4), ("198.51.100.3".to_owned(), 4)];
-    let all = [&[eth0.clone()], &eth1[..]].concat();
+    let all = [std::slice::from_ref(&eth0), &eth1[..]].concat();
     let host = two_uplinks();
     assert_eq!(places(&host, &with_forwards("", ipv4)), (all, vec![]));
     assert_eq!(places(&host, &with_forwards("eth0", ipv4)).0, [eth0]);
@@ -103,10 +103,9 @@ fn more_forwards_than_there_is_room_for_are_a_problem() {
     for protocol in ["tcp", "udp"] {
         for address in 0..1200 {
             let address = Ipv4Addr::from(0xc612_0000 + address);
-            forwards += &format!(
-                "<vnet:forward protocol='{protocol}' address='{address}' port='1' last-port='65534' \
-                 to='192.168.122.10'/>"
-            );
+            let ports = "port='1' last-port='65534' to='192.168.122.10'";
+            writeln!(forwards, "<vnet:forward protocol='{protocol}' address='{address}' {ports}/>")
+                .unwrap();
         }
     }
     let planned = planned(&host(), &[&with_forwards("", &forwards)]);
