@@ -536,10 +536,10 @@ pub struct SessionCursor {
     pub fresh: u64,
     /// Flows that expiry has ended since load.
     pub ended: u64,
-    /// The next slot that the sweep looks at.
+    /// The next slot whose idle time is looked at, by the sweep or by a new flow.
     pub sweep: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The next slot that the sweep judges again if its epoch is over.
+    pub review: u32,
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub const DEFAULT_SESSIONS: u32 = 1 << 18;
 pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 14;
 /// Prefixes of forwarded ports on all addresses.
 pub const FORWARDS: u32 = 1 << 16;
+/// Addresses of guests that have gone, until their flows are ended.
+pub const DEPARTURES: u32 = 1 << 12;
 /// Guests that may have flows at the same time.
 pub const GUESTS: u32 = 1 << 16;
 /// Fragmented datagrams whose first fragment is remembered.

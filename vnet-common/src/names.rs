@@ -66,6 +66,9 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// [`crate::flow::ExternalPort`] to [`crate::flow::PortHolder`].
     pub const EXTERNAL_PORTS: &str = "EXTERNAL_PORTS";
+    /// [`crate::address::Address`] of a guest to when it went (`u64`, nanoseconds of
+    /// `CLOCK_MONOTONIC_COARSE`).
+    pub const DEPARTURES: &str = "DEPARTURES";
     /// Prefix of a [`crate::forward::ForwardKey`] to [`crate::forward::Forward`].
     pub const FORWARDS: &str = "FORWARDS";
     /// [`crate::address::Address`] to [`crate::flow::GuestUsage`].
@@ -96,7 +99,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 25] = [
+    pub const ALL: [&str; 26] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -109,6 +112,7 @@ pub mod map {
         SESSION_CURSOR,
         MAPPINGS,
         EXTERNAL_PORTS,
+        DEPARTURES,
         FORWARDS,
         GUESTS,
         FRAGMENTS,

@@ -22,6 +22,8 @@ pub struct Config {
     pub session_limit: u32,
     /// The host's own ephemeral ports (`net.ipv4.ip_local_port_range`), never masqueraded to.
     pub host_ports: PortRange,
+    /// Addresses of guests that have gone, whose flows are still to be ended.
+    pub departures: u32,
 }
 
 /// A network of a definition, by its slot; slot 0 stands for "no network".
@@ -197,7 +199,12 @@ pub struct TokenBucket {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { epoch: 1, session_limit: limits::DEFAULT_SESSIONS, host_ports: PortRange::EMPTY }
+        Self {
+            epoch: 1,
+            session_limit: limits::DEFAULT_SESSIONS,
+            host_ports: PortRange::EMPTY,
+            departures: 0,
+        }
     }
 }
 
@@ -228,7 +235,7 @@ mod tests {
 
     #[test]
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
-        assert_eq!((size_of::<Config>(), align_of::<Config>()), (12, 4));
+        assert_eq!((size_of::<Config>(), align_of::<Config>()), (16, 4));
         assert_eq!((size_of::<Network>(), align_of::<Network>()), (88, 4));
         assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
         assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));

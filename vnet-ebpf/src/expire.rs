@@ -10,7 +10,10 @@ use vnet_common::{
 
 use crate::{
     atomic::SharedWord,
-    flow, mapping,
+    flow, inbound,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
+    mapping,
     maps::{self, NETWORKS, SESSION_CURSOR},
     session::SessionSlot,
 };
@@ -22,6 +25,7 @@ pub fn slice() {
     let now = flow::now();
     for _ in 0..limits::SWEEP_SLICE {
         next_slot(config, now);
+        review_next(config);
     }
 }
 
@@ -32,6 +36,40 @@ pub fn on_demand(now: u64) {
     for _ in 0..limits::SWEEP_ON_DEMAND {
         next_slot(config, now);
     }
+}
+
+/// Judges the next slot's flow again if it has not been since the last change, so that those that may
+/// not live on end without a packet. New flows do not do that for others: it takes too long.
+#[inline(always)]
+fn review_next(config: &Config) {
+    let Some(cursor) = SESSION_CURSOR.get_ptr_mut(0) else { return };
+    let fresh = flow::fresh_counter(cursor).load();
+    let used = fresh.min(u64::from(config.session_limit)) as u32;
+    // SAFETY: map memory outlives the program; the sweep alone moves this field.
+    let index = unsafe { (&raw const (*cursor).review).read_volatile() };
+    let index = if index < used { index } else { 0 };
+    // SAFETY: as above.
+    unsafe { (&raw mut (*cursor).review).write_volatile(index + 1) };
+    if vnet_review_session(index) != 0 {
+        // SAFETY: map memory outlives the program.
+        unsafe { SharedWord::new(&raw mut (*cursor).ended) }.add(1);
+    }
+}
+
+/// A global function, as `vnet_open_session`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_review_session(index: u32) -> u32 {
+    let (Some(epoch), Some(session)) = (maps::epoch(), SessionSlot::at(index)) else { return 0 };
+    if session.phase() != Phase::Live as u32 || session.epoch_inbound() == epoch {
+        return 0;
+    }
+    let is_current = if session.inside().is_ipv4() {
+        inbound::is_current::<Ipv4>(session, epoch)
+    } else {
+        inbound::is_current::<Ipv6>(session, epoch)
+    };
+    u32::from(!is_current)
 }
 
 #[inline(always)]

@@ -19,7 +19,7 @@ use crate::{
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{self, FLOWS, FLOWS_IPV6, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
+    maps::{self, DEPARTURES, FLOWS, FLOWS_IPV6, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
     outcome,
     parse::Packet,
     session::SessionSlot,
@@ -244,6 +244,19 @@ pub fn end(session: SessionSlot, now: u64) -> bool {
     let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
     session.set_phase(next as u32);
     true
+}
+
+/// Whether a flow's guest has gone since: whoever has its address now is another one.
+#[inline(always)]
+pub fn has_lost_its_guest(session: SessionSlot) -> bool {
+    if maps::config().is_none_or(|config| config.departures == 0) {
+        return false;
+    }
+    // SAFETY: the value is one word; a look-up that races with removal reads one that was.
+    match unsafe { DEPARTURES.get(session.inside()) } {
+        Some(departed) => session.since() <= *departed,
+        None => false,
+    }
 }
 
 /// Returns an ended slot to the free ones.

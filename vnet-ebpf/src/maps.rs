@@ -69,6 +69,9 @@ pub static FORWARDS: LpmTrie<[u8; FORWARD_KEY_BYTES], Forward> =
     LpmTrie::with_max_entries(limits::FORWARDS, BPF_F_NO_PREALLOC);
 
 #[map]
+pub static DEPARTURES: HashMap<Address, u64> = HashMap::with_max_entries(limits::DEPARTURES, 0);
+
+#[map]
 pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limits::GUESTS, 0);
 
 // Fragments of datagrams in flight, not NAT state: the oldest may go.

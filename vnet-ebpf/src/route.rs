@@ -15,7 +15,7 @@ use vnet_common::{
 };
 
 use crate::{
-    forward,
+    flow, forward,
     ip::Ip,
     maps::{self, UPLINKS},
     parse::Packet,
@@ -221,9 +221,13 @@ pub fn choose_external<V: Ip>() -> bool {
 }
 
 /// Whether a flow may still be masqueraded to the address that it is bound to, at the interface that
-/// it is bound to; or whether the port forward that let it in is still there. A function of its own, as [`choose_external`].
+/// it is bound to; or whether the port forward that let it in is still there. Its guest has to be the
+/// one that it had. A function of its own, as [`choose_external`].
 #[inline(never)]
 pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
+    if flow::has_lost_its_guest(session) {
+        return false;
+    }
     if session.flags() & FLAG_FORWARDED != 0 {
         return forward::leads_to(session);
     }

@@ -40,6 +40,7 @@ pub(crate) fn object(log_level: u8, networks: u32) -> Result<Ebpf> {
         (map::MAPPINGS, SLOTS),
         (map::EXTERNAL_PORTS, 2 * SLOTS),
         (map::FORWARDS, 2 * SLOTS),
+        (map::DEPARTURES, SLOTS),
         (map::GUESTS, SLOTS),
         (map::FRAGMENTS, SLOTS),
         (map::FRAGMENTS_IPV6, SLOTS),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -9,6 +10,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::tc::{self, TcAttachType};
 use bytemuck::Zeroable as _;
+use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     flow::{FragmentKey, FragmentSlot, HeldFragment, HeldKey, Mapping, MappingKey, Session},
@@ -284,6 +286,20 @@ impl Rig {
             forwards.remove(&key)?;
         }
         Ok(())
+    }
+
+    /// The programs' clock, in nanoseconds.
+    pub fn clock(&self) -> Result<u64> {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?);
+        Ok(u64::try_from(now.as_nanos())?)
+    }
+
+    /// Notes that the guest with an address has gone just now.
+    pub fn depart(&mut self, guest: &str) -> Result<()> {
+        let now = self.clock()?;
+        let mut departures = load::hash_mut::<Address, u64>(&mut self.ebpf, map::DEPARTURES)?;
+        departures.insert(Plain(address(guest)), Plain(now), 0)?;
+        self.configure(|config| config.departures = 1)
     }
 
     fn forwards(&mut self) -> Result<Forwards<'_>> {

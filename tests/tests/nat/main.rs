@@ -4,6 +4,7 @@
 mod bulk;
 mod exceptions;
 mod following;
+mod forwards;
 mod inbound;
 mod networks;
 mod own_copies;

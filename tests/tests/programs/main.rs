@@ -1,6 +1,7 @@
 //! The BPF programs one by one: one packet in, and everything that becomes of it.
 
 mod bridge_egress;
+mod changes;
 mod epoch;
 mod exceptions;
 mod expiry;

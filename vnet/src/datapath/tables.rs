@@ -44,6 +44,10 @@ impl Datapath {
     pub fn next_epoch(&mut self) -> Result<(), DatapathError> {
         // Zero is no epoch.
         self.config.epoch = self.config.epoch.checked_add(1).unwrap_or(1);
+        self.write_config()
+    }
+
+    pub(super) fn write_config(&mut self) -> Result<(), DatapathError> {
         let config = self.config;
         let mut map: Array<_, Config> = self.map(names::map::CONFIG)?;
         map.set(0, config, 0).map_err(failed(names::map::CONFIG))

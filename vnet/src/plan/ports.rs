@@ -1,7 +1,7 @@
 //! Guests' ports: what each may send, and what the bridge does with it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -30,6 +30,8 @@ pub struct PlannedPort {
     pub network: u16,
     /// The guest's MAC address; none while it is not known.
     pub mac: Option<MacAddress>,
+    /// The addresses that its guest is known to have, by the definition or by leases.
+    pub addresses: Vec<IpAddr>,
     /// What its guest may send; none if it is not guarded.
     pub guard: Option<GuestPort>,
     /// Whether the bridge keeps it from other ports that it keeps so.
@@ -93,6 +95,27 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The addresses that another plan takes from guests that this one has: the guest's port is gone,
+    /// or somebody else has the address.
+    #[must_use]
+    pub fn departed(&self, next: &Self) -> BTreeSet<IpAddr> {
+        let mut departed = BTreeSet::new();
+        for port in &self.ports {
+            let of_network = || next.ports.iter().filter(|other| other.network == port.network);
+            let stays = of_network().any(|other| other.mac == port.mac);
+            let is_lost = |address: &&IpAddr| {
+                let now_has = |other: &PlannedPort| {
+                    other.mac != port.mac && other.addresses.contains(address)
+                };
+                !stays || of_network().any(now_has)
+            };
+            departed.extend(port.addresses.iter().filter(is_lost));
+        }
+        departed
+    }
+}
+
 /// Where the addresses of a network's guests come from.
 fn sources(definition: &Network) -> AddressSources {
     definition.options.guard.as_ref().map_or_else(AddressSources::default, |guard| guard.value.from)
@@ -129,6 +152,7 @@ impl Planner<'_> {
             name: port.name.clone(),
             network: self.network.slot,
             mac,
+            addresses: mac.map_or_else(Vec::new, |mac| self.known.addresses(mac).to_vec()),
             guard: self.guard(mac),
             isolated: self.network.isolated_ports,
             vlans: self.vlans(),

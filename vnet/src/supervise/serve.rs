@@ -31,10 +31,12 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
                 retry.note(follow(running).await);
+                sweep = begin_sweep(running);
             }
             result = leases_changed(running.leases.as_mut()) => {
                 result.context("cannot follow the DHCP leases")?;
                 retry.note(follow(running).await);
+                sweep = begin_sweep(running);
             }
             () = retry.due() => retry.note(follow(running).await),
             result = drain(running.kernel_log.as_mut()) => {
@@ -45,7 +47,7 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             }
             _ = round.tick() => {
                 if sweep.is_done() {
-                    sweep = running.datapath.begin_sweep().unwrap_or_else(|error| unswept(&error));
+                    sweep = begin_sweep(running);
                 }
                 if is_needed(running).await {
                     retry.note(follow(running).await);
@@ -55,10 +57,19 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             () = yield_now(), if !sweep.is_done() => {
                 if let Err(error) = running.datapath.sweep_slice(&mut sweep) {
                     sweep = unswept(&error);
+                } else if sweep.is_done()
+                    && let Err(error) = running.datapath.forget_departures()
+                {
+                    log::error!("cannot forget guests that have gone: {error}");
                 }
             }
         }
     }
+}
+
+/// Also after each change: what may not live on ends without a packet.
+fn begin_sweep(running: &mut Running) -> Sweep {
+    running.datapath.begin_sweep().unwrap_or_else(|error| unswept(&error))
 }
 
 /// The next round tries again.

@@ -240,3 +240,35 @@ fn port_of_a_shared_bridge_is_of_the_network_that_knows_its_guest() {
     let twice = network("blue", "52:54:00:00:00:01", 47);
     assert_eq!(of(&[&red, &twice]), expected[..1]);
 }
+
+#[test]
+fn addresses_of_guests_that_go_or_that_others_get_are_given_up() {
+    let port = |ifindex: u32, mac: u8, addresses: &[&str]| PlannedPort {
+        ifindex,
+        name: format!("vnet{ifindex}"),
+        network: 1,
+        mac: Some(MacAddress([0x52, 0x54, 0, 0, 0, mac])),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        guard: None,
+        isolated: false,
+        vlans: Vec::new(),
+    };
+    let plan = |ports: &[PlannedPort]| {
+        let mut plan = planned(&host(), "", "", "", &Seen::default());
+        plan.ports = ports.to_vec();
+        plan
+    };
+    let (one, two) = (port(5, 1, &["192.168.122.5", "fd00::5"]), port(6, 2, &["192.168.122.6"]));
+    let old = plan(&[one.clone(), two.clone()]);
+    let departed = |ports: &[PlannedPort]| -> Vec<String> {
+        old.departed(&plan(ports)).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(departed(&[one.clone(), two.clone()]), [""; 0]);
+    assert_eq!(departed(std::slice::from_ref(&two)), ["192.168.122.5", "fd00::5"]);
+    // The same guest on another port.
+    assert_eq!(departed(&[port(7, 1, &[]), two.clone()]), [""; 0]);
+    // A lease that ran out, and one that another guest has now.
+    assert_eq!(departed(&[port(5, 1, &["fd00::5"]), two]), [""; 0]);
+    let taken = port(6, 2, &["192.168.122.6", "192.168.122.5"]);
+    assert_eq!(departed(&[one, taken]), ["192.168.122.5"]);
+}
