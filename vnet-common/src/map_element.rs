@@ -8,6 +8,7 @@ use crate::{
     },
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    port_map::PortMap,
 };
 
 macro_rules! map_elements {
@@ -44,6 +45,7 @@ map_elements! {
     Network,
     NetworkTraffic,
     PortHolder,
+    PortMap,
     RouteKey,
     Session,
     SessionCursor,

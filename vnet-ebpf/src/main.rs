@@ -13,6 +13,7 @@
 // Atomic instructions: see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod account;
 mod atomic;
 mod count;
 mod emit;
@@ -32,10 +33,13 @@ mod log;
 mod mapping;
 mod maps;
 mod nat;
+mod opening;
 mod outbound;
 mod outcome;
 mod parse;
 mod policy;
+mod port_map;
+mod ports;
 mod reject;
 mod reject_ipv4;
 mod reject_ipv6;
@@ -43,6 +47,7 @@ mod route;
 mod routed;
 mod session;
 mod skb;
+mod slots;
 mod steps;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

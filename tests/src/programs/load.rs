@@ -7,6 +7,8 @@ use vnet_common::names::map;
 
 /// Slots of every table, so that whole tables are read in a moment.
 pub(crate) const SLOTS: u32 = 64;
+/// Maps of ports: one for each external address and protocol.
+const PORT_MAPS: u32 = 8;
 /// Networks that have counters, unless a rig has more.
 pub(crate) const NETWORKS: u32 = 4;
 
@@ -39,6 +41,8 @@ pub(crate) fn object(log_level: u8, networks: u32) -> Result<Ebpf> {
         (map::FLOWS_IPV6, 2 * SLOTS),
         (map::MAPPINGS, SLOTS),
         (map::EXTERNAL_PORTS, 2 * SLOTS),
+        (map::PORT_MAPS, PORT_MAPS),
+        (map::NETWORK_FLOWS, networks),
         (map::GUESTS, SLOTS),
         (map::FRAGMENTS, SLOTS),
         (map::FRAGMENTS_IPV6, SLOTS),

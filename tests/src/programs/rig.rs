@@ -153,13 +153,16 @@ impl Rig {
         })?
     }
 
-    /// Gives every CPU's bucket for ICMP errors so many tokens and no more for now.
+    /// Gives every CPU's buckets for ICMP errors so many tokens each and no more for now.
     pub fn set_icmp_tokens(&mut self, tokens: u64) -> Result<()> {
         let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
         let map = load::found_mut(&mut self.ebpf, map::ICMP_ERRORS)?;
         let mut buckets = PerCpuArray::<_, Plain<TokenBucket>>::try_from(map)?;
         let cpus = buckets.get(&0, 0)?.len();
-        Ok(buckets.set(0, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?)
+        for index in 0..buckets.len() {
+            buckets.set(index, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?;
+        }
+        Ok(())
     }
 
     /// Index of an interface of the host.
