@@ -26,7 +26,8 @@ pub use packet::{
     unreachable_packet,
 };
 pub use rig::{
-    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,
+    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_large_rig,
+    with_rig,
 };
 pub use run::{Arrival, Origin};
 pub use tables::Tables;

@@ -16,7 +16,7 @@ use vnet_common::{
     port_map::{Place, PortMap},
 };
 
-use super::load::{self, SLOTS};
+use super::load;
 
 /// All tables.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Tables {
         let cursor = load::array::<SessionCursor>(ebpf, map::SESSION_CURSOR)?.get(&0, 0)?.0;
         let slots = load::array::<Session>(ebpf, map::SESSIONS)?;
         let mut sessions = BTreeMap::new();
-        for index in 0..cursor.fresh.min(u64::from(SLOTS)) as u32 {
+        for index in 0..cursor.fresh.min(u64::from(slots.len())) as u32 {
             sessions.insert(index, slots.get(&index, 0)?.0);
         }
         Ok(Self {
@@ -162,7 +162,7 @@ impl Tables {
     }
 
     /// The ports that look taken are those that are held, and the full words are those that look full.
-    fn check_port_maps(&self) -> Result<()> {
+    pub fn check_port_maps(&self) -> Result<()> {
         for (key, map) in &self.port_maps {
             let mut held = PortMap::zeroed();
             for (port, _) in self.ports.iter().filter(|(port, _)| port.port_map() == *key) {

@@ -26,6 +26,8 @@ mod modes_policy;
 mod modes_routed;
 mod modes_sources;
 mod outbound;
+mod ports;
+mod ports_shared;
 mod refused;
 mod rejected;
 mod rejected_guests;
