@@ -16,6 +16,7 @@ mod outcome;
 mod packet;
 mod rig;
 mod run;
+mod scale;
 mod tables;
 
 pub use counters::{Counted, counted};

@@ -31,5 +31,6 @@ mod ports_shared;
 mod refused;
 mod rejected;
 mod rejected_guests;
+mod scale;
 mod uplink_egress;
 mod verifier;
