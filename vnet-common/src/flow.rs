@@ -396,19 +396,22 @@ pub const MAPPING_DEAD: u64 = 1 << 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Mapping {
+    /// The key's address: with port and protocol it tells a map element that was recycled for another
+    /// endpoint under a reader's hands. Before the references, so that it is written first.
+    pub inside: Address,
     /// Flows that use the mapping, or at least [`MAPPING_DEAD`].
     pub references: u64,
-    /// When the last flow ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    /// When the last flow ended, or should have, nanoseconds of `CLOCK_MONOTONIC_COARSE`; 0 if none
+    /// has.
     pub idle_since: u64,
-    /// The key's address: with the port it tells a map element that was recycled for another
-    /// endpoint under a reader's hands.
-    pub inside: Address,
     /// The key's port.
     pub inside_port: PortBe,
     /// The external port.
     pub external_port: PortBe,
+    /// The key's protocol.
+    pub protocol: u8,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u8; 3],
 }
 
 /// An external endpoint: who holds a port.
@@ -425,6 +428,15 @@ pub struct ExternalPort {
     pub reserved: u8,
 }
 
+impl ExternalPort {
+    /// The key of the [`crate::port_map::PortMap`] that has this port.
+    #[inline]
+    #[must_use]
+    pub const fn port_map(self) -> Self {
+        Self { port: PortBe::NONE, ..self }
+    }
+}
+
 /// The inside endpoint that holds an external port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -439,19 +451,24 @@ pub struct PortHolder {
     pub network: u16,
 }
 
-/// [`GuestUsage::flows`] of a guest without flows whose entry is being deleted.
-pub const GUEST_GONE: u64 = 1 << 63;
+/// [`GuestUsage::ports`] of a guest without flows and ports whose entry is being deleted: the highest
+/// bit.
+pub const GUEST_GONE: u32 = 1 << 31;
 
-/// What a guest uses of the tables that it shares with others.
+/// What a guest uses of the tables that it shares with others. Has an entry as long as it has flows or
+/// ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct GuestUsage {
-    /// Live flows, or at least [`GUEST_GONE`].
-    pub flows: u64,
-    /// External ports that its mappings hold, also those held down.
-    pub ports: u64,
+    /// The key: it tells a map element that was recycled for another guest under a reader's hands.
+    /// First, so that it is written first.
+    pub inside: Address,
+    /// Live flows; one word with `ports`, as which it changes.
+    pub flows: u32,
+    /// External ports that its mappings hold, also those held down; or at least [`GUEST_GONE`].
+    pub ports: u32,
     /// When it last opened flows, in whole seconds of `CLOCK_MONOTONIC_COARSE`, in the upper half;
-    /// in the lower one how many in that second.
+    /// in the lower one how many in that second. 0 where that has no limit.
     pub opened: u64,
 }
 
@@ -557,7 +574,7 @@ mod tests {
         assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (40, 8));
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
         assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (24, 4));
-        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (24, 8));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (32, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));

@@ -20,6 +20,7 @@ pub mod names;
 pub mod network;
 pub mod policy;
 pub mod port;
+pub mod port_map;
 pub mod reason;
 pub mod tcp;
 pub mod timeout;

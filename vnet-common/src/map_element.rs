@@ -9,6 +9,7 @@ use crate::{
     forward::Forward,
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    port_map::PortMap,
 };
 
 macro_rules! map_elements {
@@ -46,6 +47,7 @@ map_elements! {
     Network,
     NetworkTraffic,
     PortHolder,
+    PortMap,
     RouteKey,
     Session,
     SessionCursor,

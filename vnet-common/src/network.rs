@@ -49,7 +49,8 @@ pub struct Network {
     pub ports_per_guest: u32,
     /// Flows that one guest may open in a second; 0 for any number.
     pub new_flows_per_second: u32,
-    /// Live flows that all its guests together may have.
+    /// Slots of the session array that all its guests together may use: live flows, and ended ones whose
+    /// port is held down.
     pub flow_limit: u32,
     /// Idle times.
     pub timeouts: Timeouts,

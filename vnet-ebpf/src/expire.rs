@@ -1,12 +1,6 @@
 //! Expiry: ends flows that have been idle too long, in slices, inside the kernel.
 
-use vnet_common::{
-    flow::{self as flow_types, Phase},
-    limits,
-    network::Config,
-    tcp::State,
-    timeout::NANOSECONDS,
-};
+use vnet_common::{flow::Phase, limits, network::Config, tcp::State, timeout::NANOSECONDS};
 
 use crate::{
     atomic::SharedWord,
@@ -16,6 +10,7 @@ use crate::{
     mapping,
     maps::{self, NETWORKS, SESSION_CURSOR},
     session::SessionSlot,
+    slots,
 };
 
 /// Looks at the next slots of the table. Userspace repeats it until the cursor is round.
@@ -43,7 +38,7 @@ pub fn on_demand(now: u64) {
 #[inline(always)]
 fn review_next(config: &Config) {
     let Some(cursor) = SESSION_CURSOR.get_ptr_mut(0) else { return };
-    let fresh = flow::fresh_counter(cursor).load();
+    let fresh = slots::fresh_counter(cursor).load();
     let used = fresh.min(u64::from(config.session_limit)) as u32;
     // SAFETY: map memory outlives the program; the sweep alone moves this field.
     let index = unsafe { (&raw const (*cursor).review).read_volatile() };
@@ -75,7 +70,7 @@ extern "C" fn vnet_review_session(index: u32) -> u32 {
 #[inline(always)]
 fn next_slot(config: &Config, now: u64) {
     let Some(cursor) = SESSION_CURSOR.get_ptr_mut(0) else { return };
-    let fresh = flow::fresh_counter(cursor).load();
+    let fresh = slots::fresh_counter(cursor).load();
     let used = fresh.min(u64::from(config.session_limit)) as u32;
     // SAFETY: map memory outlives the program; a lost update only repeats a look at a slot.
     let index = unsafe { (&raw const (*cursor).sweep).read_volatile() };
@@ -89,40 +84,34 @@ fn next_slot(config: &Config, now: u64) {
 }
 
 /// Moves one slot along its life if its time has come; 1 if that ended a flow. A global function, as
-/// `vnet_open_session`.
+/// `vnet_open_flow`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_visit_session(index: u32, now: u64) -> u32 {
     let Some(session) = SessionSlot::at(index) else { return 0 };
-    let Some(network) = NETWORKS.get(u32::from(session.network())) else { return 0 };
-    let timeouts = &network.timeouts;
     match Phase::from_word(session.phase()) {
         Phase::Live => {
-            let state = State::from_byte(session.state());
-            let timeout = u64::from(timeouts.of(session.protocol(), state)) * NANOSECONDS;
-            let last = flow_types::last_refresh(
-                session.protocol(),
-                session.last_outbound(),
-                session.last_inbound(),
-            );
-            if now > last && now - last >= timeout && flow::end(session, now) {
+            let Some(network) = NETWORKS.get(u32::from(session.network())) else { return 0 };
+            let idle_ns = || {
+                let state = State::from_byte(session.state());
+                u64::from(network.timeouts.of(session.protocol(), state)) * NANOSECONDS
+            };
+            if session.last_refresh() + idle_ns() <= now && flow::end_idle(session, now, idle_ns) {
                 return 1;
             }
         }
         Phase::HoldDown => {
-            let hold_down = u64::from(timeouts.port_hold_down) * NANOSECONDS;
-            if elapsed(session, now, hold_down.max(limits::DRAIN_NS))
-                && session.advance(Phase::HoldDown, Phase::Filling)
-            {
-                mapping::expire(&mapping::key_of(session), now, hold_down);
-                flow::give_back(session, index);
+            if is_drained(session, now) && session.advance(Phase::HoldDown, Phase::Filling) {
+                if mapping::expire(session, now) {
+                    slots::free(session, index);
+                } else {
+                    session.set_phase(Phase::HoldDown as u32);
+                }
             }
         }
         Phase::Draining => {
-            if elapsed(session, now, limits::DRAIN_NS)
-                && session.advance(Phase::Draining, Phase::Filling)
-            {
-                flow::give_back(session, index);
+            if is_drained(session, now) && session.advance(Phase::Draining, Phase::Filling) {
+                slots::free(session, index);
             }
         }
         Phase::Free | Phase::Filling => {}
@@ -130,7 +119,8 @@ extern "C" fn vnet_visit_session(index: u32, now: u64) -> u32 {
     0
 }
 
+/// Whether no program can still read an ended slot.
 #[inline(always)]
-fn elapsed(session: SessionSlot, now: u64, nanoseconds: u64) -> bool {
-    now.saturating_sub(session.since()) >= nanoseconds
+fn is_drained(session: SessionSlot, now: u64) -> bool {
+    now.saturating_sub(session.since()) >= limits::DRAIN_NS
 }

@@ -23,6 +23,7 @@ use crate::{
     maps::{self, EXTERNAL_PORTS, FORWARDS},
     parse::{Fragment, Packet},
     policy::{self, End, Slot},
+    ports,
     session::SessionSlot,
     skb::Skb,
 };
@@ -103,7 +104,7 @@ fn find_holder(new: &mut NewFlow) -> u32 {
 #[inline(never)]
 fn host_has_socket(skb: Skb) -> bool {
     let Some(new) = maps::new_flow() else { return true };
-    mapping::host_has_socket(skb.raw(), new, new.external_port)
+    ports::host_has_socket(skb.raw(), new, new.external_port)
 }
 
 /// The forward of an external endpoint.

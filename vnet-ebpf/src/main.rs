@@ -13,6 +13,7 @@
 // Atomic instructions: see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod account;
 mod atomic;
 mod count;
 mod emit;
@@ -34,10 +35,13 @@ mod log;
 mod mapping;
 mod maps;
 mod nat;
+mod opening;
 mod outbound;
 mod outcome;
 mod parse;
 mod policy;
+mod port_map;
+mod ports;
 mod reject;
 mod reject_ipv4;
 mod reject_ipv6;
@@ -45,6 +49,7 @@ mod route;
 mod routed;
 mod session;
 mod skb;
+mod slots;
 mod steps;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};

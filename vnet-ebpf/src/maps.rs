@@ -18,6 +18,7 @@ use vnet_common::{
     forward::{FORWARD_KEY_BYTES, Forward},
     limits,
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    port_map::PortMap,
     reason::{DropReason, Handover},
 };
 
@@ -72,7 +73,25 @@ pub static FORWARDS: LpmTrie<[u8; FORWARD_KEY_BYTES], Forward> =
 pub static DEPARTURES: HashMap<Address, u64> = HashMap::with_max_entries(limits::DEPARTURES, 0);
 
 #[map]
-pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limits::GUESTS, 0);
+pub static PORT_MAPS: HashMap<ExternalPort, PortMap> =
+    HashMap::with_max_entries(limits::PORT_MAPS, 0);
+
+/// One that is empty and stays so, to make new ones of.
+#[map]
+pub static EMPTY_PORT_MAP: Array<PortMap> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static PORT_SEARCH: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(limits::PORT_SEARCH_STEPS, 0);
+
+// As many as there may be flows, so that no network's guests can take all entries from another's; not
+// allocated before they are used, because few hosts have as many guests.
+#[map]
+pub static GUESTS: HashMap<Address, GuestUsage> =
+    HashMap::with_max_entries(limits::DEFAULT_SESSIONS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static NETWORK_FLOWS: Array<u64> = Array::with_max_entries(limits::NETWORKS, 0);
 
 // Fragments of datagrams in flight, not NAT state: the oldest may go.
 #[map]
@@ -121,7 +140,8 @@ pub static REJECTION: PerCpuArray<reject_ipv4::Frame> = PerCpuArray::with_max_en
 pub static REJECTION_IPV6: PerCpuArray<reject_ipv6::Frame> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ICMP_ERRORS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(1, 0);
+pub static ICMP_ERRORS: PerCpuArray<TokenBucket> =
+    PerCpuArray::with_max_entries(1 + limits::ICMP_RECEIVERS, 0);
 
 /// As `NEW_FLOW`.
 #[map]

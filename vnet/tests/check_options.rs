@@ -47,7 +47,7 @@ fn options(text: &str) -> Option<&str> {
 #[test]
 fn examples_of_the_reference_are_right() {
     let examples = examples();
-    assert_eq!(examples.len(), 7);
+    assert_eq!(examples.len(), 8);
     for example in examples {
         let text = if example.starts_with("<network>") { example } else { network(&example) };
         let loaded = definition::load_text("n.xml".as_ref(), &text);
@@ -202,7 +202,7 @@ fn reference_names_every_element_and_attribute() {
         assert!(text.contains(&shown), "the reference does not show {shown}");
         count += 1;
     }
-    assert_eq!(count, 27);
+    assert_eq!(count, 35);
 }
 
 #[test]
@@ -245,6 +245,8 @@ fn schema_agrees_with_check() {
         "<vnet:limits flows='0'/>",
         "<vnet:limits ports='64513'/>",
         "<vnet:limits rate='1'/>",
+        "<vnet:timeouts udp='0'/>",
+        "<vnet:timeouts sctp='300'/>",
         "<vnet:guard from=''/>",
         "<vnet:guard from='static dhcp'/>",
         "<vnet:guard mac='true'/>",

@@ -16,6 +16,7 @@ mod outcome;
 mod packet;
 mod rig;
 mod run;
+mod scale;
 mod tables;
 
 pub use counters::{Counted, counted};
@@ -26,7 +27,8 @@ pub use packet::{
     udp_lite, unreachable, unreachable_packet,
 };
 pub use rig::{
-    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,
+    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_large_rig,
+    with_rig,
 };
 pub use run::{Arrival, Origin};
 pub use tables::Tables;

@@ -13,7 +13,9 @@ use bytemuck::Zeroable as _;
 use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
-    flow::{FragmentKey, FragmentSlot, HeldFragment, HeldKey, Mapping, MappingKey, Session},
+    flow::{
+        FragmentKey, FragmentSlot, GuestUsage, HeldFragment, HeldKey, Mapping, MappingKey, Session,
+    },
     forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
     network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
@@ -101,6 +103,17 @@ pub struct Rig {
     pub namespace: Namespace,
     ebpf: Ebpf,
     ifindexes: HashMap<String, u32>,
+    slots: u32,
+}
+
+/// As [`with_rig`], with room for so many flows, whose tables are not to be read after every packet.
+pub fn with_large_rig(slots: u32, work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut rig = Rig::new(slots)?;
+    let namespace = rig.namespace.clone();
+    namespace.enter(|| work(&mut rig))?
 }
 
 /// Runs `work` inside the namespace of a new rig, so that its sockets are the host's; not at all,
@@ -109,17 +122,17 @@ pub fn with_rig(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> 
     if !require_root() {
         return Ok(());
     }
-    let mut rig = Rig::new()?;
+    let mut rig = Rig::new(SLOTS)?;
     let namespace = rig.namespace.clone();
     namespace.enter(|| work(&mut rig))?
 }
 
 impl Rig {
-    fn new() -> Result<Self> {
+    fn new(slots: u32) -> Result<Self> {
         let namespace = Namespace::new("programs", Ipv6Noise::Off)?;
         namespace.ip_batch(&SETUP.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())?;
         namespace.sysctl("net.ipv4.ip_forward", "1")?;
-        let mut rig = Self::on(&namespace)?;
+        let mut rig = Self::with_tables(&namespace, load::NETWORKS, slots)?;
         rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
         rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
         rig.set_network(NETWORK, |network| network.gateway = ipv4(GATEWAY))?;
@@ -136,11 +149,15 @@ impl Rig {
 
     /// As [`Rig::on`], with room for so many networks, slot 0 included.
     pub(crate) fn with_networks(namespace: &Namespace, networks: u32) -> Result<Self> {
+        Self::with_tables(namespace, networks, SLOTS)
+    }
+
+    fn with_tables(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
-        let mut rig = Self { namespace, ebpf: load::object(0, networks)?, ifindexes };
+        let mut rig = Self { namespace, ebpf: load::object(0, networks, slots)?, ifindexes, slots };
         rig.configure(|config| {
-            config.session_limit = SLOTS;
+            config.session_limit = slots;
             config.host_ports = PortRange { first: 32768, last: 60999 };
         })?;
         Ok(rig)
@@ -158,13 +175,22 @@ impl Rig {
         })?
     }
 
-    /// Gives every CPU's bucket for ICMP errors so many tokens and no more for now.
+    /// Gives every CPU's buckets for ICMP errors so many tokens each and no more for now.
     pub fn set_icmp_tokens(&mut self, tokens: u64) -> Result<()> {
-        let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
+        self.set_icmp_shares(tokens, tokens)
+    }
+
+    /// As [`Rig::set_icmp_tokens`], so many for all receivers together and so many for each.
+    pub fn set_icmp_shares(&mut self, all: u64, each: u64) -> Result<()> {
         let map = load::found_mut(&mut self.ebpf, map::ICMP_ERRORS)?;
         let mut buckets = PerCpuArray::<_, Plain<TokenBucket>>::try_from(map)?;
         let cpus = buckets.get(&0, 0)?.len();
-        Ok(buckets.set(0, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?)
+        for index in 0..buckets.len() {
+            let tokens = if index == 0 { all } else { each };
+            let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
+            buckets.set(index, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?;
+        }
+        Ok(())
     }
 
     /// Index of an interface of the host.
@@ -182,7 +208,7 @@ impl Rig {
 
     /// Replaces the object by one whose programs log; nothing is in its maps.
     pub fn reload_with_logging(&mut self) -> Result<()> {
-        self.ebpf = load::object(5, load::NETWORKS)?;
+        self.ebpf = load::object(5, load::NETWORKS, self.slots)?;
         Ok(())
     }
 
@@ -220,7 +246,7 @@ impl Rig {
         mode: Mode,
         subnets: &[&str],
     ) -> Result<()> {
-        let bridge_ifindex = self.ifindex(bridge)?;
+        let (bridge_ifindex, slots) = (self.ifindex(bridge)?, self.slots);
         self.set_network(slot, |network| {
             *network = Network {
                 bridge_ifindex,
@@ -229,8 +255,8 @@ impl Rig {
                 mode_ipv6: mode as u8,
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
-                flows_per_guest: SLOTS,
-                ports_per_guest: SLOTS,
+                flows_per_guest: slots,
+                ports_per_guest: slots,
                 new_flows_per_second: 0,
                 flow_limit: u32::MAX,
                 timeouts: TIMEOUTS,
@@ -373,6 +399,24 @@ impl Rig {
         Ok(sessions.set(index, Plain(session), 0)?)
     }
 
+    /// Changes the account of every guest.
+    pub fn set_guests(&mut self, change: impl Fn(&mut GuestUsage)) -> Result<()> {
+        let all = self.tables()?.guests;
+        let mut guests = load::hash_mut::<Address, GuestUsage>(&mut self.ebpf, map::GUESTS)?;
+        for (key, mut usage) in all {
+            change(&mut usage);
+            guests.insert(Plain(key), Plain(usage), 0)?;
+        }
+        Ok(())
+    }
+
+    /// How many searches for an external port took so many steps, by steps.
+    pub fn port_searches(&self) -> Result<Vec<u64>> {
+        let searches = load::per_cpu::<u64>(&self.ebpf, map::PORT_SEARCH)?;
+        let sum = |index| Ok(searches.get(&index, 0)?.iter().map(|count| count.0).sum());
+        (0..searches.len()).map(sum).collect()
+    }
+
     /// Changes every mapping.
     pub fn set_mappings(&mut self, change: impl Fn(&mut Mapping)) -> Result<()> {
         let all = self.tables()?.mappings;
@@ -463,7 +507,7 @@ impl Rig {
 
     /// Sweeps over the whole table once.
     pub fn sweep(&mut self) -> Result<()> {
-        for _ in 0..SLOTS.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+        for _ in 0..self.slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
             self.at(program::SWEEP, "lo", Origin::Host, &[0; 64])?;
         }
         Ok(())

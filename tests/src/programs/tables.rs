@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use anyhow::{Result, ensure};
 use aya::Ebpf;
+use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
@@ -12,9 +13,10 @@ use vnet_common::{
         Phase, PortHolder, Session, SessionCursor,
     },
     names::map,
+    port_map::{Place, PortMap},
 };
 
-use super::load::{self, SLOTS};
+use super::load;
 
 /// All tables.
 #[derive(Clone, Debug)]
@@ -29,8 +31,12 @@ pub struct Tables {
     pub mappings: Vec<(MappingKey, Mapping)>,
     /// Holders of external ports.
     pub ports: Vec<(ExternalPort, PortHolder)>,
+    /// Which ports look taken to a search.
+    pub port_maps: Vec<(ExternalPort, PortMap)>,
     /// Accounts of guests.
     pub guests: Vec<(Address, GuestUsage)>,
+    /// Session slots on the account of each network.
+    pub network_flows: Vec<u64>,
     /// Where the next slot comes from.
     pub cursor: SessionCursor,
 }
@@ -40,7 +46,7 @@ impl Tables {
         let cursor = load::array::<SessionCursor>(ebpf, map::SESSION_CURSOR)?.get(&0, 0)?.0;
         let slots = load::array::<Session>(ebpf, map::SESSIONS)?;
         let mut sessions = BTreeMap::new();
-        for index in 0..cursor.fresh.min(u64::from(SLOTS)) as u32 {
+        for index in 0..cursor.fresh.min(u64::from(slots.len())) as u32 {
             sessions.insert(index, slots.get(&index, 0)?.0);
         }
         Ok(Self {
@@ -49,7 +55,9 @@ impl Tables {
             flows_ipv6: entries(ebpf, map::FLOWS_IPV6)?,
             mappings: entries(ebpf, map::MAPPINGS)?,
             ports: entries(ebpf, map::EXTERNAL_PORTS)?,
+            port_maps: entries(ebpf, map::PORT_MAPS)?,
             guests: entries(ebpf, map::GUESTS)?,
+            network_flows: array(ebpf, map::NETWORK_FLOWS)?,
             cursor,
         })
     }
@@ -124,9 +132,48 @@ impl Tables {
             let key = mapping_key(session);
             ensure!(self.mappings.iter().any(|(other, _)| *other == key), "no mapping {key:#?}");
         }
+        self.check_accounts()?;
+        self.check_port_maps()
+    }
+
+    /// Each guest's flows and ports, and each network's slots, are on its account.
+    fn check_accounts(&self) -> Result<()> {
         for (guest, usage) in &self.guests {
-            let flows = self.live().filter(|(_, session)| session.inside == *guest).count() as u64;
+            let flows = self.live().filter(|(_, session)| session.inside == *guest).count() as u32;
             ensure!(usage.flows == flows, "{} has {flows} flows: {usage:?}", guest.to_addr());
+            let ports = self.mappings.iter().filter(|(key, _)| key.inside == *guest).count() as u32;
+            ensure!(usage.ports == ports, "{} has {ports} ports: {usage:?}", guest.to_addr());
+            ensure!(usage.inside == *guest, "{} is on another's account", guest.to_addr());
+            ensure!(flows + ports > 0, "{} has an account for nothing", guest.to_addr());
+        }
+        let holders = self.live().map(|(_, session)| session.inside);
+        for guest in holders.chain(self.mappings.iter().map(|(key, _)| key.inside)) {
+            let has_account = self.guests.iter().any(|(other, _)| *other == guest);
+            ensure!(has_account, "{} has no account", guest.to_addr());
+        }
+        for (slot, used) in self.network_flows.iter().enumerate() {
+            let is_its_own = |session: &&Session| {
+                usize::from(session.network) == slot && session.phase != Phase::Free as u32
+            };
+            let count = self.sessions.values().filter(is_its_own).count() as u64;
+            ensure!(*used == count, "network {slot} uses {count} slots, not {used}");
+        }
+        Ok(())
+    }
+
+    /// The ports that look taken are those that are held, and the full words are those that look full.
+    pub fn check_port_maps(&self) -> Result<()> {
+        for (key, map) in &self.port_maps {
+            let mut held = PortMap::zeroed();
+            for (port, _) in self.ports.iter().filter(|(port, _)| port.port_map() == *key) {
+                let place = Place::of_port(port.port.to_host());
+                held.taken[place.word as usize] |= place.bit;
+            }
+            for (word, taken) in (0..).zip(held.taken) {
+                let place = Place::of_word(word);
+                held.full[place.word as usize] |= if taken == u64::MAX { place.bit } else { 0 };
+            }
+            ensure!(*map == held, "other ports look taken than are held of {key:?}");
         }
         Ok(())
     }
@@ -162,6 +209,11 @@ fn mapping_key(session: &Session) -> MappingKey {
         protocol: session.protocol,
         reserved: 0,
     }
+}
+
+fn array<V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<V>> {
+    let array = load::array::<V>(ebpf, name)?;
+    (0..array.len()).map(|index| Ok(array.get(&index, 0)?.0)).collect()
 }
 
 fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, V)>> {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use vnet_common::{family::Family, limits, policy::Modes};
+use vnet_common::{family::Family, limits, policy::Modes, timeout::Timeouts};
 
 pub use forwarding::routes_lost_by_forwarding;
 pub use forwards::{ForwardPrefix, PlannedForward};
@@ -34,10 +34,18 @@ use crate::{
 };
 
 /// What the operator sets beside the definitions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Names of the interfaces towards outside; empty for all that the host's routes use.
     pub uplinks: Vec<String>,
+    /// Live flows of all guests.
+    pub flow_limit: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { uplinks: Vec::new(), flow_limit: limits::DEFAULT_SESSIONS }
+    }
 }
 
 /// The index that no interface ever has: the kernel's are positive and count from 1.
@@ -109,6 +117,14 @@ pub struct PlannedNetwork {
     pub endpoint_independent: bool,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
+    /// External ports that the mappings of one guest may hold.
+    pub ports_per_guest: u32,
+    /// Flows that one guest may open in a second; 0 for any number.
+    pub new_flows_per_second: u32,
+    /// Slots of the flow table that all guests together may use.
+    pub flow_limit: u32,
+    /// Idle times.
+    pub timeouts: Timeouts,
     /// Whether guests are kept from each other.
     pub isolated_ports: bool,
     /// The bridge's own addresses, to which guests of NAT networks are masqueraded here; empty for a
@@ -151,10 +167,12 @@ pub fn plan(
     let mut warnings = Vec::new();
     let served =
         definitions.iter().filter_map(|definition| Some((definition, network::modes(definition)?)));
+    let masquerading = definitions.iter().filter(|network| network.forward.nat.is_some()).count();
+    let share = network::share_of_flows(options.flow_limit, masquerading);
     let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
     for (slot, (definition, modes)) in (1_u16..).zip(served) {
-        let network = network::plan(definition, slot, modes, host, &mut problems);
+        let network = network::plan(definition, slot, modes, share, host, &mut problems);
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
     }

@@ -15,7 +15,6 @@ use vnet_common::{
         SUBNET_IS_HOST, Subnet, Uplink, UplinkAddress,
     },
     port::PortRange,
-    timeout::Timeouts,
 };
 
 use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
@@ -118,10 +117,10 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
         flows_per_guest: network.flows_per_guest,
-        ports_per_guest: network.flows_per_guest,
-        new_flows_per_second: 0,
-        flow_limit: u32::MAX,
-        timeouts: Timeouts::default(),
+        ports_per_guest: network.ports_per_guest,
+        new_flows_per_second: network.new_flows_per_second,
+        flow_limit: network.flow_limit,
+        timeouts: network.timeouts,
         flags: flag(network.isolated_ports, NETWORK_ISOLATED_PORTS)
             | flag(network.endpoint_independent, NETWORK_ENDPOINT_INDEPENDENT),
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),

@@ -6,13 +6,14 @@ use super::{
     super::{
         across::{clash, what_clashes},
         diagnostic::{Diagnostic, Located, Span},
-        model::{ForwardMode, ForwardProtocol, Ip, Network, PortForward},
+        model::{ForwardMode, ForwardProtocol, Ip, Network, PortForward, Timeouts},
     },
     no_station,
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     guests(network, diagnostics);
+    diagnostics.extend(short_timeouts(&network.options.timeouts));
     diagnostics.extend(guard_without_addresses(network));
     for (index, forward) in network.options.forwards.iter().enumerate() {
         let earlier = &network.options.forwards[..index];
@@ -25,6 +26,25 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         }
         diagnostics.extend(port_forward(forward, network));
     }
+}
+
+/// Idle times below what the RFCs ask for: connections may break, but that is the operator's business.
+fn short_timeouts(timeouts: &Timeouts) -> impl Iterator<Item = Diagnostic> {
+    let least = [
+        (&timeouts.tcp, "tcp", 7440, "RFC 5382, REQ-5"),
+        (&timeouts.tcp_transitory, "tcp-transitory", 240, "RFC 5382, REQ-5"),
+        (&timeouts.udp, "udp", 120, "RFC 4787, REQ-5"),
+        (&timeouts.icmp, "icmp", 60, "RFC 5508, REQ-2"),
+        (&timeouts.port_hold_down, "port-hold-down", 120, "RFC 6888, REQ-8"),
+    ];
+    least.into_iter().filter_map(|(timeout, name, least, source)| {
+        let timeout = timeout.as_ref().filter(|timeout| timeout.value < least)?;
+        let message = format!("`{name}` is shorter than the {least} s of {source}");
+        Some(
+            Diagnostic::warning(timeout.span.clone(), message)
+                .label(format!("{} s", timeout.value)),
+        )
+    })
 }
 
 fn guests(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
