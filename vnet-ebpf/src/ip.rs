@@ -111,6 +111,9 @@ pub trait Ip: Copy + Sized + 'static {
     /// Counts down the time to live.
     fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason>;
 
+    /// What follows for a packet that turns round: [`crate::steps::turn`].
+    fn turn(skb: Skb) -> i32;
+
     /// Sends an ICMP error from `source` instead of the packet; the action for the packet.
     fn reject(skb: Skb, source: Self::Address, manner: Manner) -> i32;
 }

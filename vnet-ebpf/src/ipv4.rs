@@ -22,6 +22,7 @@ use crate::{
     reject::Manner,
     reject_ipv4,
     skb::Skb,
+    steps,
 };
 
 #[derive(Clone, Copy)]
@@ -248,12 +249,23 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn turn(skb: Skb) -> i32 {
+        vnet_turn_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
     fn reject(skb: Skb, source: Ipv4Be, manner: Manner) -> i32 {
         reject_ipv4::reject(skb, source, manner)
     }
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turn_ipv4(ctx: *mut __sk_buff) -> i32 {
+    steps::turn::<Ipv4>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -22,6 +22,7 @@ use crate::{
     reject::Manner,
     reject_ipv6,
     skb::Skb,
+    steps,
 };
 
 #[derive(Clone, Copy)]
@@ -279,12 +280,23 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn turn(skb: Skb) -> i32 {
+        vnet_turn_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
     fn reject(skb: Skb, source: Address, manner: Manner) -> i32 {
         reject_ipv6::reject(skb, source, manner)
     }
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turn_ipv6(ctx: *mut __sk_buff) -> i32 {
+    steps::turn::<Ipv6>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

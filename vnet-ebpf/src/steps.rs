@@ -25,7 +25,7 @@ pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
         POSSIBLE_REPLY => in_reply::<V>(skb),
         action => action,
     };
-    if action == TURNED { turn::<V>(skb) } else { action }
+    if action == TURNED { V::turn(skb) } else { action }
 }
 
 /// What a guest sends to the host, or to those that are masqueraded to an address of its.
@@ -43,7 +43,7 @@ fn in_reply<V: Ip>(skb: Skb) -> i32 {
 
 /// What follows for a guest's packet that is for a guest behind an external address of this host.
 #[inline(always)]
-fn turn<V: Ip>(skb: Skb) -> i32 {
+pub fn turn<V: Ip>(skb: Skb) -> i32 {
     let mut action = turned::<V>(skb);
     if action == ERROR {
         return error_turned::<V>(skb);
