@@ -182,10 +182,11 @@ pub fn admit<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<bool> {
     Ok(true)
 }
 
-/// The uplink whose address a guest's packet is for, if a guest is behind the port: there the packet
-/// turns round. 0 if it does not.
+/// The uplink whose address this CPU's packet of a guest is for, if a guest is behind the port: there the
+/// packet turns round. 0 if it does not.
 #[inline(always)]
-pub fn turns_at<V: Ip>(skb: Skb, packet: &Packet<V>) -> u32 {
+pub fn turning_point<V: Ip>(skb: Skb) -> u32 {
+    let Some(packet) = V::packet() else { return 0 };
     let known = turned_at::<V>(packet.known);
     if known != 0 {
         return known;

@@ -111,6 +111,8 @@ pub trait Ip: Copy + Sized + 'static {
     /// Counts down the time to live.
     fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason>;
 
+    /// Where this CPU's packet turns round: [`crate::forward::turning_point`].
+    fn turning_point(skb: Skb) -> u32;
     /// What follows for a packet that turns round: [`crate::steps::turn`].
     fn turn(skb: Skb) -> i32;
 

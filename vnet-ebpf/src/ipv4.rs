@@ -13,7 +13,7 @@ use vnet_common::{
 };
 
 use crate::{
-    held,
+    forward, held,
     hook::Link,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS, FRAGMENTS},
@@ -249,6 +249,11 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn turning_point(skb: Skb) -> u32 {
+        vnet_turning_point_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
     fn turn(skb: Skb) -> i32 {
         vnet_turn_ipv4(skb.raw())
     }
@@ -260,6 +265,12 @@ impl Ip for Ipv4 {
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turning_point_ipv4(ctx: *mut __sk_buff) -> u32 {
+    forward::turning_point::<Ipv4>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -13,7 +13,7 @@ use vnet_common::{
 
 use crate::{
     extension::{self, Transport},
-    held,
+    forward, held,
     hook::Link,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
@@ -280,6 +280,11 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn turning_point(skb: Skb) -> u32 {
+        vnet_turning_point_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
     fn turn(skb: Skb) -> i32 {
         vnet_turn_ipv6(skb.raw())
     }
@@ -291,6 +296,12 @@ impl Ip for Ipv6 {
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turning_point_ipv6(ctx: *mut __sk_buff) -> u32 {
+    forward::turning_point::<Ipv6>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

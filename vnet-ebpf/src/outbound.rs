@@ -8,7 +8,7 @@ use vnet_common::{
 };
 
 use crate::{
-    count, emit, flow, forward, fragment,
+    count, emit, flow, fragment,
     hook::{Hook, Link, Step, Stop, Verdict},
     icmp,
     ip::Ip,
@@ -196,7 +196,7 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     if V::is_link_local(packet.destination) || packet.is_of_the_link() {
         return Err(Handover::LinkLocal.into());
     }
-    let turns_at = turning_point::<V>(skb, network, packet);
+    let turns_at = turning_point::<V>(skb, network);
     let route = if turns_at != 0 {
         // How long it may be is known where it comes in.
         let next_hop = V::widen(packet.destination);
@@ -231,8 +231,8 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
 
 /// The uplink at which a masqueraded guest's packet turns round; 0 if it does not.
 #[inline(always)]
-fn turning_point<V: Ip>(skb: Skb, network: Slot, packet: &Packet<V>) -> u32 {
-    if network.mode::<V>() == Mode::Nat { forward::turns_at::<V>(skb, packet) } else { 0 }
+fn turning_point<V: Ip>(skb: Skb, network: Slot) -> u32 {
+    if network.mode::<V>() == Mode::Nat { V::turning_point(skb) } else { 0 }
 }
 
 /// Whether the policy would refuse this CPU's packet on any route, for one that the host does not
