@@ -14,6 +14,7 @@ mod process;
 mod require_root;
 mod require_vlan;
 pub mod services;
+mod snmp;
 mod standard;
 mod tap;
 mod teardown;

@@ -13,6 +13,7 @@ mod tcpdump;
 
 pub use clients::Ping;
 pub use dhcp::DhcpLease;
+pub use dns::DnsAnswer;
 pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
 pub use echo::{TcpEcho, UdpEcho};
 pub use http::{HttpServer, Upload, content, hash};
