@@ -6,4 +6,5 @@ mod dns;
 mod internet;
 mod mtu;
 mod route;
+mod stun;
 mod web;

@@ -9,6 +9,9 @@ mod echo;
 mod http;
 mod iperf;
 mod nft;
+mod raw;
+mod sctp;
+mod stun;
 mod tcpdump;
 
 pub use clients::Ping;
@@ -18,4 +21,7 @@ pub use dnsmasq::{Dnsmasq, DnsmasqConfig};
 pub use echo::{TcpEcho, UdpEcho};
 pub use http::{HttpServer, Upload, content, hash};
 pub use iperf::{IperfReport, IperfServer};
+pub use raw::RawEcho;
+pub use sctp::{SctpAssociation, SctpServer};
+pub use stun::{Dependence, NatBehaviour, StunServer};
 pub use tcpdump::Tcpdump;
