@@ -3,6 +3,7 @@
 
 mod datagrams;
 mod dns;
+mod ftp;
 mod internet;
 mod mtu;
 mod route;
