@@ -11,7 +11,7 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage, bind, connect};
 use crate::lab::error::{Result, While};
 use crate::lab::namespace::Namespace;
 
-/// Whether the kernel has SCTP; it may load a module for it.
+/// Opens a socket of the kernel's SCTP, which may load a module for it.
 ///
 /// # Errors
 /// [`crate::lab::Error::System`] with the kernel's reason if it has none.
@@ -33,11 +33,28 @@ impl Namespace {
         Ok(KernelSctpServer { listener })
     }
 
-    /// An SCTP association of the kernel's; reads fail after `deadline`. The stream is one only for
-    /// reading and writing: each write is a message.
-    pub fn kernel_sctp_connect(&self, to: SocketAddr, deadline: Duration) -> Result<TcpStream> {
-        let stream = self.enter(|| associate(to, deadline))?;
-        stream.during(|| format!("SCTP association from {} to {to}", self.name()))
+    /// Sends one message over an SCTP association of the kernel's, and waits for the answer.
+    pub fn kernel_sctp_ask(
+        &self,
+        to: SocketAddr,
+        message: &[u8],
+        deadline: Duration,
+    ) -> Result<Vec<u8>> {
+        let exchange = || {
+            let mut stream = associate(to, deadline)?;
+            stream.write_all(message)?;
+            let mut answer = vec![0; 64 * 1024];
+            let length = stream.read(&mut answer)?;
+            answer.truncate(length);
+            Ok::<_, io::Error>(answer)
+        };
+        self.enter(exchange)?.during(|| format!("SCTP association from {} to {to}", self.name()))
+    }
+
+    /// Whether the kernel has SCTP; it may load a module for it.
+    #[must_use]
+    pub fn kernel_has_sctp(&self) -> bool {
+        kernel_has_sctp(self).is_ok()
     }
 }
 
