@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, SockaddrIn, SockaddrIn6, recvfrom, sendto};
+use nix::sys::socket::{
+    MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, bind, recvfrom, sendto,
+};
 
 use crate::lab::background::{Background, Wake, patient};
 use crate::lab::error::{Result, While};
@@ -31,14 +33,20 @@ impl RawSocket {
         Ok(Self { fd, is_ipv4 })
     }
 
+    /// Opens one at an address of its own, from which it answers.
+    pub(super) fn bind(namespace: &Namespace, address: IpAddr, protocol: u8) -> Result<Self> {
+        let socket = Self::open(namespace, address, protocol)?;
+        let to = SockaddrStorage::from(SocketAddr::new(address, 0));
+        bind(socket.fd.as_raw_fd(), &to)
+            .during(|| format!("bind to {address} in {}", namespace.name()))?;
+        Ok(socket)
+    }
+
     /// Sends one payload.
     pub(super) fn send(&self, to: IpAddr, payload: &[u8]) -> io::Result<()> {
-        let fd = self.fd.as_raw_fd();
         // The port of a raw socket's address has to be 0.
-        match SocketAddr::new(to, 0) {
-            SocketAddr::V4(to) => sendto(fd, payload, &SockaddrIn::from(to), MsgFlags::empty()),
-            SocketAddr::V6(to) => sendto(fd, payload, &SockaddrIn6::from(to), MsgFlags::empty()),
-        }?;
+        let to = SockaddrStorage::from(SocketAddr::new(to, 0));
+        sendto(self.fd.as_raw_fd(), payload, &to, MsgFlags::empty())?;
         Ok(())
     }
 
@@ -115,9 +123,9 @@ pub struct RawEcho {
 }
 
 impl RawEcho {
-    /// Starts a server in `namespace` for the family of `like`. It listens when this returns.
-    pub fn start(namespace: &Namespace, like: IpAddr, protocol: u8) -> Result<Self> {
-        let socket = RawSocket::open(namespace, like, protocol)?;
+    /// Starts a server in `namespace`. It listens when this returns.
+    pub fn start(namespace: &Namespace, address: IpAddr, protocol: u8) -> Result<Self> {
+        let socket = RawSocket::bind(namespace, address, protocol)?;
         let peers = Arc::<Mutex<Vec<IpAddr>>>::default();
         let known = Arc::clone(&peers);
         let thread = Background::start("raw-echo", move |stop| {

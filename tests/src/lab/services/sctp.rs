@@ -137,9 +137,9 @@ pub struct SctpServer {
 }
 
 impl SctpServer {
-    /// Starts a server in `namespace` for the family of `like`. It listens when this returns.
-    pub fn start(namespace: &Namespace, like: IpAddr, port: u16) -> Result<Self> {
-        let socket = RawSocket::open(namespace, like, PROTOCOL)?;
+    /// Starts a server in `namespace`. It listens when this returns.
+    pub fn start(namespace: &Namespace, address: IpAddr, port: u16) -> Result<Self> {
+        let socket = RawSocket::bind(namespace, address, PROTOCOL)?;
         let peers = Arc::<Mutex<Vec<IpAddr>>>::default();
         let known = Arc::clone(&peers);
         let thread = Background::start("sctp-server", move |stop| {

@@ -99,6 +99,12 @@ pub struct NatBehaviour {
 }
 
 impl Namespace {
+    /// The endpoint from which `server` sees a UDP socket, which the socket keeps for its peers.
+    pub fn stun_endpoint(&self, socket: &UdpSocket, server: SocketAddr) -> Result<SocketAddr> {
+        let socket = socket.try_clone().during(|| "another handle of a socket".to_owned())?;
+        Ok(Client { namespace: self, socket }.ask(server, 0, None)?.mapped)
+    }
+
     /// Finds out what a NAT on the way to `server` does: the tests of RFC 5780, sections 4.3 and
     /// 4.4. `silence` is how long to wait for what a filter may hold back.
     pub fn discover_nat(&self, server: SocketAddr, silence: Duration) -> Result<NatBehaviour> {
