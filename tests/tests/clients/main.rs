@@ -4,6 +4,7 @@
 mod datagrams;
 mod dns;
 mod ftp;
+mod idle;
 mod internet;
 mod mtu;
 mod route;
