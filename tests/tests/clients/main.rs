@@ -7,6 +7,7 @@ mod ftp;
 mod idle;
 mod internet;
 mod mtu;
+mod protocols;
 mod route;
 mod stun;
 mod web;
