@@ -1,4 +1,4 @@
-//! A guest, its host, two routers and a server, in both families.
+//! Two guests, their host, two routers and a server, in both families.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -72,12 +72,13 @@ impl Default for Mtu {
     }
 }
 
-/// guest --- host --- isp --- transit --- server, with vnet running on the host.
+/// guests --- host --- isp --- transit --- server, with vnet running on the host.
 pub struct Internet {
     // Before the lab, whose end kills every process in it.
     pub vnet: Vnet,
     pub host: Node,
     pub guest: Node,
+    pub other_guest: Node,
     pub server: Node,
     /// On the wire between host and isp, at the isp.
     wire: Capture,
@@ -129,16 +130,19 @@ impl Internet {
         transit.route("2001:db8:1::/64", "2001:db8:2::1")?;
 
         host.bridge_with_mtu("virbr0", &["192.168.122.1/24", "fd00:122::1/64"], mtu.bridge)?;
-        let guest = Guest::new("guest1", kind)
-            .address("192.168.122.11/24")
-            .address("fd00:122::11/64")
-            .gateway("192.168.122.1")
-            .gateway("fd00:122::1")
-            .mtu(mtu.bridge);
-        let guest = lab.guest(&host, "virbr0", &guest)?;
+        let plug = |name: &str, last: u32| {
+            let guest = Guest::new(name, kind)
+                .address(&format!("192.168.122.{last}/24"))
+                .address(&format!("fd00:122::{last}/64"))
+                .gateway("192.168.122.1")
+                .gateway("fd00:122::1")
+                .mtu(mtu.bridge);
+            lab.guest(&host, "virbr0", &guest)
+        };
+        let [guest, other_guest] = [plug("guest1", 11)?, plug("guest2", 12)?];
         let vnet = Vnet::start(&host, &[network(options)])?;
         let wire = isp.capture_headers("eth0", "ip or ip6")?;
-        Ok(Self { vnet, host, guest, server, wire, _lab: lab })
+        Ok(Self { vnet, host, guest, other_guest, server, wire, _lab: lab })
     }
 
     /// The successful end: nobody outside has seen a guest's address or a wrong checksum,

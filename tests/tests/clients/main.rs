@@ -10,4 +10,5 @@ mod mtu;
 mod protocols;
 mod route;
 mod stun;
+mod tftp;
 mod web;
