@@ -36,7 +36,7 @@ fn sctp_association_of_the_kernel_carries_messages() -> anyhow::Result<()> {
     }
     on_each_port(|net| {
         for family in FAMILIES {
-            let server = net.server.kernel_sctp_listen(at(family.server, SCTP_PORT))?;
+            let server = net.server.kernel_sctp_listen(at(family.server, SCTP_PORT), DEADLINE)?;
             std::thread::scope(|scope| -> anyhow::Result<()> {
                 let echo = scope.spawn(|| server.echo_one_message());
                 let to = at(family.server, SCTP_PORT);

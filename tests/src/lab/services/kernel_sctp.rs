@@ -6,8 +6,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, bind, connect};
+use nix::sys::socket::{
+    SockaddrLike, SockaddrStorage, bind, connect, setsockopt, sockopt::ReceiveTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
+use crate::lab::background::patient;
 use crate::lab::error::{Result, While};
 use crate::lab::namespace::Namespace;
 
@@ -23,14 +27,19 @@ pub(crate) fn kernel_has_sctp(namespace: &Namespace) -> Result<()> {
 #[derive(Debug)]
 pub struct KernelSctpServer {
     listener: TcpListener,
+    deadline: Duration,
 }
 
 impl Namespace {
-    /// Listens for SCTP associations.
-    pub fn kernel_sctp_listen(&self, address: SocketAddr) -> Result<KernelSctpServer> {
-        let listener = self.enter(|| listen(address))?;
+    /// Listens for SCTP associations, each of which has to come, and to speak, before `deadline`.
+    pub fn kernel_sctp_listen(
+        &self,
+        address: SocketAddr,
+        deadline: Duration,
+    ) -> Result<KernelSctpServer> {
+        let listener = self.enter(|| listen(address, patient(deadline)))?;
         let listener = listener.during(|| format!("SCTP at {address} in {}", self.name()))?;
-        Ok(KernelSctpServer { listener })
+        Ok(KernelSctpServer { listener, deadline: patient(deadline) })
     }
 
     /// Sends one message over an SCTP association of the kernel's, and waits for the answer.
@@ -41,7 +50,7 @@ impl Namespace {
         deadline: Duration,
     ) -> Result<Vec<u8>> {
         let exchange = || {
-            let mut stream = associate(to, deadline)?;
+            let mut stream = associate(to, patient(deadline))?;
             stream.write_all(message)?;
             let mut answer = vec![0; 64 * 1024];
             let length = stream.read(&mut answer)?;
@@ -62,6 +71,7 @@ impl KernelSctpServer {
     /// Takes the next association and sends one message back; who has begun it.
     pub fn echo_one_message(&self) -> io::Result<SocketAddr> {
         let (mut stream, peer) = self.listener.accept()?;
+        stream.set_read_timeout(Some(self.deadline))?;
         let mut message = [0; 2048];
         let length = stream.read(&mut message)?;
         stream.write_all(&message[..length])?;
@@ -69,10 +79,12 @@ impl KernelSctpServer {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, deadline: Duration) -> io::Result<TcpListener> {
     let address = SockaddrStorage::from(address);
     let fd = socket(family(&address))?;
     bind(fd.as_raw_fd(), &address)?;
+    // Also bounds the time of accept(2).
+    setsockopt(&fd, ReceiveTimeout, &TimeVal::seconds(deadline.as_secs().cast_signed()))?;
     // SAFETY: a system call without pointers.
     if unsafe { libc::listen(fd.as_raw_fd(), 8) } != 0 {
         return Err(io::Error::last_os_error());
