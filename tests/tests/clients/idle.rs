@@ -17,6 +17,8 @@ use crate::internet::*;
 
 /// How long a sweep over the whole table may take on a busy machine.
 const SWEEP: Duration = Duration::from_secs(60);
+/// For what nobody answers.
+const SILENCE: Duration = Duration::from_millis(300);
 const TWO_HOURS: u64 = 2 * 60 * 60;
 /// UDP's idle time, which the test needs to see the sweep at work.
 const UDP: u64 = 300;
@@ -77,6 +79,26 @@ fn connection_that_was_idle_for_two_hours_goes_on() -> anyhow::Result<()> {
             wait_until_gone(net, |flow| flow.protocol == "udp")?;
             assert_echoes(&stream, b"still there");
             assert_eq!(tcp.peers(), before);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn established_connection_outlives_one_that_was_never_answered() -> anyhow::Result<()> {
+    with_options("<vnet:timeouts tcp-transitory='2'/>", |net| {
+        for (family, nobody) in FAMILIES.into_iter().zip(["192.0.2.99", "2001:db8:3::99"]) {
+            let tcp = TcpEcho::start(&net.server, at(family.server, 22))?;
+            let stream = net.guest.tcp_connect(tcp.address(), DEADLINE)?;
+            assert_echoes(&stream, b"login");
+            let to_nobody = |flow: &Flow| flow.remote.ip() == ip(nobody);
+            assert!(net.guest.tcp_connect(at(nobody, 22), SILENCE).is_err());
+            assert!(net.vnet.flows()?.iter().any(to_nobody));
+            wait_until_gone(net, to_nobody)?;
+            let flows = net.vnet.flows()?;
+            let flow = flows.iter().find(|flow| flow.remote == tcp.address()).unwrap();
+            assert_eq!(flow.state, "established");
+            assert_echoes(&stream, b"still there");
         }
         Ok(())
     })
