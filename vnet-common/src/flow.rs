@@ -38,7 +38,7 @@ pub mod protocol {
 pub enum Translation {
     /// Address and port, or query identifier.
     Port,
-    /// The address alone; ports tell flows apart but stay as they are. SCTP: its `CRC32c` covers the
+    /// The address alone; ports tell flows apart but stay as they are. SCTP: its checksum covers the
     /// ports, and endpoints with several addresses have to show the same port at each.
     KeptPort,
     /// The address alone: one inside endpoint for each remote. GRE, ESP and whatever else there is.

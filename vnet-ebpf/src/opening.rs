@@ -94,13 +94,12 @@ fn open_mapped(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason
 /// The endpoint's external port: that of its mapping, else a new one.
 #[inline(always)]
 fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
-    let port = match outcome::decode(mapping::vnet_join_mapping(new)) {
-        Ok(port) => port,
-        Err(_) => {
-            let claimed = outcome::decode(ports::vnet_allocate_port(ctx, new))?;
-            new.external_port = PortBe::from_wire(claimed as u16);
-            outcome::decode(mapping::vnet_enter_mapping(new))?
-        }
+    let port = if let Ok(port) = outcome::decode(mapping::vnet_join_mapping(new)) {
+        port
+    } else {
+        let claimed = outcome::decode(ports::vnet_allocate_port(ctx, new))?;
+        new.external_port = PortBe::from_wire(claimed as u16);
+        outcome::decode(mapping::vnet_enter_mapping(new))?
     };
     new.external_port = PortBe::from_wire(port as u16);
     Ok(())

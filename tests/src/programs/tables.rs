@@ -102,9 +102,9 @@ impl Tables {
         check_legs(&legs, &self.flows)?;
         check_legs(&legs_ipv6, &self.flows_ipv6)?;
         for (key, mapping) in &self.mappings {
-            let is_user = |session: &Session| is_mapped(session) && mapping_key(session) == *key;
-            let users = self.live().filter(|(_, session)| is_user(session));
-            let references = users.count() as u64;
+            let uses = |session: &Session| is_mapped(session) && mapping_key(session) == *key;
+            let flows = self.live().filter(|(_, session)| uses(session));
+            let references = flows.count() as u64;
             ensure!(mapping.references == references, "{references} flows use {mapping:#?}");
             let held_down =
                 |s: &Session| s.phase == Phase::HoldDown as u32 && mapping_key(s) == *key;

@@ -16,6 +16,9 @@ fn endpoint(index: u32) -> String {
     format!("192.168.122.{}:{}", 20 + index / 28000, 32768 + index % 28000)
 }
 
+/// Offset of the IPv4 header's protocol in a frame.
+const PROTOCOL: usize = 14 + 9;
+
 /// Opens a flow without looking at the tables; whether it was sent on.
 fn open(rig: &mut Rig, from: &str, to: &str) -> Result<bool> {
     let arrival = Arrival {
@@ -28,11 +31,11 @@ fn open(rig: &mut Rig, from: &str, to: &str) -> Result<bool> {
     };
     let (action, frame, _) = rig.run_uncounted(arrival)?;
     // What is refused is sent back, too, as an ICMP error.
-    const PROTOCOL: usize = 14 + 9;
     Ok(Verdict::from_action(action) == Verdict::Redirect && frame[PROTOCOL] == 17)
 }
 
 /// The searches since an earlier reading: how many, their mean and their most steps.
+#[expect(clippy::cast_precision_loss, reason = "a mean of small numbers")]
 fn cost(before: &[u64], after: &[u64]) -> (u64, f64, usize) {
     let by_steps: Vec<u64> =
         after.iter().zip(before).map(|(after, before)| after - before).collect();
@@ -92,9 +95,9 @@ fn guest_that_takes_every_port_makes_no_flow_of_another_fail() -> Result<()> {
             let from = format!("192.168.122.20:{}", 1 + index % 65535);
             let to = format!("192.0.2.{}:53", 10 + index / 65535);
             if open(rig, &from, &to)? {
-                taken += 1
+                taken += 1;
             } else {
-                refused += 1
+                refused += 1;
             }
             if index % 20 == 0 {
                 let from = format!("192.168.122.21:{}", 1024 + index / 20);

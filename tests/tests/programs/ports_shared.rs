@@ -1,6 +1,6 @@
 //! Flows that share an external port, because none is left or because theirs is taken at that remote.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vnet_common::{
     flow::{Direction::*, FLAG_UNMAPPED, Session},
     port::PortRange,
@@ -17,7 +17,7 @@ fn narrow(rig: &mut Rig, first: u16, last: u16) -> Result<()> {
 fn session_of(rig: &Rig, inside_port: u16) -> Result<Session> {
     let tables = rig.tables()?;
     let found = tables.live().find(|(_, s)| s.inside_port.to_host() == inside_port);
-    Ok(*found.expect("a live session of that port").1)
+    Ok(*found.context("no live session of that port")?.1)
 }
 
 #[test]
