@@ -3,7 +3,9 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
+use vnet_common::reason::DropReason;
 use vnet_tests::lab::services::{Dependence, NatBehaviour, StunServer};
+use vnet_tests::lab::wait_until;
 
 use crate::internet::*;
 
@@ -60,7 +62,12 @@ fn peers_of_one_network_meet_at_the_endpoints_that_stun_has_told_them() -> anyho
             }
             let mut datagram = [0; 16];
             // It opens the way back and gets lost, as the other side has not sent yet.
+            let lost = net.vnet.drops(DropReason::Filtered)?;
             one.send_to(b"first", others)?;
+            wait_until("the first to be lost", DEADLINE, || {
+                let now = net.vnet.drops(DropReason::Filtered).map_err(|error| error.to_string())?;
+                if now == lost + 1 { Ok(()) } else { Err(format!("{now} after {lost}")) }
+            })?;
             other.send_to(b"second", own)?;
             let (length, from) = one.recv_from(&mut datagram)?;
             assert_eq!((&datagram[..length], from), (&b"second"[..], others));

@@ -69,7 +69,11 @@ impl Link {
         self.socket.set_read_timeout(Some(Duration::from_secs(1)))?;
         let mut buffer = [0; 2048];
         while start.elapsed() < deadline {
-            self.socket.send_to(&message, self.servers)?;
+            match self.socket.send_to(&message, self.servers) {
+                // The link-local address is still being looked for on the link (RFC 4862, section 5.4).
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+                sent => drop(sent?),
+            }
             match self.socket.recv(&mut buffer) {
                 Ok(length) => {
                     if let Some(answer) = Answer::parse(&buffer[..length], wanted) {
