@@ -8,6 +8,7 @@
     reason = "only tests call this, and what is not as they say fails them"
 )]
 
+mod configured;
 mod counters;
 pub mod guard;
 mod load;
@@ -17,6 +18,7 @@ mod packet;
 mod rig;
 mod run;
 mod tables;
+mod time;
 
 pub use counters::{Counted, counted};
 pub use load::Plain;

@@ -19,6 +19,7 @@ use vnet_common::{
     timeout::Timeouts,
 };
 
+use super::counters::{self, Counted};
 use super::load::{self, Plain, SLOTS};
 use super::outcome::Outcome;
 use super::packet::Packet;
@@ -96,6 +97,7 @@ pub struct Rig {
     pub namespace: Namespace,
     ebpf: Ebpf,
     ifindexes: HashMap<String, u32>,
+    slots: u32,
 }
 
 /// Runs `work` inside the namespace of a new rig, so that its sockets are the host's; not at all,
@@ -131,11 +133,16 @@ impl Rig {
 
     /// As [`Rig::on`], with room for so many networks, slot 0 included.
     pub(crate) fn with_networks(namespace: &Namespace, networks: u32) -> Result<Self> {
+        Self::with_room(namespace, networks, SLOTS)
+    }
+
+    /// As [`Rig::with_networks`], with so many slots in the other tables.
+    pub(crate) fn with_room(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
-        let mut rig = Self { namespace, ebpf: load::object(0, networks)?, ifindexes };
+        let mut rig = Self { namespace, ebpf: load::object(0, networks, slots)?, ifindexes, slots };
         rig.configure(|config| {
-            config.session_limit = SLOTS;
+            config.session_limit = slots;
             config.host_ports = PortRange { first: 32768, last: 60999 };
         })?;
         Ok(rig)
@@ -177,8 +184,13 @@ impl Rig {
 
     /// Replaces the object by one whose programs log; nothing is in its maps.
     pub fn reload_with_logging(&mut self) -> Result<()> {
-        self.ebpf = load::object(5, load::NETWORKS)?;
+        self.ebpf = load::object(5, load::NETWORKS, self.slots)?;
         Ok(())
+    }
+
+    /// All counters that are not zero.
+    pub fn counters(&self) -> Result<Counted> {
+        counters::read(&self.ebpf)
     }
 
     /// All tables as they stand.
@@ -215,7 +227,7 @@ impl Rig {
         mode: Mode,
         subnets: &[&str],
     ) -> Result<()> {
-        let bridge_ifindex = self.ifindex(bridge)?;
+        let (bridge_ifindex, slots) = (self.ifindex(bridge)?, self.slots);
         self.set_network(slot, |network| {
             *network = Network {
                 bridge_ifindex,
@@ -224,8 +236,8 @@ impl Rig {
                 mode_ipv6: mode as u8,
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
-                flows_per_guest: SLOTS,
-                ports_per_guest: SLOTS,
+                flows_per_guest: slots,
+                ports_per_guest: slots,
                 new_flows_per_second: 0,
                 flow_limit: u32::MAX,
                 timeouts: TIMEOUTS,
@@ -369,9 +381,24 @@ impl Rig {
         self.run(Arrival { program, frame, interface, origin, mark: 0, gso_size: 0 })
     }
 
+    /// As [`Rig::sweep`] over so many slots, without looking at counters and tables.
+    pub fn sweep_uncounted(&mut self, slots: u32) -> Result<()> {
+        for _ in 0..slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+            self.run_uncounted(Arrival {
+                program: program::SWEEP,
+                frame: &[0; 64],
+                interface: "lo",
+                origin: Origin::Host,
+                mark: 0,
+                gso_size: 0,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Sweeps over the whole table once.
     pub fn sweep(&mut self) -> Result<()> {
-        for _ in 0..SLOTS.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+        for _ in 0..self.slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
             self.at(program::SWEEP, "lo", Origin::Host, &[0; 64])?;
         }
         Ok(())

@@ -14,7 +14,7 @@ use vnet_common::{
     names::map,
 };
 
-use super::load::{self, SLOTS};
+use super::load;
 
 /// All tables.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ impl Tables {
         let cursor = load::array::<SessionCursor>(ebpf, map::SESSION_CURSOR)?.get(&0, 0)?.0;
         let slots = load::array::<Session>(ebpf, map::SESSIONS)?;
         let mut sessions = BTreeMap::new();
-        for index in 0..cursor.fresh.min(u64::from(SLOTS)) as u32 {
+        for index in 0..cursor.fresh.min(u64::from(slots.len())) as u32 {
             sessions.insert(index, slots.get(&index, 0)?.0);
         }
         Ok(Self {
