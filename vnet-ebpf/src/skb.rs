@@ -7,8 +7,8 @@ use core::mem::offset_of;
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes,
+        bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -177,6 +177,16 @@ impl Skb {
             // SAFETY: the context is valid; pointers are derived anew after this call.
             // A failure leaves the packet as it was: the checked reads that follow fail.
             let _ = unsafe { bpf_skb_pull_data(self.raw, bytes) };
+        }
+    }
+
+    /// Takes off what follows the first `bytes`, as the stack does with padding.
+    #[inline(always)]
+    pub fn trim(self, bytes: u32) {
+        if self.len() > bytes {
+            // SAFETY: the context is valid; pointers are derived anew after this call.
+            // A failure leaves the packet as it was, and padding is harmless where headers are whole.
+            let _ = unsafe { bpf_skb_change_tail(self.raw, bytes, 0) };
         }
     }
 
