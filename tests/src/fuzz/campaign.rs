@@ -28,19 +28,23 @@ pub struct Campaign {
     pub seed: u64,
     /// Its end.
     pub until: Until,
+    /// Differences after which it ends earlier.
+    pub differences: usize,
 }
 
 impl Campaign {
     /// Runs it; the first difference is an error that says everything about it.
     pub fn run(self) -> Result<()> {
         with_pair(|pair| {
+            println!("seed {:#x} ({})", self.seed, self.seed);
             let started = Instant::now();
+            let (mut found_all, mut signatures) = (Vec::new(), Vec::new());
             let mut seeds = Rng::new(self.seed);
             let is_over = |packets: u64| match self.until {
                 Until::Packets(wanted) => packets >= wanted,
                 Until::Elapsed(time) => started.elapsed() >= time,
             };
-            while !is_over(pair.packets) {
+            while !is_over(pair.packets) && found_all.len() < self.differences {
                 let seed = seeds.next();
                 let steps = generate::steps(seed, STEPS);
                 if let Some(first) = pair.run(&steps, usize::MAX)? {
@@ -49,8 +53,15 @@ impl Campaign {
                         // By chance it does not happen again.
                         None => (steps[..=first.index].to_vec(), first),
                     };
-                    bail!("{}", report::difference(self.seed, &steps, &found));
+                    let signature = found.signature();
+                    if !signatures.contains(&signature) {
+                        signatures.push(signature);
+                        found_all.push(report::difference(self.seed, &steps, &found));
+                    }
                 }
+            }
+            if !found_all.is_empty() {
+                bail!("{}", found_all.join("\n"));
             }
             let elapsed = started.elapsed().as_secs_f64();
             println!(
@@ -59,6 +70,9 @@ impl Campaign {
                 pair.packets,
                 pair.packets as f64 / elapsed
             );
+            // What was not counted was not tried.
+            let counted = pair.counted.iter().map(|(name, count)| format!("{name} {count}"));
+            println!("{}", counted.collect::<Vec<_>>().join(", "));
             Ok(())
         })
     }

@@ -56,35 +56,42 @@ struct Line {
 
 /// What differs between the flows.
 pub(super) fn tables(model: &Model, tables: &Tables) -> Option<String> {
-    let mut expected: Vec<Line> = model.flows.iter().map(|(_, flow)| Line {
-        protocol: flow.protocol,
-        inside: flow.inside,
-        remote: flow.remote,
-        external: flow.external,
-        network: flow.network,
-        way: (flow.bridge, flow.uplink, flow.next_hop, flow.bridge == 0),
-        mtu: (flow.mtu_outbound, flow.mtu_inbound),
-        state: flow.state.name(),
-        outbound: flow.outbound,
-        inbound: flow.inbound,
-    }).collect();
-    let mut seen: Vec<Line> = tables.live().map(|(_, session)| Line {
-        protocol: session.protocol,
-        inside: (session.inside.to_addr(), session.inside_port.to_host()),
-        remote: (session.remote.to_addr(), session.remote_port.to_host()),
-        external: (session.external.to_addr(), session.external_port.to_host()),
-        network: session.network,
-        way: (
-            session.bridge_ifindex,
-            session.uplink_ifindex,
-            session.next_hop.to_addr(),
-            session.flags & FLAG_INSIDE_IS_HOST != 0,
-        ),
-        mtu: (session.mtu_outbound.into(), session.mtu_inbound.into()),
-        state: vnet_common::tcp::State::from_byte(session.state).name(),
-        outbound: (session.outbound.packets, session.outbound.bytes),
-        inbound: (session.inbound.packets, session.inbound.bytes),
-    }).collect();
+    let mut expected: Vec<Line> = model
+        .flows
+        .iter()
+        .map(|(_, flow)| Line {
+            protocol: flow.protocol,
+            inside: flow.inside,
+            remote: flow.remote,
+            external: flow.external,
+            network: flow.network,
+            way: (flow.bridge, flow.uplink, flow.next_hop, flow.bridge == 0),
+            mtu: (flow.mtu_outbound, flow.mtu_inbound),
+            state: flow.state.name(),
+            outbound: flow.outbound,
+            inbound: flow.inbound,
+        })
+        .collect();
+    let mut seen: Vec<Line> = tables
+        .live()
+        .map(|(_, session)| Line {
+            protocol: session.protocol,
+            inside: (session.inside.to_addr(), session.inside_port.to_host()),
+            remote: (session.remote.to_addr(), session.remote_port.to_host()),
+            external: (session.external.to_addr(), session.external_port.to_host()),
+            network: session.network,
+            way: (
+                session.bridge_ifindex,
+                session.uplink_ifindex,
+                session.next_hop.to_addr(),
+                session.flags & FLAG_INSIDE_IS_HOST != 0,
+            ),
+            mtu: (session.mtu_outbound.into(), session.mtu_inbound.into()),
+            state: vnet_common::tcp::State::from_byte(session.state).name(),
+            outbound: (session.outbound.packets, session.outbound.bytes),
+            inbound: (session.inbound.packets, session.inbound.bytes),
+        })
+        .collect();
     expected.sort();
     seen.sort();
     if expected == seen {

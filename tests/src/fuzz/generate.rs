@@ -46,19 +46,38 @@ const REMOTES: [&str; 5] =
 const REMOTES_6: [&str; 4] =
     ["2001:db8:86dd::10", "2001:db8:86dd::11", "2001:db8:1803::9", "2001:db8:1804::9"];
 /// The host's own addresses, groups, and what is nobody's.
-const ODD: [&str; 12] = [
-    "192.168.122.1", "198.51.100.1", "203.0.113.1", "10.99.0.1", "192.168.122.255", "224.0.0.251",
-    "239.1.2.3", "255.255.255.255", "0.0.0.0", "172.16.5.1", "203.0.113.140", "169.254.1.1",
+const ODD: [&str; 14] = [
+    "127.0.0.1",
+    "240.0.0.1",
+    "192.168.122.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "10.99.0.1",
+    "192.168.122.255",
+    "224.0.0.251",
+    "239.1.2.3",
+    "255.255.255.255",
+    "0.0.0.0",
+    "172.16.5.1",
+    "203.0.113.140",
+    "169.254.1.1",
 ];
-const ODD_6: [&str; 9] = [
-    "fd00:122::1", "2001:db8:100::1", "2001:db8:113::1", "ff02::1", "ff05::2", "fe80::1", "::",
-    "2001:db8:5::1", "fd00:122::",
+const ODD_6: [&str; 10] = [
+    "::1",
+    "fd00:122::1",
+    "2001:db8:100::1",
+    "2001:db8:113::1",
+    "ff02::1",
+    "ff05::2",
+    "fe80::1",
+    "::",
+    "2001:db8:5::1",
+    "fd00:122::",
 ];
 /// Few ports, one of them a socket's of the host's, one in the host's ephemeral range.
 const INSIDE_PORTS: [u16; 8] = [1024, 1025, 1026, 1027, 1028, 5060, 40000, 22];
 const REMOTE_PORTS: [u16; 3] = [80, 53, 443];
-const FLAGS: [u8; 12] =
-    [0x02, 0x12, 0x10, 0x18, 0x11, 0x01, 0x04, 0x14, 0x00, 0x02, 0x10, 0x3f];
+const FLAGS: [u8; 12] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x01, 0x04, 0x14, 0x00, 0x02, 0x10, 0x3f];
 /// Router alert, record route, no operation, end of options.
 const OPTIONS: [&str; 3] = ["94040000", "07070400000000 00", "01010101"];
 
@@ -109,8 +128,7 @@ impl Generator {
             if rng.once_in(3) {
                 let last = 1024 + rng.below(12) as u16;
                 steps.push(Step::Network(slot, Setting::Ports(1024, last)));
-            }
-            if rng.once_in(4) {
+            } else if rng.once_in(4) {
                 let limit = 1 + rng.below(12) as u32;
                 steps.push(Step::Network(slot, Setting::FlowsPerGuest(limit)));
             }
@@ -198,12 +216,30 @@ impl Generator {
     fn body(&mut self, talk: &Talk, from_guest: bool) -> Body {
         match talk.kind {
             0..7 => Body::Tcp(self.rng.of(&FLAGS)),
-            7..12 => if self.rng.once_in(5) { Body::UdpBare } else { Body::Udp },
-            12..15 => if from_guest { Body::Request } else { Body::Reply },
+            7..12 => {
+                if self.rng.once_in(5) {
+                    Body::UdpBare
+                } else {
+                    Body::Udp
+                }
+            }
+            12..15 => {
+                if from_guest {
+                    Body::Request
+                } else {
+                    Body::Reply
+                }
+            }
             _ => match self.rng.below(3) {
                 0 => Body::Raw(self.rng.of(&[47, 50, 132, 4, 89])),
                 1 => Body::Icmp(self.rng.of(&[8, 0, 13, 14, 5, 9, 3, 128, 133, 135, 2]), 0),
-                _ => if from_guest { Body::Reply } else { Body::Request },
+                _ => {
+                    if from_guest {
+                        Body::Reply
+                    } else {
+                        Body::Request
+                    }
+                }
             },
         }
     }
@@ -236,7 +272,10 @@ impl Generator {
     }
 
     fn reply(&mut self) {
-        let talk = self.talk();
+        let Some(last) = self.talks.len().checked_sub(1) else { return };
+        let place = self.rng.below(self.talks.len());
+        // Of two draws the later one, because its flow is more likely to be there.
+        let talk = self.talks[place.max(self.rng.below(last + 1))];
         let uplink = self.uplink(&talk);
         let spec = self.answer(&talk, uplink);
         self.push(uplink, spec);
@@ -259,7 +298,10 @@ impl Generator {
             let router = if self.rng.once_in(2) {
                 talk.remote
             } else {
-                SocketAddr::new(self.address(if talk.remote.is_ipv6() { &REMOTES_6 } else { &REMOTES }), 0)
+                SocketAddr::new(
+                    self.address(if talk.remote.is_ipv6() { &REMOTES_6 } else { &REMOTES }),
+                    0,
+                )
             };
             (End::Fixed(router), external, about)
         } else {
@@ -356,7 +398,8 @@ impl Generator {
                 let about = Spec::new(End::Fixed(talk.remote), End::Fixed(talk.guest), body);
                 let kind = if talk.remote.is_ipv6() { (3, 0) } else { (11, 0) };
                 let body = Body::Error(kind.0, kind.1, Box::new(about), 60);
-                let own = self.address(if talk.remote.is_ipv6() { &ODD_6[1..3] } else { &ODD[1..3] });
+                let own =
+                    self.address(if talk.remote.is_ipv6() { &ODD_6[2..4] } else { &ODD[3..5] });
                 let from = End::Fixed(SocketAddr::new(own, 0));
                 (uplink, None, Spec::new(from, End::Fixed(talk.remote), body))
             }
@@ -422,8 +465,9 @@ impl Generator {
                 let addresses: &[&str] = self.rng.of(&[
                     &["198.51.100.1/24", "2001:db8:100::1/64"] as &[&str],
                     &["198.51.100.2/24", "198.51.100.1/24", "2001:db8:100::2/64"],
-                    &["198.51.100.2/24"],
-                    &[],
+                    &["198.51.100.1/24", "2001:db8:100::1/64"],
+                    &["198.51.100.1/24", "198.51.100.2/24", "2001:db8:100::1/64"],
+                    if self.rng.once_in(4) { &[] } else { &["198.51.100.2/24"] },
                 ]);
                 let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
                 Step::Uplink(Interface::ETH0, addresses)
@@ -439,8 +483,8 @@ impl Generator {
         match self.rng.below(9) {
             0 => Setting::Mode(self.rng.of(&[0, 1, 1, 2, 3])),
             1 => Setting::ModeIpv6(self.rng.of(&[0, 1, 1, 2])),
-            2 => Setting::Ports(1024, self.rng.of(&[1030, 1040, 65535])),
-            3 => Setting::FlowsPerGuest(self.rng.of(&[2, 8, 256])),
+            2 => Setting::Ports(1024, 65535),
+            3 => Setting::FlowsPerGuest(256),
             4 => Setting::Bound(self.rng.once_in(2)),
             5 => Setting::Mtu(self.rng.of(&[1400, 1500])),
             6 => Setting::Pool(self.rng.below(3) as u8),
@@ -459,7 +503,8 @@ impl Generator {
             2 => self.rng.of(&OPTIONS).clone_into(&mut spec.options),
             3 => {
                 for _ in 0..=self.rng.below(3) {
-                    spec.extensions.push((self.rng.of(&[0, 60, 43, 44, 60]), self.rng.below(2) as u8));
+                    spec.extensions
+                        .push((self.rng.of(&[0, 60, 43, 44, 60]), self.rng.below(2) as u8));
                 }
             }
             4 => spec.payload = self.rng.of(&[1472, 1473, 1400, 1360, 3]),
@@ -473,9 +518,23 @@ impl Generator {
             10 => {
                 // Version and header length; total length.
                 let (offset, value) = self.rng.of(&[
-                    (14, 0x44), (14, 0x46), (14, 0x4f), (14, 0x65), (14, 0x55), (16, 0xff), (17, 0),
-                    (17, 20), (17, 27), (17, 28), (18, 0), (19, 0), (19, 7), (5, 0x11), (12, 0x09),
-                    (0, 0x01), (0, 0x53),
+                    (14, 0x44),
+                    (14, 0x46),
+                    (14, 0x4f),
+                    (14, 0x65),
+                    (14, 0x55),
+                    (16, 0xff),
+                    (17, 0),
+                    (17, 20),
+                    (17, 27),
+                    (17, 28),
+                    (18, 0),
+                    (19, 0),
+                    (19, 7),
+                    (5, 0x11),
+                    (12, 0x09),
+                    (0, 0x01),
+                    (0, 0x53),
                 ]);
                 spec.damage.push(Damage::Byte(offset, value));
             }

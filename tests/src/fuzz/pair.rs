@@ -1,5 +1,6 @@
 //! The programs and the model side by side.
 
+use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result};
@@ -37,6 +38,17 @@ pub struct Difference {
     pub looked_for: bool,
 }
 
+impl Difference {
+    /// What it has in common with others of its kind: everything but numbers.
+    pub(super) fn signature(&self) -> String {
+        let words = |line: &&str| {
+            line.starts_with("expected") || line.starts_with("seen") || line.contains("differ")
+        };
+        let lines: String = self.what.lines().filter(words).collect();
+        lines.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+    }
+}
+
 /// The programs and the model side by side.
 pub struct Pair<'r> {
     rig: &'r mut Rig,
@@ -48,6 +60,8 @@ pub struct Pair<'r> {
     unit: u64,
     /// Packets that both have seen.
     pub packets: u64,
+    /// What was counted in all sequences.
+    pub counted: BTreeMap<String, u64>,
     _sockets: (TcpListener, UdpSocket),
 }
 
@@ -90,11 +104,24 @@ impl<'r> Pair<'r> {
             ("eth1", vec!["203.0.113.1/24", "2001:db8:113::1/64"]),
         ];
         let model = Model::new(world.clone());
-        Ok(Self { rig, world, networks, uplinks, model, unit, packets: 0, _sockets: sockets })
+        Ok(Self {
+            rig,
+            world,
+            networks,
+            uplinks,
+            model,
+            unit,
+            packets: 0,
+            counted: BTreeMap::new(),
+            _sockets: sockets,
+        })
     }
 
     /// Both as they were at the beginning.
     pub fn reset(&mut self) -> Result<()> {
+        for counter in &self.model.counted {
+            *self.counted.entry(counter.name().to_owned()).or_default() += 1;
+        }
         self.rig.clear()?;
         for (slot, settings) in &self.networks {
             self.rig.set_network(*slot, |network| *network = *settings)?;
@@ -164,10 +191,7 @@ impl<'r> Pair<'r> {
                 self.rig.configure(|config| config.session_limit = (*limit).min(SLOTS))?;
             }
         }
-        if matches!(
-            step,
-            Step::Epoch | Step::Uplink(..) | Step::Network(..) | Step::Sessions(_)
-        ) {
+        if matches!(step, Step::Epoch | Step::Uplink(..) | Step::Network(..) | Step::Sessions(_)) {
             self.model.world.refresh(self.rig)?;
         }
         Ok(None)
@@ -201,7 +225,8 @@ impl<'r> Pair<'r> {
         let expected = self.model.expect(arrival, &seen);
         let same_frame = expected.frame.as_ref().is_none_or(|frame| *frame == out);
         let same_mark = expected.verdict == Verdict::Drop || expected.mark == mark;
-        if expected.verdict == verdict && same_frame && same_mark && expected.objections.is_empty() {
+        if expected.verdict == verdict && same_frame && same_mark && expected.objections.is_empty()
+        {
             return Ok(None);
         }
         let counted = self.model.counted.iter().rev().take(2).collect::<Vec<_>>();
@@ -228,7 +253,12 @@ fn hook(sent: &Sent) -> (&'static str, Hook) {
 
 fn apply(setting: Setting, network: &mut Network, eth0: u32) {
     match setting {
-        Setting::Mode(mode) => network.mode = mode,
+        // No definition binds an open network.
+        Setting::Mode(mode) => {
+            network.mode = mode;
+            network.forward_ifindex = if mode == 3 { 0 } else { network.forward_ifindex };
+        }
+        Setting::Bound(true) if network.mode == 3 || network.mode_ipv6 == 3 => {}
         Setting::ModeIpv6(mode) => network.mode_ipv6 = mode,
         Setting::Ports(first, last) => network.ports = PortRange { first, last },
         Setting::FlowsPerGuest(limit) => network.flows_per_guest = limit,
@@ -263,4 +293,3 @@ fn unit() -> Result<u64> {
     let seconds = text.split('.').next().and_then(|seconds| seconds.parse::<u64>().ok());
     Ok((seconds.context("no uptime")? / 40).clamp(1, 60))
 }
-

@@ -9,7 +9,10 @@ use super::step::Step;
 const RUNS: usize = 3000;
 
 /// Leaves steps out of a sequence as long as there is a difference, and gives both.
-pub(super) fn shrink(pair: &mut Pair<'_>, steps: &[Step]) -> Result<Option<(Vec<Step>, Difference)>> {
+pub(super) fn shrink(
+    pair: &mut Pair<'_>,
+    steps: &[Step],
+) -> Result<Option<(Vec<Step>, Difference)>> {
     let Some(mut best) = first(pair, steps)? else { return Ok(None) };
     let mut runs = 0;
     let mut size = best.0.len() / 2;

@@ -14,8 +14,10 @@ pub(super) fn frame(spec: &Spec, model: &Model, ifindex_of: &dyn Fn(&str) -> u32
     let mut frame = match spec.fragment {
         Some((size, place)) => {
             let mut fragments = packet.fragments(usize::from(size));
-            let place = usize::from(place).min(fragments.len() - 1);
-            fragments.swap_remove(place)
+            match fragments.len().checked_sub(1) {
+                Some(last) => fragments.swap_remove(usize::from(place).min(last)),
+                None => packet.frame(),
+            }
         }
         None => packet.frame(),
     };
@@ -70,7 +72,10 @@ fn packet(spec: &Spec, model: &Model, ifindex_of: &dyn Fn(&str) -> u32) -> Packe
         Body::Error(kind, code, about, length) => {
             let quoted = packet(about, model, ifindex_of);
             let mut quoted = match about.fragment {
-                Some((size, _)) => quoted.fragments(usize::from(size)).swap_remove(0)[14..].to_vec(),
+                Some((size, _)) => {
+                    let first = quoted.fragments(usize::from(size)).into_iter().next();
+                    first.map_or_else(|| quoted.ip(), |frame| frame[14..].to_vec())
+                }
                 None => quoted.ip(),
             };
             quoted.truncate(usize::from(*length));
@@ -120,7 +125,11 @@ fn number(body: &Body, ipv6: bool) -> u8 {
         Body::Tcp(_) => protocol::TCP,
         Body::Udp | Body::UdpBare => protocol::UDP,
         Body::Request | Body::Reply | Body::Icmp(..) => {
-            if ipv6 { protocol::ICMPV6 } else { protocol::ICMP }
+            if ipv6 {
+                protocol::ICMPV6
+            } else {
+                protocol::ICMP
+            }
         }
         Body::Error(_, _, about, _) => number(&about.body, ipv6),
         Body::Raw(number) => *number,

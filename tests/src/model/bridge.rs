@@ -84,7 +84,12 @@ impl Model {
     }
 
     /// The packet of a flow as the outside sees it, on account of flow and network.
-    pub(super) fn translate_out(&mut self, run: &Run<'_>, packet: &Packet, id: Option<Id>) -> Vec<u8> {
+    pub(super) fn translate_out(
+        &mut self,
+        run: &Run<'_>,
+        packet: &Packet,
+        id: Option<Id>,
+    ) -> Vec<u8> {
         let mut frame = run.arrival.frame.to_vec();
         let now = self.flows.now;
         if let Some(flow) = id.and_then(|id| self.flows.get_mut(id)) {
@@ -101,9 +106,8 @@ impl Model {
         let id = known?;
         let epoch = self.world.config.epoch;
         let flow = self.flows.get(id)?;
-        let goes_on = flow.uplink == way.ifindex
-            && flow.network == owner.slot
-            && self.keeps_external(flow);
+        let goes_on =
+            flow.uplink == way.ifindex && flow.network == owner.slot && self.keeps_external(flow);
         if !goes_on {
             self.flows.end(id);
             return None;
@@ -153,7 +157,7 @@ impl Model {
             return Err(Handover::LinkLocal.into());
         }
         let from = world.end_of_interface(bridge);
-        let route = match world.route(packet.destination) {
+        let route = match world.route(packet.source, packet.destination) {
             Err(Handover::NoRoute) if world.is_refused_anywhere(network, packet) => {
                 return Err(DropReason::PolicyRejected.into());
             }

@@ -108,7 +108,7 @@ impl Model {
             return Ok(self.translate(run, &packet, known));
         }
         // The stack has chosen the interface; the next hop is what the routes say, if they agree.
-        let way = match self.world.route(packet.destination) {
+        let way = match self.world.route(packet.source, packet.destination) {
             Ok(route) if route.ifindex == ifindex => {
                 Way { ifindex, next_hop: route.gateway.unwrap_or(packet.destination), mtu: MTU }
             }
@@ -123,10 +123,9 @@ impl Model {
         let mut flow = self.renew(known, owner, &way);
         if flow.is_none() {
             let inside_is_host = run.arrival.ingress_ifindex == 0;
-            flow = Some(self.open(
-                run,
-                &Opening { packet: &packet, owner, way: &way, inside_is_host },
-            )?);
+            flow = Some(
+                self.open(run, &Opening { packet: &packet, owner, way: &way, inside_is_host })?,
+            );
         }
         Ok(self.translate(run, &packet, flow))
     }

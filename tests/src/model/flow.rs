@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
-use vnet_common::{
-    flow::protocol,
-    reason::DropReason,
-    tcp::State,
-};
+use vnet_common::{flow::protocol, reason::DropReason, tcp::State};
 
-use super::{Model, Packet, Run, mapping::Mapping, outcome::Step, packet::Fragment, policy::Owner, tcp};
+use super::{
+    Model, Packet, Run, mapping::Mapping, outcome::Step, packet::Fragment, policy::Owner, tcp,
+};
 
 /// An address and a port.
 pub type Endpoint = (IpAddr, u16);
@@ -136,11 +134,21 @@ impl Flows {
         self.all.iter().map(|(&id, flow)| (id, flow))
     }
 
-    pub(super) fn outbound(&self, protocol: u8, source: Endpoint, destination: Endpoint) -> Option<Id> {
+    pub(super) fn outbound(
+        &self,
+        protocol: u8,
+        source: Endpoint,
+        destination: Endpoint,
+    ) -> Option<Id> {
         self.by_outbound.get(&(protocol, source, destination)).copied()
     }
 
-    pub(super) fn inbound(&self, protocol: u8, source: Endpoint, destination: Endpoint) -> Option<Id> {
+    pub(super) fn inbound(
+        &self,
+        protocol: u8,
+        source: Endpoint,
+        destination: Endpoint,
+    ) -> Option<Id> {
         self.by_inbound.get(&(protocol, source, destination)).copied()
     }
 
@@ -190,7 +198,9 @@ impl Flows {
     #[must_use]
     pub fn external_of(&self, protocol: u8, inside: Endpoint, external: IpAddr) -> Option<u16> {
         let mapping = self.mappings.iter().find(|mapping| {
-            mapping.protocol == protocol && mapping.inside == inside && mapping.external.0 == external
+            mapping.protocol == protocol
+                && mapping.inside == inside
+                && mapping.external.0 == external
         });
         mapping.map(|mapping| mapping.external.1)
     }

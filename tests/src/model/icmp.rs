@@ -98,6 +98,7 @@ fn start(ip: &[u8], family: Family) -> Option<(u8, usize)> {
 impl Model {
     /// From outside, about a packet that a flow sent.
     pub(super) fn error_from_outside(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
+        run.trim(packet);
         let mut frame = run.arrival.frame.to_vec();
         let quote = Quote::parse(&frame, packet).ok_or(Handover::NoFlow)?;
         let id = self.flows.inbound(quote.protocol, quote.destination, quote.source);
@@ -128,13 +129,13 @@ impl Model {
         packet: &Packet,
         is_hop: bool,
     ) -> Step<Vec<u8>> {
+        run.trim(packet);
         let mut frame = run.arrival.frame.to_vec();
         let quote = Quote::parse(&frame, packet).ok_or(DropReason::UnrelatedIcmpError)?;
         let id = self.flow_that_brought(&quote).ok_or(DropReason::UnrelatedIcmpError)?;
         let flow = self.flows.get(id).ok_or(DropReason::UnrelatedIcmpError)?.clone();
         // Nobody speaks about others' flows but who routes for them.
-        if flow.network != run.network
-            || (!flow.inside_is_routed && packet.source != flow.inside.0)
+        if flow.network != run.network || (!flow.inside_is_routed && packet.source != flow.inside.0)
         {
             return Err(DropReason::UnrelatedIcmpError.into());
         }
@@ -163,6 +164,8 @@ impl Model {
         if !packet.is_icmp_error() {
             return Ok(Done::Passed(None));
         }
+        run.trim(&packet);
+        frame.truncate(run.arrival.frame.len());
         if let Some(quote) = Quote::parse(&frame, &packet)
             && let Some(flow) = self.flow_that_brought(&quote).and_then(|id| self.flows.get(id))
         {
@@ -190,9 +193,18 @@ impl Model {
     }
 }
 
+impl Run<'_> {
+    /// Takes the link's padding off an error, which is no part of what it quotes.
+    fn trim(&mut self, packet: &Packet) {
+        if !packet.has_extensions {
+            self.arrival.frame = &self.arrival.frame[..ETHERNET + packet.total_len];
+        }
+    }
+}
+
 /// Changes one endpoint of the quoted packet; the error's own checksum follows every byte of it.
 fn translate(frame: &mut [u8], packet: &Packet, quote: &Quote, side: Side, to: Endpoint) {
-    let body = packet.l4 + 4..ETHERNET + packet.total_len;
+    let body = packet.l4 + 4..frame.len();
     let mut before = frame[body.clone()].to_vec();
     let old = match side {
         Side::Source => quote.source.0,

@@ -9,11 +9,8 @@ use vnet_common::{
 };
 
 use super::{
-    Endpoint, Flow, Flows, Model, Packet, Run,
-    flow::Way,
-    outcome::Step,
-    rewrite::source_port_offset,
-    world::Prefix,
+    Endpoint, Flow, Flows, Model, Packet, Run, flow::Way, outcome::Step,
+    rewrite::source_port_offset, world::Prefix,
 };
 
 /// A mapping.
@@ -100,11 +97,9 @@ impl Model {
     pub(super) fn keeps_external(&self, flow: &Flow) -> bool {
         let external = flow.external.0;
         let Some(network) = self.world.network(flow.network) else { return false };
-        if let (IpAddr::V4(address), true, 0) = (
-            external,
-            network.pool().is_some(),
-            self.world.network_of_bridge(flow.uplink),
-        ) {
+        if let (IpAddr::V4(address), true, 0) =
+            (external, network.pool().is_some(), self.world.network_of_bridge(flow.uplink))
+        {
             return network.pool().contains(vnet_common::address::Ipv4Be::from_addr(address));
         }
         let Some(uplink) = self.world.uplinks.get(&flow.uplink) else { return false };
@@ -221,7 +216,6 @@ fn addresses(uplink: &Uplink, ipv4: bool) -> Vec<Prefix> {
 pub(super) fn first_address(uplink: &Uplink, ipv4: bool) -> Option<IpAddr> {
     addresses(uplink, ipv4).first().map(|prefix| prefix.address)
 }
-
 
 impl Model {
     /// The external endpoint of an inside one at an uplink; the uplink's address and the same port if it

@@ -125,7 +125,7 @@ impl Model {
         let objections = std::mem::take(&mut self.objections);
         let (verdict, frame, mark) = match done {
             Done::Passed(frame) => {
-                (Verdict::Pass, Some(frame.unwrap_or_else(|| arrival.frame.to_vec())), run.mark)
+                (Verdict::Pass, Some(frame.unwrap_or_else(|| run.arrival.frame.to_vec())), run.mark)
             }
             Done::ThroughStack(frame) => (Verdict::Pass, Some(frame), INBOUND_MARK),
             Done::Redirected(frame) => (Verdict::Redirect, Some(frame), FORWARDED_MARK),

@@ -39,6 +39,19 @@ pub enum Counter {
     Inbound(u16, usize),
 }
 
+impl Counter {
+    /// The word for it, without the network.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Drop(_, reason) => reason.id(),
+            Self::Handover(_, handover) => handover.id(),
+            Self::Outbound(..) => "outbound",
+            Self::Inbound(..) => "inbound",
+        }
+    }
+}
+
 /// Why a packet leaves the steps early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {

@@ -93,7 +93,8 @@ impl Packet {
     pub(super) fn ends(ip: &[u8], family: Family) -> Option<(IpAddr, IpAddr)> {
         match family {
             Family::Ipv4 => {
-                let address = |at: usize| Some(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?.into());
+                let address =
+                    |at: usize| Some(<[u8; 4]>::try_from(ip.get(at..at + 4)?).ok()?.into());
                 ip.get(..20)?;
                 Some((address(12)?, address(16)?))
             }

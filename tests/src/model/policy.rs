@@ -104,7 +104,8 @@ impl World {
         if from.slot != 0 && from.slot == to.slot {
             return self.within(from.slot, family);
         }
-        let (Some(row), Some(column)) = (self.place(from, to, family), self.place(to, from, family))
+        let (Some(row), Some(column)) =
+            (self.place(from, to, family), self.place(to, from, family))
         else {
             return Verdict::Reject;
         };
@@ -144,7 +145,12 @@ impl World {
 
     /// Guests' addresses come from their own bridge alone, and from that nothing else comes. What open
     /// networks send is not judged.
-    pub(super) fn check_source(&self, owner: Owner, ingress: u32, family: Family) -> Result<(), Stop> {
+    pub(super) fn check_source(
+        &self,
+        owner: Owner,
+        ingress: u32,
+        family: Family,
+    ) -> Result<(), Stop> {
         let is_open = |slot| self.mode(slot, family) == Mode::Open;
         let from = self.network_of_bridge(ingress);
         let ok = if owner.is_host {

@@ -4,7 +4,13 @@ use std::net::IpAddr;
 
 use vnet_common::{family::Family, flow::protocol, reason::DropReason};
 
-use super::{Hook, Model, Run, checksum, mapping::first_address, outcome::Seen, packet::{ETHERNET, Packet, family}, rewrite::octets};
+use super::{
+    Hook, Model, Run, checksum,
+    mapping::first_address,
+    outcome::Seen,
+    packet::{ETHERNET, Packet, family},
+    rewrite::octets,
+};
 
 /// Extension headers of IPv6, behind which nothing is answered.
 const EXTENSIONS: [u8; 4] = [0, 43, 44, 60];
@@ -31,7 +37,18 @@ impl Model {
                 let uplink = self.world.uplinks.get(&run.arrival.ifindex)?;
                 (first_address(uplink, family == Family::Ipv4)?, false)
             }
-            Hook::BridgeEgress if is_policy => (self.towards_sender(run, family)?, false),
+            Hook::BridgeEgress if is_policy => match self.towards_sender(run, family) {
+                Some(source) => (source, false),
+                None => {
+                    // A token is spent before it turns out that there is no way.
+                    let ip = frame.get(ETHERNET..)?;
+                    ip.get(..header_len(family) + 8)?;
+                    if may_be_answered(frame, ip, family) {
+                        self.icmp_tokens = self.icmp_tokens.saturating_sub(1);
+                    }
+                    return None;
+                }
+            },
             _ => return None,
         };
         let ip = frame.get(ETHERNET..)?;
@@ -61,7 +78,7 @@ impl Model {
         let (sender, _) = Packet::ends(run.arrival.frame.get(ETHERNET..)?, family)?;
         let own = self.world.source_towards(sender, ingress)?;
         let uplink = self.world.uplinks.get(&ingress);
-        uplink.map_or(Some(own), |uplink| first_address(uplink, family == Family::Ipv4))
+        uplink.and_then(|uplink| first_address(uplink, family == Family::Ipv4)).or(Some(own))
     }
 }
 

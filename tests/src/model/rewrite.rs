@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use vnet_common::{family::Family, flow::protocol};
 
-use super::{Endpoint, Fragment, Packet, checksum, packet::{ETHERNET, icmp_number}};
+use super::{
+    Endpoint, Fragment, Packet, checksum,
+    packet::{ETHERNET, icmp_number},
+};
 
 /// Which endpoint is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +27,20 @@ pub(super) fn endpoint(frame: &mut [u8], packet: &Packet, side: Side, to: Endpoi
         Side::Source => packet.source,
         Side::Destination => packet.destination,
     };
-    if packet.fragment != Fragment::Later {
+    let is_covered = !packet.is_icmp() || packet.family == Family::Ipv6;
+    let old_port = match side {
+        Side::Source => packet.source_port,
+        Side::Destination => packet.destination_port,
+    };
+    // Where nothing changes that the checksum covers, it stays as it is, be it 0 or ffff.
+    let changes = old_port != to.1 || (is_covered && old != to.0);
+    if packet.fragment != Fragment::Later && changes {
         l4(frame, packet.family, packet.protocol, packet.l4, side, (old, to));
     }
     address(frame, packet.family, ETHERNET, side, to.0);
 }
 
-/// Changes port and checksum of the L4 header at an offset; what the frame does not hold stays.
+/// Changes port and checksum of the L4 header at an offset; what the packet does not hold stays.
 pub(super) fn l4(
     frame: &mut [u8],
     family: Family,
@@ -70,12 +80,13 @@ pub(super) fn l4(
 
 /// Changes an address of the IP header at an offset, and the header's checksum.
 pub(super) fn address(frame: &mut [u8], family: Family, ip: usize, side: Side, to: IpAddr) {
-    let at = ip + match (family, side) {
-        (Family::Ipv4, Side::Source) => 12,
-        (Family::Ipv4, Side::Destination) => 16,
-        (Family::Ipv6, Side::Source) => 8,
-        (Family::Ipv6, Side::Destination) => 24,
-    };
+    let at = ip
+        + match (family, side) {
+            (Family::Ipv4, Side::Source) => 12,
+            (Family::Ipv4, Side::Destination) => 16,
+            (Family::Ipv6, Side::Source) => 8,
+            (Family::Ipv6, Side::Destination) => 24,
+        };
     change(frame, family, ip, at, &octets(to));
 }
 

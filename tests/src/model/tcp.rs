@@ -15,14 +15,32 @@ pub(super) fn after(state: State, flags: u8, from_inside: bool) -> State {
     let (is_reset, is_syn, is_fin) = (flags & RST != 0, flags & SYN != 0, flags & FIN != 0);
     match state {
         _ if is_reset => Closing,
-        Opening if is_syn => if from_inside { Opening } else { Answered },
+        Opening if is_syn => {
+            if from_inside {
+                Opening
+            } else {
+                Answered
+            }
+        }
         Closing if is_syn && from_inside => Opening,
         same if is_syn => same,
         Closing => Closing,
-        Opening if is_fin => if from_inside { Closing } else { FinOutside },
+        Opening if is_fin => {
+            if from_inside {
+                Closing
+            } else {
+                FinOutside
+            }
+        }
         FinInside if is_fin && !from_inside => Closing,
         FinOutside if is_fin && from_inside => Closing,
-        _ if is_fin => if from_inside { FinInside } else { FinOutside },
+        _ if is_fin => {
+            if from_inside {
+                FinInside
+            } else {
+                FinOutside
+            }
+        }
         Opening if from_inside => Opening,
         Opening | Answered => Established,
         same => same,

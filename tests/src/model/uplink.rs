@@ -151,7 +151,7 @@ impl Model {
             Verdict::LeaveToHost => return Err(Handover::OpenNetwork.into()),
             Verdict::Reject => return Err(World::rejection(from, to).into()),
         }
-        let route = world.route(packet.destination)?;
+        let route = world.route(packet.source, packet.destination)?;
         // The host's routes say otherwise than the definition.
         if route.ifindex != to.ifindex {
             return Err(Handover::NoRoute.into());

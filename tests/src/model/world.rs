@@ -45,8 +45,8 @@ pub struct Route {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Forward(Route),
-    /// The host's own.
-    Local,
+    /// The host's own, on this interface.
+    Local(u32),
     /// Blackhole and the like.
     Refused,
 }
@@ -95,14 +95,24 @@ impl World {
         Ok(())
     }
 
-    /// The way to a destination.
-    pub(super) fn route(&self, destination: IpAddr) -> Result<Route, Handover> {
+    /// The way of a packet. The kernel forwards no IPv6 from or to groups, link-local addresses, loopback.
+    pub(super) fn route(&self, source: IpAddr, destination: IpAddr) -> Result<Route, Handover> {
+        // `rt6_need_strict` in the kernel's `include/net/ip6_route.h`.
+        let stays = |address: IpAddr| match address {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(address) => {
+                address.is_multicast() || address.is_unicast_link_local() || address.is_loopback()
+            }
+        };
+        if stays(destination) || stays(source) {
+            return Err(Handover::ToHost);
+        }
         let holding = self.routes.iter().filter(|(prefix, ..)| prefix.contains(destination));
         // Of equal prefixes the one with the lowest metric.
         let best = holding.max_by_key(|(prefix, metric, _)| (prefix.length, u32::MAX - metric));
         match best {
             Some((_, _, Kind::Forward(route))) => Ok(*route),
-            Some((_, _, Kind::Local)) | None => Err(Handover::ToHost),
+            Some((_, _, Kind::Local(_))) | None => Err(Handover::ToHost),
             Some((_, _, Kind::Refused)) => Err(Handover::NoRoute),
         }
     }
@@ -110,10 +120,13 @@ impl World {
     /// The way to a destination by one interface. The kernel looks for an IPv4 route by that interface; in
     /// IPv6 the best one has to lead there.
     fn route_by(&self, destination: IpAddr, ifindex: u32) -> Option<Route> {
-        let leads_there = |kind: &Kind| matches!(kind, Kind::Forward(to) if to.ifindex == ifindex);
+        let leads_there = |kind: &Kind| match kind {
+            Kind::Forward(route) => route.ifindex == ifindex,
+            Kind::Local(own) => *own == ifindex,
+            Kind::Refused => false,
+        };
         let holding = self.routes.iter().filter(|(prefix, ..)| prefix.contains(destination));
-        let of_interest =
-            holding.filter(|(_, _, kind)| destination.is_ipv6() || leads_there(kind));
+        let of_interest = holding.filter(|(_, _, kind)| destination.is_ipv6() || leads_there(kind));
         let best = of_interest.max_by_key(|(prefix, metric, _)| (prefix.length, u32::MAX - metric));
         match best {
             Some((_, _, Kind::Forward(route))) if route.ifindex == ifindex => Some(*route),
@@ -210,7 +223,7 @@ fn read_route(rig: &Rig, family: &str, route: &Value) -> Result<(Prefix, u32, Ki
             source: text("prefsrc").map(str::parse).transpose()?,
         }),
         "blackhole" | "unreachable" | "prohibit" => Kind::Refused,
-        _ => Kind::Local,
+        _ => Kind::Local(text("dev").map_or(Ok(0), |name| rig.ifindex(name))?),
     };
     let metric = route.get("metric").and_then(Value::as_u64).unwrap_or(0);
     Ok((Prefix { address, length }, metric as u32, kind))
