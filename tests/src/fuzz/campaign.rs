@@ -63,13 +63,7 @@ impl Campaign {
             if !found_all.is_empty() {
                 bail!("{}", found_all.join("\n"));
             }
-            let elapsed = started.elapsed().as_secs_f64();
-            println!(
-                "seed {:#x}: {} packets in {elapsed:.1} s, {:.0} per second",
-                self.seed,
-                pair.packets,
-                pair.packets as f64 / elapsed
-            );
+            println!("{} packets in {:.1} s", pair.packets, started.elapsed().as_secs_f64());
             // What was not counted was not tried.
             let counted = pair.counted.iter().map(|(name, count)| format!("{name} {count}"));
             println!("{}", counted.collect::<Vec<_>>().join(", "));

@@ -153,7 +153,7 @@ impl Generator {
 
     fn more(&mut self) {
         match self.rng.below(100) {
-            0..44 => self.from_guest(),
+            0..44 => self.guest_sends(),
             44..72 => self.reply(),
             72..79 => self.error(),
             79..84 => self.fragments(),
@@ -244,7 +244,7 @@ impl Generator {
         }
     }
 
-    fn from_guest(&mut self) {
+    fn guest_sends(&mut self) {
         let talk = self.talk();
         let body = self.body(&talk, true);
         let spec = Spec::new(End::Fixed(talk.guest), End::Fixed(talk.remote), body);
@@ -462,12 +462,13 @@ impl Generator {
             0..5 => Step::Epoch,
             5..8 => Step::Wait(1 + self.rng.below(4) as u64),
             8 | 9 => {
+                let without = self.rng.once_in(4);
                 let addresses: &[&str] = self.rng.of(&[
                     &["198.51.100.1/24", "2001:db8:100::1/64"] as &[&str],
                     &["198.51.100.2/24", "198.51.100.1/24", "2001:db8:100::2/64"],
                     &["198.51.100.1/24", "2001:db8:100::1/64"],
                     &["198.51.100.1/24", "198.51.100.2/24", "2001:db8:100::1/64"],
-                    if self.rng.once_in(4) { &[] } else { &["198.51.100.2/24"] },
+                    if without { &[] } else { &["198.51.100.2/24"] },
                 ]);
                 let addresses = addresses.iter().map(|&address| address.to_owned()).collect();
                 Step::Uplink(Interface::ETH0, addresses)

@@ -3,7 +3,7 @@
 //! A sequence of [`Step`]s is data: it says packets by what they are (a reply to the mapping of that
 //! inside endpoint) rather than by bytes, so that it still means something when steps are left out of
 //! it, or when the datapath draws another port. One step is a line of JSON; so are regression tests.
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "as in `programs`")]
+#![expect(clippy::expect_used, reason = "as in `programs`")]
 
 mod campaign;
 mod compare;

@@ -5,9 +5,11 @@ use std::net::{TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
+    family::Family,
     flow::protocol,
     names::program,
     network::{NETWORK_ISOLATED_PORTS, Network},
+    policy::Mode,
     port::PortRange,
     timeout::Timeouts,
 };
@@ -126,6 +128,9 @@ impl<'r> Pair<'r> {
         for (slot, settings) in &self.networks {
             self.rig.set_network(*slot, |network| *network = *settings)?;
         }
+        for slot in [1, 2] {
+            self.masquerade_at_bridge(slot)?;
+        }
         for (name, addresses) in &self.uplinks {
             self.rig.set_uplink(name, addresses)?;
         }
@@ -185,6 +190,7 @@ impl<'r> Pair<'r> {
             Step::Network(slot, setting) => {
                 let eth0 = self.rig.ifindex("eth0")?;
                 self.rig.set_network(*slot, |network| apply(*setting, network, eth0))?;
+                self.masquerade_at_bridge(*slot)?;
                 self.rig.bump_epoch()?;
             }
             Step::Sessions(limit) => {
@@ -195,6 +201,28 @@ impl<'r> Pair<'r> {
             self.model.world.refresh(self.rig)?;
         }
         Ok(None)
+    }
+
+    /// As the plan does it: others are masqueraded to the addresses of routed and open bridges.
+    fn masquerade_at_bridge(&mut self, slot: u16) -> Result<()> {
+        let networks = self.rig.networks()?;
+        let network = networks.get(&slot).context("no such network")?;
+        let of_host = programs::modes::network_of(slot);
+        let mut addresses = Vec::new();
+        for (mode, family, length) in
+            [(network.mode, Family::Ipv4, 24), (network.mode_ipv6, Family::Ipv6, 64)]
+        {
+            if matches!(Mode::from_byte(mode), Mode::Route | Mode::Open) {
+                addresses.push(format!("{}/{length}", of_host.address(family, 1)));
+            }
+        }
+        if addresses.is_empty() {
+            // There may be none to remove.
+            let _ = self.rig.remove_uplink(of_host.bridge);
+            return Ok(());
+        }
+        let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+        self.rig.set_uplink(of_host.bridge, &addresses)
     }
 
     fn set_tokens(&mut self, tokens: u64) -> Result<()> {

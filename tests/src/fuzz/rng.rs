@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats: SplitMix64 (Steele, Lea, Flood, 2014).
+//! Random numbers that a seed repeats: `SplitMix64` (Steele, Lea, Flood, 2014).
 
 /// A generator.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ impl Rng {
 
     /// A number below `limit`.
     pub(super) fn below(&mut self, limit: usize) -> usize {
-        (u128::from(self.next()) * limit as u128 >> 64) as usize
+        ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
     /// True once in `times`.

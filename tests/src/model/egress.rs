@@ -32,7 +32,7 @@ impl Model {
         }
         if ingress == 0 {
             if owner.slot == 0 || self.world.mode(owner.slot, family) != Mode::Nat {
-                return self.from_host(run, false);
+                return self.host_sends(run, false);
             }
             run.network = owner.slot;
             let from = self.world.end_of_network(owner.slot);
@@ -66,7 +66,7 @@ impl Model {
         }
         let (ifindex, ingress) = (run.arrival.ifindex, run.arrival.ingress_ifindex);
         if ingress == 0 {
-            return self.from_host(run, true);
+            return self.host_sends(run, true);
         }
         let network = self.world.network_of_bridge(ifindex);
         if network == 0 {

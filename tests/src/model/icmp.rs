@@ -149,7 +149,7 @@ impl Model {
     }
 
     /// What the host sends: errors about packets that it brought to a guest must not show the guest.
-    pub(super) fn from_host(&mut self, run: &mut Run<'_>, to_guest: bool) -> Step<Done> {
+    pub(super) fn host_sends(&mut self, run: &mut Run<'_>, to_guest: bool) -> Step<Done> {
         let mut frame = run.arrival.frame.to_vec();
         let Some(family) = family(&frame) else { return Ok(Done::Passed(None)) };
         let number_at = ETHERNET + if family == Family::Ipv4 { 9 } else { 6 };

@@ -37,9 +37,8 @@ impl Model {
                 let uplink = self.world.uplinks.get(&run.arrival.ifindex)?;
                 (first_address(uplink, family == Family::Ipv4)?, false)
             }
-            Hook::BridgeEgress if is_policy => match self.towards_sender(run, family) {
-                Some(source) => (source, false),
-                None => {
+            Hook::BridgeEgress if is_policy => {
+                let Some(source) = self.towards_sender(run, family) else {
                     // A token is spent before it turns out that there is no way.
                     let ip = frame.get(ETHERNET..)?;
                     ip.get(..header_len(family) + 8)?;
@@ -47,8 +46,9 @@ impl Model {
                         self.icmp_tokens = self.icmp_tokens.saturating_sub(1);
                     }
                     return None;
-                }
-            },
+                };
+                (source, false)
+            }
             _ => return None,
         };
         let ip = frame.get(ETHERNET..)?;
@@ -115,23 +115,19 @@ fn may_be_answered(frame: &[u8], ip: &[u8], family: Family) -> bool {
     if to_many || destination.is_multicast() || source.is_multicast() || source.is_unspecified() {
         return false;
     }
-    match (family, source, destination) {
-        (Family::Ipv4, IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let is_later = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
-            let [first, ..] = source.octets();
-            let is_one_host = first != 0 && first != 127 && first < 224;
-            let is_query = matches!(ip[20], 0 | 8 | 13..=18);
-            ip[0] == 0x45
-                && !is_later
-                && is_one_host
-                && !destination.is_broadcast()
-                && (ip[9] != protocol::ICMP || is_query)
-        }
-        _ => {
-            let is_informational = ip[40] >= 128 && ip[40] != 137;
-            !EXTENSIONS.contains(&ip[6]) && (ip[6] != protocol::ICMPV6 || is_informational)
-        }
-    }
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
+        let is_informational = ip[40] >= 128 && ip[40] != 137;
+        return !EXTENSIONS.contains(&ip[6]) && (ip[6] != protocol::ICMPV6 || is_informational);
+    };
+    let is_later = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
+    let [first, ..] = source.octets();
+    let is_one_host = first != 0 && first != 127 && first < 224;
+    let is_query = matches!(ip[20], 0 | 8 | 13..=18);
+    ip[0] == 0x45
+        && !is_later
+        && is_one_host
+        && !destination.is_broadcast()
+        && (ip[9] != protocol::ICMP || is_query)
 }
 
 /// Destination unreachable: for policy "port", for what is exhausted "administratively prohibited".

@@ -28,7 +28,7 @@ impl Model {
             parsed => parsed?,
         };
         match self.reply(run, &packet) {
-            Err(Stop::Handover(Handover::NoFlow)) => self.from_outside(run, &packet),
+            Err(Stop::Handover(Handover::NoFlow)) => self.judge_arrival(run, &packet),
             step => step,
         }
     }
@@ -120,7 +120,7 @@ impl Model {
     }
 
     /// A packet from outside of no flow.
-    fn from_outside(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
+    fn judge_arrival(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
         let world = &self.world;
         let (ifindex, family) = (run.arrival.ifindex, packet.family);
         if is_group(packet.destination) || packet.is_of_the_link() {

@@ -57,7 +57,7 @@ impl Rig {
         let found = load::found(self.ebpf(), map::SUBNETS)?;
         let subnets = LpmTrie::<_, [u8; 16], Plain<Subnet>>::try_from(found)?;
         let mut all = Vec::new();
-        for entry in subnets.iter() {
+        for entry in &subnets {
             let (key, subnet) = entry?;
             let address = Address::from_wire(bytemuck::cast(key.data()));
             let is_ipv4 = key.prefix_len() >= Address::IPV4_PREFIX_BITS && address.is_ipv4();
