@@ -52,6 +52,8 @@ impl<V: Ip> Quote<V> {
             return None;
         }
         let skb = hook.skb;
+        // The link's padding is no part of the quote.
+        skb.trim((hook.l3() + usize::from(packet.total_len)) as u32);
         let l3 = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
         skb.pull((l3 + V::HEADER_LEN + QUOTED_TRANSPORT_LEN) as u32);
         let (protocol, header_len) = V::quoted_transport(skb, l3)?;

@@ -76,6 +76,10 @@ impl Ip for Ipv6 {
         }
         let transport = if extension::is_extension(next_header) {
             let transport = extension::follow(skb, l3 + Self::HEADER_LEN, next_header)?;
+            // What lies behind the payload is the link's padding, no header.
+            if transport.offset - l3 > usize::from(total_len) {
+                return Err(DropReason::Malformed);
+            }
             skb.pull((transport.offset + TRANSPORT_LEN) as u32);
             transport
         } else {

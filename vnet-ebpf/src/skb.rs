@@ -183,6 +183,16 @@ impl Skb {
         }
     }
 
+    /// Takes off what follows the first `bytes`, as the stack does with padding.
+    #[inline(always)]
+    pub fn trim(self, bytes: u32) {
+        if self.len() > bytes {
+            // SAFETY: the context is valid; pointers are derived anew after this call.
+            // A failure leaves the packet as it was, and padding is harmless where headers are whole.
+            let _ = unsafe { bpf_skb_change_tail(self.raw, bytes, 0) };
+        }
+    }
+
     #[inline(always)]
     fn pointer<T>(self, offset: usize) -> Option<*mut T> {
         let start = self.data() + offset;

@@ -26,7 +26,8 @@ pub(crate) type PerCpuArray<'a, V> = maps::PerCpuArray<&'a maps::MapData, Plain<
 pub(crate) type HashMap<'a, K, V> = maps::HashMap<&'a maps::MapData, Plain<K>, Plain<V>>;
 pub(crate) type HashMapMut<'a, K, V> = maps::HashMap<&'a mut maps::MapData, Plain<K>, Plain<V>>;
 
-/// Loads the object with room for so many networks and flows; `log_level` as `aya_log::Level`, 0 for none.
+/// Loads the object with room for so many networks and `slots` entries in the other tables; `log_level`
+/// as `aya_log::Level`, 0 for none.
 pub(crate) fn object(log_level: u8, networks: u32, slots: u32) -> Result<Ebpf> {
     use vnet_common::reason::{DropReason, Handover};
     let mut loader = EbpfLoader::new();
@@ -45,9 +46,9 @@ pub(crate) fn object(log_level: u8, networks: u32, slots: u32) -> Result<Ebpf> {
         (map::DEPARTURES, SLOTS),
         (map::PORT_MAPS, PORT_MAPS),
         (map::NETWORK_FLOWS, networks),
-        (map::GUESTS, SLOTS),
-        (map::FRAGMENTS, SLOTS),
-        (map::FRAGMENTS_IPV6, SLOTS),
+        (map::GUESTS, slots),
+        (map::FRAGMENTS, slots),
+        (map::FRAGMENTS_IPV6, slots),
         (map::GUARD_PORTS, SLOTS),
         (map::GUARD_LEARNED, SLOTS),
         (map::GUARD_MACS, SLOTS),
@@ -85,7 +86,7 @@ pub(crate) fn hash_mut<'a, K: Bytes, V: Bytes>(
     Ok(maps::HashMap::try_from(found_mut(ebpf, name)?)?)
 }
 
-fn found<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a maps::Map> {
+pub(crate) fn found<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a maps::Map> {
     ebpf.map(name).with_context(|| format!("the object has no map {name}"))
 }
 

@@ -8,6 +8,7 @@
     reason = "only tests call this, and what is not as they say fails them"
 )]
 
+mod configured;
 mod counters;
 pub mod guard;
 mod load;
@@ -18,6 +19,7 @@ mod rig;
 mod run;
 mod scale;
 mod tables;
+mod time;
 
 pub use counters::{Counted, counted};
 pub use load::Plain;

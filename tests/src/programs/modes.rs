@@ -7,6 +7,7 @@ use vnet_common::{
     policy::Mode,
 };
 
+use super::load::SLOTS;
 use super::rig::{Rig, address, ipv4};
 use crate::lab::{Ipv6Noise, Namespace, require_root};
 
@@ -193,12 +194,20 @@ pub fn with_modes(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()
     if !require_root() {
         return Ok(());
     }
-    let mut rig = rig()?;
+    with_modes_and_room(SLOTS, work)
+}
+
+/// As [`with_modes`], with so many slots in the tables.
+pub(crate) fn with_modes_and_room(
+    slots: u32,
+    work: impl FnOnce(&mut Rig) -> Result<()> + Send,
+) -> Result<()> {
+    let mut rig = rig(slots)?;
     let namespace = rig.namespace.clone();
     namespace.enter(|| work(&mut rig))?
 }
 
-fn rig() -> Result<Rig> {
+fn rig(slots: u32) -> Result<Rig> {
     let namespace = Namespace::new("modes", Ipv6Noise::Off)?;
     namespace.sysctl("net.ipv4.ip_forward", "1")?;
     namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "0")?;
@@ -222,7 +231,7 @@ fn rig() -> Result<Rig> {
     }
     lines.extend(SETUP.iter().map(|&line| line.to_owned()));
     namespace.ip_batch(&lines)?;
-    let mut rig = Rig::with_networks(&namespace, NETWORKS.len() as u32 + 1)?;
+    let mut rig = Rig::with_room(&namespace, NETWORKS.len() as u32 + 1, slots)?;
     let eth0 = rig.ifindex("eth0")?;
     for network in NETWORKS {
         enter(&mut rig, network, eth0)?;

@@ -24,6 +24,7 @@ use vnet_common::{
     timeout::Timeouts,
 };
 
+use super::counters::{self, Counted};
 use super::load::{self, Plain, SLOTS};
 use super::outcome::Outcome;
 use super::packet::Packet;
@@ -132,7 +133,7 @@ impl Rig {
         let namespace = Namespace::new("programs", Ipv6Noise::Off)?;
         namespace.ip_batch(&SETUP.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())?;
         namespace.sysctl("net.ipv4.ip_forward", "1")?;
-        let mut rig = Self::with_tables(&namespace, load::NETWORKS, slots)?;
+        let mut rig = Self::with_room(&namespace, load::NETWORKS, slots)?;
         rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
         rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
         rig.set_network(NETWORK, |network| network.gateway = ipv4(GATEWAY))?;
@@ -149,10 +150,11 @@ impl Rig {
 
     /// As [`Rig::on`], with room for so many networks, slot 0 included.
     pub(crate) fn with_networks(namespace: &Namespace, networks: u32) -> Result<Self> {
-        Self::with_tables(namespace, networks, SLOTS)
+        Self::with_room(namespace, networks, SLOTS)
     }
 
-    fn with_tables(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
+    /// As [`Rig::with_networks`], with so many slots in the other tables.
+    pub(crate) fn with_room(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
         let mut rig = Self { namespace, ebpf: load::object(0, networks, slots)?, ifindexes, slots };
@@ -210,6 +212,11 @@ impl Rig {
     pub fn reload_with_logging(&mut self) -> Result<()> {
         self.ebpf = load::object(5, load::NETWORKS, self.slots)?;
         Ok(())
+    }
+
+    /// All counters that are not zero.
+    pub fn counters(&self) -> Result<Counted> {
+        counters::read(&self.ebpf)
     }
 
     /// All tables as they stand.
@@ -503,6 +510,21 @@ impl Rig {
         frame: &[u8],
     ) -> Result<Outcome> {
         self.run(Arrival { program, frame, interface, origin, mark: 0, gso_size: 0 })
+    }
+
+    /// As [`Rig::sweep`] over so many slots, without looking at counters and tables.
+    pub fn sweep_uncounted(&mut self, slots: u32) -> Result<()> {
+        for _ in 0..slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+            self.run_uncounted(Arrival {
+                program: program::SWEEP,
+                frame: &[0; 64],
+                interface: "lo",
+                origin: Origin::Host,
+                mark: 0,
+                gso_size: 0,
+            })?;
+        }
+        Ok(())
     }
 
     /// Sweeps over the whole table once.

@@ -65,7 +65,8 @@ fn peers_of_one_network_meet_at_the_endpoints_that_stun_has_told_them() -> anyho
             let lost = net.vnet.drops(DropReason::Filtered)?;
             one.send_to(b"first", others)?;
             wait_until("the first to be lost", DEADLINE, || {
-                let now = net.vnet.drops(DropReason::Filtered).map_err(|error| error.to_string())?;
+                let now =
+                    net.vnet.drops(DropReason::Filtered).map_err(|error| error.to_string())?;
                 if now == lost + 1 { Ok(()) } else { Err(format!("{now} after {lost}")) }
             })?;
             other.send_to(b"second", own)?;

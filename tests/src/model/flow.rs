@@ -1,0 +1,315 @@
+//! Flows: who talks to whom, and under which name.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use vnet_common::{flow::protocol, reason::DropReason, tcp::State};
+
+use super::{
+    Model, Packet, Run, mapping::Mapping, outcome::Step, packet::Fragment, policy::Owner, tcp,
+};
+
+/// An address and a port.
+pub type Endpoint = (IpAddr, u16);
+/// A packet's protocol, source and destination.
+pub(super) type Key = (u8, Endpoint, Endpoint);
+/// A flow's number; no two ever have the same.
+pub type Id = u64;
+
+/// A flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// IP protocol.
+    pub protocol: u8,
+    /// The guest's endpoint.
+    pub inside: Endpoint,
+    /// What the outside sees.
+    pub external: Endpoint,
+    /// The other end.
+    pub remote: Endpoint,
+    /// The slot of the guest's network.
+    pub network: u16,
+    /// Its bridge; 0 if the inside is the host.
+    pub bridge: u32,
+    /// The way out.
+    pub uplink: u32,
+    /// The next hop there.
+    pub next_hop: IpAddr,
+    /// What the way out takes.
+    pub mtu_outbound: usize,
+    /// What the bridge takes.
+    pub mtu_inbound: usize,
+    /// When the outbound direction was last judged.
+    pub epoch_outbound: u32,
+    /// When the inbound direction was last judged.
+    pub epoch_inbound: u32,
+    /// The connection's state.
+    pub state: State,
+    /// Behind a guest that routes.
+    pub inside_is_routed: bool,
+    /// When it last carried a packet of the inside's, in the model's seconds.
+    pub last_outbound: u64,
+    /// When it last carried a packet of the remote's; `None` if never.
+    pub last_inbound: Option<u64>,
+    /// Packets and bytes of the inside's.
+    pub outbound: (u64, u64),
+    /// Packets and bytes of the remote's.
+    pub inbound: (u64, u64),
+}
+
+/// All flows and mappings.
+#[derive(Default)]
+pub struct Flows {
+    /// Seconds that have passed.
+    pub now: u64,
+    all: BTreeMap<Id, Flow>,
+    by_outbound: HashMap<Key, Id>,
+    by_inbound: HashMap<Key, Id>,
+    pub(super) mappings: Vec<Mapping>,
+    next: Id,
+    /// How many have ended since time last passed, whose slots may still rest.
+    pub(super) resting: usize,
+}
+
+/// A new flow before it has an external endpoint.
+pub(super) struct Opening<'a> {
+    pub packet: &'a Packet,
+    pub owner: Owner,
+    pub way: &'a Way,
+    pub inside_is_host: bool,
+}
+
+/// The way out of a masqueraded packet.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub ifindex: u32,
+    pub next_hop: IpAddr,
+    pub mtu: usize,
+}
+
+impl Flow {
+    fn outbound_key(&self) -> Key {
+        (self.protocol, self.inside, self.remote)
+    }
+
+    fn inbound_key(&self) -> Key {
+        (self.protocol, self.remote, self.external)
+    }
+
+    pub(super) fn inside_is_host(&self) -> bool {
+        self.bridge == 0
+    }
+
+    /// Takes a packet into the account and the state.
+    pub(super) fn touch(&mut self, packet: &Packet, outbound: bool, bytes: usize, now: u64) {
+        let account = if outbound { &mut self.outbound } else { &mut self.inbound };
+        account.0 += 1;
+        account.1 += bytes as u64;
+        if outbound {
+            self.last_outbound = now;
+        } else {
+            self.last_inbound = Some(now);
+        }
+        if self.protocol == protocol::TCP {
+            self.state = tcp::after(self.state, packet.tcp_flags, outbound);
+        } else if !outbound {
+            self.state = State::Established;
+        }
+    }
+}
+
+impl Flows {
+    /// A flow by its number.
+    #[must_use]
+    pub fn get(&self, id: Id) -> Option<&Flow> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut Flow> {
+        self.all.get_mut(&id)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Id, &Flow)> {
+        self.all.iter().map(|(&id, flow)| (id, flow))
+    }
+
+    pub(super) fn outbound(
+        &self,
+        protocol: u8,
+        source: Endpoint,
+        destination: Endpoint,
+    ) -> Option<Id> {
+        self.by_outbound.get(&(protocol, source, destination)).copied()
+    }
+
+    pub(super) fn inbound(
+        &self,
+        protocol: u8,
+        source: Endpoint,
+        destination: Endpoint,
+    ) -> Option<Id> {
+        self.by_inbound.get(&(protocol, source, destination)).copied()
+    }
+
+    /// Flows of a guest.
+    pub(super) fn of_guest(&self, inside: IpAddr) -> usize {
+        self.all.values().filter(|flow| flow.inside.0 == inside).count()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn enter(&mut self, flow: Flow) -> Id {
+        let id = self.next;
+        self.next += 1;
+        self.by_outbound.insert(flow.outbound_key(), id);
+        self.by_inbound.insert(flow.inbound_key(), id);
+        self.all.insert(id, flow);
+        id
+    }
+
+    /// Ends a flow: both keys, and the last one of a mapping leaves that idle.
+    pub(super) fn end(&mut self, id: Id) {
+        let Some(flow) = self.all.remove(&id) else { return };
+        self.by_outbound.remove(&flow.outbound_key());
+        self.by_inbound.remove(&flow.inbound_key());
+        self.resting += 1;
+        let shares = |other: &Flow| {
+            other.protocol == flow.protocol
+                && other.inside == flow.inside
+                && other.external == flow.external
+        };
+        if !self.all.values().any(shares) {
+            self.leave_mapping(&flow);
+        }
+    }
+
+    /// The external endpoint that an inside one has, for whoever wants to answer it.
+    #[must_use]
+    pub fn external_of(&self, protocol: u8, inside: Endpoint, external: IpAddr) -> Option<u16> {
+        let mapping = self.mappings.iter().find(|mapping| {
+            mapping.protocol == protocol
+                && mapping.inside == inside
+                && mapping.external.0 == external
+        });
+        mapping.map(|mapping| mapping.external.1)
+    }
+}
+
+/// Whether a NAT knows flows of such packets; the flow's endpoints if so.
+pub(super) fn endpoints(packet: &Packet, outbound: bool) -> Option<(Endpoint, Endpoint)> {
+    use vnet_common::icmp::Kind;
+    let has_flow = packet.fragment != Fragment::Later
+        && match packet.protocol {
+            protocol::TCP | protocol::UDP => true,
+            number if number == packet.icmp_number() => {
+                packet.icmp == if outbound { Kind::Request } else { Kind::Reply }
+            }
+            _ => false,
+        };
+    let source = (packet.source, packet.source_port);
+    has_flow.then_some((source, (packet.destination, packet.destination_port)))
+}
+
+impl Model {
+    /// The flow of a packet as it stands: by its endpoints, or by the first fragment of its datagram.
+    pub(super) fn find(&mut self, packet: &Packet, outbound: bool) -> Option<Id> {
+        if packet.fragment == Fragment::Later {
+            let id = self.fragments.flow_of(packet, outbound)?;
+            return self.flows.get(id).map(|_| id);
+        }
+        let (source, destination) = endpoints(packet, outbound)?;
+        let id = if outbound {
+            self.flows.outbound(packet.protocol, source, destination)
+        } else {
+            self.flows.inbound(packet.protocol, source, destination)
+        }?;
+        if packet.fragment == Fragment::First {
+            self.fragments.remember(packet, outbound, id);
+        }
+        Some(id)
+    }
+
+    /// Opens a flow, or says why there is none.
+    pub(super) fn open(&mut self, run: &Run<'_>, opening: &Opening<'_>) -> Step<Id> {
+        let Opening { packet, owner, way, inside_is_host } = *opening;
+        let external = self
+            .external_address(packet.source, owner.slot, way)
+            .ok_or(DropReason::NoExternalAddress)?;
+        let Some((inside, remote)) = endpoints(packet, true) else {
+            return Err(unsupported(packet).into());
+        };
+        if packet.protocol == protocol::TCP && !tcp::may_open(packet.tcp_flags) {
+            return Err(DropReason::NoFlow.into());
+        }
+        let port = self.port_for(packet, owner.slot, inside, external)?;
+        self.refuse_over_limits(run, packet.source, owner.slot)?;
+        let external = (external, self.chosen(run, packet, external, port)?);
+        if self.flows.inbound(packet.protocol, remote, external).is_some() {
+            return Err(DropReason::FlowConflict.into());
+        }
+        let mtu_inbound = self.world.network(owner.slot).map_or(0, |network| network.mtu.into());
+        self.flows.join_mapping(packet.protocol, inside, external, owner.slot);
+        let id = self.flows.enter(Flow {
+            protocol: packet.protocol,
+            inside,
+            external,
+            remote,
+            network: owner.slot,
+            bridge: if inside_is_host { 0 } else { self.world.bridge_of(owner.slot) },
+            uplink: way.ifindex,
+            next_hop: way.next_hop,
+            mtu_outbound: way.mtu,
+            mtu_inbound,
+            epoch_outbound: self.world.config.epoch,
+            epoch_inbound: self.world.config.epoch,
+            state: State::Opening,
+            inside_is_routed: owner.behind_guest,
+            last_outbound: self.flows.now,
+            last_inbound: None,
+            outbound: (0, 0),
+            inbound: (0, 0),
+        });
+        if packet.fragment == Fragment::First {
+            self.fragments.remember(packet, true, id);
+        }
+        Ok(id)
+    }
+
+    /// Refuses a flow beyond the guest's limit, or without a place in the table.
+    fn refuse_over_limits(&mut self, run: &Run<'_>, inside: IpAddr, slot: u16) -> Step<()> {
+        let limit = self.world.network(slot).map_or(0, |network| network.flows_per_guest);
+        if self.flows.of_guest(inside) >= limit as usize {
+            return Err(DropReason::GuestFlowLimit.into());
+        }
+        let limit = self.world.config.session_limit as usize;
+        let held_down = self.flows.mappings.iter().filter(|mapping| mapping.idle_since.is_some());
+        let taken = self.flows.len() + held_down.count();
+        // A slot that has just been left may rest.
+        let may_be_full = taken + self.flows.resting >= limit;
+        if taken >= limit || (may_be_full && run.seen.is_refusal()) {
+            return Err(DropReason::FlowTableFull.into());
+        }
+        Ok(())
+    }
+}
+
+fn unsupported(packet: &Packet) -> DropReason {
+    if packet.fragment == Fragment::Later {
+        DropReason::LostFragment
+    } else if packet.is_icmp() {
+        DropReason::UnsupportedIcmp
+    } else {
+        DropReason::UnsupportedProtocol
+    }
+}
