@@ -76,6 +76,7 @@ reasons! {
     NetworkFlowLimit = 27, "network-flow-limit", "the network's guests have as many flows as they may have";
     Filtered = 28, "filtered", "the guest behind that port of the host has not sent to this sender";
     HairpinException = 29, "hairpin-exception", "between guests by way of the host's address, what only the host's stack could handle: expired, too large or with options";
+    FlowOpening = 30, "flow-opening", "another CPU is just opening the flow of this packet";
 }
 
 reasons! {

@@ -51,7 +51,7 @@ fn review_next(config: &Config) {
     }
 }
 
-/// A global function, as `vnet_open_session`.
+/// A global function, as `vnet_open_flow`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_review_session(index: u32) -> u32 {

@@ -108,21 +108,24 @@ pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u3
     }
     match outcome::decode(opening::vnet_open_flow(skb.raw(), new)) {
         // Another CPU may just have opened the same flow.
-        Err(DropReason::FlowConflict) => {
-            find_opened::<V>(new).checked_sub(1).ok_or(DropReason::FlowConflict)
-        }
+        Err(DropReason::FlowConflict) => match find_opened::<V>(new) {
+            0 => Err(DropReason::FlowConflict),
+            OPENING => Err(DropReason::FlowOpening),
+            opened => Ok(opened - 1),
+        },
         opened => opened,
     }
 }
 
-/// The live flow that another CPU has opened: its slot and one; 0 for none. A function of its own for
-/// the sake of the stack.
+/// What [`find_opened`] says of a flow that has its keys and is not yet live.
+const OPENING: u32 = u32::MAX;
+
+/// The flow that another CPU has opened: its slot and one, or [`OPENING`]; 0 for none. A function of its
+/// own for the sake of the stack.
 #[inline(never)]
 fn find_opened<V: Ip>(new: &NewFlow) -> u32 {
-    match V::flow_slot(&new.outbound_key::<V>()) {
-        Some(slot) if SessionSlot::live(slot).is_some() => slot.index + 1,
-        _ => 0,
-    }
+    let Some(slot) = V::flow_slot(&new.outbound_key::<V>()) else { return 0 };
+    if SessionSlot::live(slot).is_some() { slot.index + 1 } else { OPENING }
 }
 
 #[inline(always)]
@@ -214,12 +217,20 @@ fn finish(session: SessionSlot, now: u64, ended: u64) {
 /// Whether a flow's guest has gone since: whoever has its address now is another one.
 #[inline(always)]
 pub fn has_lost_its_guest(session: SessionSlot) -> bool {
+    departure(&session.inside()).is_some_and(|departed| session.since() <= departed)
+}
+
+/// Whether a guest has gone, and flows of its may be left.
+#[inline(always)]
+pub fn has_departed(inside: &Address) -> bool {
+    departure(inside).is_some()
+}
+
+#[inline(always)]
+fn departure(inside: &Address) -> Option<u64> {
     if maps::config().is_none_or(|config| config.departures == 0) {
-        return false;
+        return None;
     }
     // SAFETY: the value is one word; a look-up that races with removal reads one that was.
-    match unsafe { DEPARTURES.get(session.inside()) } {
-        Some(departed) => session.since() <= *departed,
-        None => false,
-    }
+    unsafe { DEPARTURES.get(inside) }.copied()
 }

@@ -96,6 +96,10 @@ fn find_holder(new: &mut NewFlow) -> u32 {
     if !mapping::is_used(&new.mapping) {
         return NOBODYS;
     }
+    // Flows of a guest that has gone may still hold it: the next one with its address is another.
+    if flow::has_departed(&new.mapping.inside) {
+        return FILTERED;
+    }
     let flags = Slot(new.network).network().map_or(0, |network| network.flags);
     if flags & NETWORK_ENDPOINT_INDEPENDENT != 0 { OPEN } else { FILTERED }
 }

@@ -114,6 +114,7 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     // An error about a packet of no flow is about the host's own.
     let Some((quote, session)) = session else { return Ok(Verdict::Unjudged) };
     hook.network = session.network();
+    inbound::check_remote(hook, session)?;
     let (inside, port) = (V::narrow(session.inside()), session.inside_port());
     translate(hook, &quote, Side::Source, (inside, port), (packet.destination, inside))?;
     count::traffic(session.network(), Direction::Inbound, skb.len());

@@ -1,7 +1,7 @@
 //! Packets towards guests from outside: replies of flows, and what the policy lets in.
 
 use vnet_common::{
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
+    flow::{Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
     policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
 };
@@ -130,6 +130,7 @@ fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
+        check_remote(hook, session)?;
         return deliver_with_held(hook, packet, session);
     }
     Ok(if packet.is_icmp_error() { Verdict::Error } else { Verdict::Unjudged })
@@ -147,6 +148,13 @@ fn deliver_with_held<V: Ip>(
         return Ok(Verdict::Replayed);
     }
     deliver(hook, packet, session)
+}
+
+/// Nobody outside has an address of the host's: what hairpin flows have for a remote.
+#[inline(always)]
+pub fn check_remote(hook: &Hook, session: SessionSlot) -> Result<(), DropReason> {
+    let is_spoofed = !hook.is_turned && session.flags() & FLAG_HAIRPIN != 0;
+    if is_spoofed { Err(DropReason::SpoofedSource) } else { Ok(()) }
 }
 
 /// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use vnet_common::{
     address::PortBe,
-    flow::{FLAG_UNMAPPED, FlowSlot, Phase},
+    flow::{FLAG_FORWARDED, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowSlot, Phase},
     reason::DropReason,
     tcp::State,
 };
@@ -14,6 +14,7 @@ use vnet_common::{
 use crate::{
     account,
     flow::{NewFlow, now},
+    forward,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
@@ -50,6 +51,12 @@ pub extern "C" fn vnet_open_flow(ctx: *mut __sk_buff, new: *mut NewFlow) -> u64 
 /// A flow whose external port is that of its inside.
 #[inline(always)]
 fn kept(new: &NewFlow) -> Result<u32, DropReason> {
+    let is_forwarded = new.flags & FLAG_FORWARDED == 0
+        && forward::forward_of(new.mapping.external, new.mapping.protocol, new.external_port)
+            .is_some();
+    if is_forwarded {
+        return Err(DropReason::FlowConflict);
+    }
     match open_at(new) {
         // There is no other.
         Err(DropReason::PortsExhausted) => Err(DropReason::FlowConflict),
@@ -62,6 +69,10 @@ fn translated(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason>
     match open_mapped(ctx, new) {
         Err(DropReason::PortsExhausted) => {}
         opened => return opened,
+    }
+    // Who sends from outside has chosen the port.
+    if new.flags & FLAG_FROM_OUTSIDE != 0 {
+        return Err(DropReason::PortsExhausted);
     }
     new.flags |= FLAG_UNMAPPED;
     for _ in 0..SHARE_ATTEMPTS {
@@ -130,7 +141,11 @@ extern "C" fn vnet_enter_session(new: *const NewFlow, index: u32) -> u64 {
         enter_keys(&FLOWS_IPV6, &new.outbound_key::<Ipv6>(), &new.inbound_key::<Ipv6>(), slot)
     };
     outcome::encode(match entered {
-        Ok(()) => Ok(index),
+        Ok(()) => {
+            // Only now, so that no other CPU uses, or ends, a flow that may not come to be.
+            session.set_phase(Phase::Live as u32);
+            Ok(index)
+        }
         Err(reason) => {
             give_up(session, index, now);
             Err(reason)
@@ -162,7 +177,6 @@ fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
     session.set_last_inbound(0);
     session.set_since(now);
     session.clear_traffic();
-    session.set_phase(Phase::Live as u32);
     generation
 }
 
@@ -190,7 +204,6 @@ fn enter_keys<K>(
 fn give_up(session: SessionSlot, index: u32, now: u64) {
     /// No packet has used the mapping: that does not prolong its hold-down.
     const NOT_USED: u64 = 0;
-    session.set_phase(Phase::Filling as u32);
     let is_mapped = session.flags() & FLAG_UNMAPPED == 0;
     if is_mapped && mapping::release(&mapping::key_of(session), NOT_USED) {
         session.set_since(now);

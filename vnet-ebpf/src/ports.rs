@@ -132,9 +132,11 @@ extern "C" fn vnet_claim_port(
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let port_wire = PortBe::from_host(port as u16);
-    if forward::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some()
-        || !port_map::take(map, port as u16)
-    {
+    if !port_map::take(map, port as u16) {
+        return 0;
+    }
+    // Its bit stays, so that no search finds it again; userspace makes a new map when the forward goes.
+    if forward::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some() {
         return 0;
     }
     let key = key(new, port_wire);

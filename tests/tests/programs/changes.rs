@@ -145,3 +145,20 @@ fn next_guest_with_an_address_gets_nothing_of_the_one_before() -> Result<()> {
         Ok(())
     })
 }
+
+/// Flows of strangers may still hold the mapping of a guest that has gone, until the sweep ends them.
+#[test]
+fn next_guest_with_an_address_has_no_door_of_the_one_before() -> Result<()> {
+    with_rig(|rig| {
+        rig.set_network(NETWORK, |network| network.flags |= NETWORK_ENDPOINT_INDEPENDENT)?;
+        rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
+        let stranger = udp("198.18.0.5:7", "198.51.100.1:20000");
+        let inside = stranger.clone().to("192.168.122.10:20000").ttl(63);
+        rig.from_outside(&stranger)?.assert_redirected(NETWORK, Inbound, &inside);
+        rig.depart(GUEST)?;
+        rig.from_outside(&stranger)?.assert_handed_over(0, Handover::NoFlow, &stranger);
+        let another = udp("198.18.0.6:7", "198.51.100.1:20000");
+        rig.from_outside(&another)?.assert_handed_over(0, Handover::NoFlow, &another);
+        Ok(())
+    })
+}

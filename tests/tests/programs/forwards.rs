@@ -281,3 +281,18 @@ fn uplink_without_link_layer_headers_delivers_through_the_stack() -> Result<()> 
         Ok(())
     })
 }
+
+#[test]
+fn guest_cannot_take_a_forwarded_port_of_another_by_sctp() -> Result<()> {
+    with_rig(|rig| {
+        let port = PortRange { first: 36412, last: 36412 };
+        rig.forward(protocol::SCTP, (EXTERNAL, port), (GUEST, 36412), "eth0", NETWORK)?;
+        let thief = sctp("192.168.122.11:36412", "192.0.2.10:36412");
+        rig.from_guest(&thief)?.assert_refused(NETWORK, DropReason::FlowConflict);
+        assert_eq!(rig.tables()?.live().count(), 0);
+        let init = sctp("192.0.2.10:36412", "198.51.100.1:36412");
+        let inside = init.clone().to("192.168.122.10:36412").ttl(63);
+        rig.from_outside(&init)?.assert_redirected(NETWORK, Inbound, &inside);
+        Ok(())
+    })
+}

@@ -226,3 +226,17 @@ fn flow_ends_when_the_port_is_the_hosts_own_again() -> Result<()> {
         Ok(())
     })
 }
+
+/// Replies are looked for before sources are judged, and these flows have the host's address for a remote.
+#[test]
+fn nobody_outside_joins_two_guests_with_the_hosts_address() -> Result<()> {
+    with_forward(|rig| {
+        rig.from_guest(&tcp(CLIENT, OUTSIDE, SYN))?;
+        rig.from_guest(&tcp(SERVER, SEEN, SYN | ACK))?;
+        for (from, to) in [(SEEN, OUTSIDE), (OUTSIDE, SEEN)] {
+            let spoofed = tcp(from, to, ACK);
+            rig.from_outside(&spoofed)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
+        }
+        Ok(())
+    })
+}

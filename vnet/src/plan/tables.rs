@@ -90,6 +90,21 @@ impl Tables {
         tables
     }
 
+    /// Whether flows may have this address outside.
+    #[must_use]
+    pub fn masquerades_to(&self, external: Address) -> bool {
+        let of_pool = |network: &Network| {
+            external.is_ipv4() && network.pool().contains(external.ipv4_part())
+        };
+        let of_uplink = |uplink: &Uplink| {
+            let ipv4 = &uplink.addresses[..uplink.address_count as usize];
+            let ipv6 = &uplink.addresses_ipv6[..uplink.address_count_ipv6 as usize];
+            ipv4.iter().any(|own| Address::from_ipv4(own.address) == external)
+                || ipv6.iter().any(|own| own.address == external)
+        };
+        self.networks.values().any(of_pool) || self.uplinks.values().any(of_uplink)
+    }
+
     fn add_subnets(&mut self, network: u16, flags: u16, prefixes: impl Iterator<Item = IpNet>) {
         let entry = Subnet { network, flags };
         self.subnets.extend(prefixes.map(|prefix| (subnet_key(prefix), entry)));

@@ -38,7 +38,10 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
                 retry.note(follow(running).await);
                 sweep = begin_sweep(running);
             }
-            () = retry.due() => retry.note(follow(running).await),
+            () = retry.due() => {
+                retry.note(follow(running).await);
+                sweep = begin_sweep(running);
+            }
             result = drain(running.kernel_log.as_mut()) => {
                 if let Err(error) = result {
                     log::error!("cannot read the programs' log any more: {error:#}");
@@ -46,11 +49,11 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
                 }
             }
             _ = round.tick() => {
-                if sweep.is_done() {
-                    sweep = begin_sweep(running);
-                }
                 if is_needed(running).await {
                     retry.note(follow(running).await);
+                    sweep = begin_sweep(running);
+                } else if sweep.is_done() {
+                    sweep = begin_sweep(running);
                 }
             }
             // Everything else has its turn between two slices.
