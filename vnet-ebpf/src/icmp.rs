@@ -52,12 +52,14 @@ impl<V: Ip> Quote<V> {
             return None;
         }
         let skb = hook.skb;
-        // The link's padding is no part of the quote.
-        skb.trim((hook.l3() + usize::from(packet.total_len)) as u32);
         let l3 = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
         skb.pull((l3 + V::HEADER_LEN + QUOTED_TRANSPORT_LEN) as u32);
         let (protocol, header_len) = V::quoted_transport(skb, l3)?;
         let l4 = l3 + header_len;
+        // What the frame has behind the error is padding.
+        if l4 + size_of::<[PortBe; 2]>() > hook.l3() + usize::from(packet.total_len) {
+            return None;
+        }
         let (source, destination) = V::ends_at(skb, l3).ok()?;
         let mut quote = Self {
             l3,
@@ -251,6 +253,7 @@ fn translate<V: Ip>(
     (outer_from, outer_to): (V::Address, V::Address),
 ) -> Result<(), DropReason> {
     let skb = hook.skb;
+    trim::<V>(hook);
     // Errors with options or extensions in front have been turned away.
     let l4 = hook.l3() + V::HEADER_LEN;
     let (old_address, old_port) = match side {
@@ -297,6 +300,15 @@ fn translate<V: Ip>(
         changes.word(old_sum, sum);
     }
     skb.write(l4 + 2, changes.sum)
+}
+
+/// Takes the link's padding off this CPU's packet: a quote that ends early has no checksum there. A
+/// function of its own for the sake of the stack.
+#[inline(never)]
+fn trim<V: Ip>(hook: &Hook) {
+    if let Some(packet) = V::packet() {
+        hook.skb.trim((hook.l3() + usize::from(packet.total_len)) as u32);
+    }
 }
 
 /// A checksum that follows changes of the words it covers.

@@ -98,7 +98,6 @@ fn start(ip: &[u8], family: Family) -> Option<(u8, usize)> {
 impl Model {
     /// From outside, about a packet that a flow sent.
     pub(super) fn error_from_outside(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
-        run.trim(packet);
         let mut frame = run.arrival.frame.to_vec();
         let quote = Quote::parse(&frame, packet).ok_or(Handover::NoFlow)?;
         let id = self.flows.inbound(quote.protocol, quote.destination, quote.source);
@@ -109,6 +108,7 @@ impl Model {
         let flow = self.flows.get(id).ok_or(Handover::NoFlow)?.clone();
         run.network = flow.network;
         let inside = flow.inside;
+        trim(&mut frame, packet);
         self.count(Counter::Inbound(flow.network, frame.len()));
         translate(&mut frame, packet, &quote, Side::Source, inside);
         outer(&mut frame, packet, Side::Destination, inside.0);
@@ -129,7 +129,6 @@ impl Model {
         packet: &Packet,
         is_hop: bool,
     ) -> Step<Vec<u8>> {
-        run.trim(packet);
         let mut frame = run.arrival.frame.to_vec();
         let quote = Quote::parse(&frame, packet).ok_or(DropReason::UnrelatedIcmpError)?;
         let id = self.flow_that_brought(&quote).ok_or(DropReason::UnrelatedIcmpError)?;
@@ -139,6 +138,7 @@ impl Model {
         {
             return Err(DropReason::UnrelatedIcmpError.into());
         }
+        trim(&mut frame, packet);
         self.count(Counter::Outbound(flow.network, frame.len()));
         translate(&mut frame, packet, &quote, Side::Destination, flow.external);
         outer(&mut frame, packet, Side::Source, flow.external.0);
@@ -164,12 +164,11 @@ impl Model {
         if !packet.is_icmp_error() {
             return Ok(Done::Passed(None));
         }
-        run.trim(&packet);
-        frame.truncate(run.arrival.frame.len());
         if let Some(quote) = Quote::parse(&frame, &packet)
             && let Some(flow) = self.flow_that_brought(&quote).and_then(|id| self.flows.get(id))
         {
             let external = flow.external;
+            trim(&mut frame, &packet);
             translate(&mut frame, &packet, &quote, Side::Destination, external);
             return Ok(Done::Passed(Some(frame)));
         }
@@ -193,13 +192,9 @@ impl Model {
     }
 }
 
-impl Run<'_> {
-    /// Takes the link's padding off an error, which is no part of what it quotes.
-    fn trim(&mut self, packet: &Packet) {
-        if !packet.has_extensions {
-            self.arrival.frame = &self.arrival.frame[..ETHERNET + packet.total_len];
-        }
-    }
+/// Takes off the link's padding, which is no part of what the error quotes.
+fn trim(frame: &mut Vec<u8>, packet: &Packet) {
+    frame.truncate(ETHERNET + packet.total_len);
 }
 
 /// Changes one endpoint of the quoted packet; the error's own checksum follows every byte of it.
