@@ -1,10 +1,11 @@
 //! The tables of the datapath as a whole, and what has to hold between them after every packet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
+use aya::maps::LpmTrie;
 use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, PortBe},
@@ -12,11 +13,12 @@ use vnet_common::{
         ExternalPort, FLAG_UNMAPPED, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey,
         Phase, PortHolder, Session, SessionCursor,
     },
+    forward::{FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::map,
     port_map::{Place, PortMap},
 };
 
-use super::load;
+use super::load::{self, Plain};
 
 /// All tables.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Tables {
     pub ports: Vec<(ExternalPort, PortHolder)>,
     /// Which ports look taken to a search.
     pub port_maps: Vec<(ExternalPort, PortMap)>,
+    /// Prefixes of forwarded ports, with their length in bits.
+    pub forwards: Vec<(u32, ForwardKey)>,
     /// Accounts of guests.
     pub guests: Vec<(Address, GuestUsage)>,
     /// Session slots on the account of each network.
@@ -56,6 +60,7 @@ impl Tables {
             mappings: entries(ebpf, map::MAPPINGS)?,
             ports: entries(ebpf, map::EXTERNAL_PORTS)?,
             port_maps: entries(ebpf, map::PORT_MAPS)?,
+            forwards: forwards(ebpf)?,
             guests: entries(ebpf, map::GUESTS)?,
             network_flows: array(ebpf, map::NETWORK_FLOWS)?,
             cursor,
@@ -161,21 +166,41 @@ impl Tables {
         Ok(())
     }
 
-    /// The ports that look taken are those that are held, and the full words are those that look full.
+    /// The ports that look taken are those that are held, and forwarded ones that a search has met; the
+    /// full words are those that look full.
     pub fn check_port_maps(&self) -> Result<()> {
         for (key, map) in &self.port_maps {
-            let mut held = PortMap::zeroed();
-            for (port, _) in self.ports.iter().filter(|(port, _)| port.port_map() == *key) {
-                let place = Place::of_port(port.port.to_host());
-                held.taken[place.word as usize] |= place.bit;
-            }
-            for (word, taken) in (0..).zip(held.taken) {
+            let of_key = |port: &ExternalPort| port.port_map() == *key;
+            let held: BTreeSet<u16> = self
+                .ports
+                .iter()
+                .filter(|(port, _)| of_key(port))
+                .map(|(p, _)| p.port.to_host())
+                .collect();
+            let mut full = PortMap::zeroed().full;
+            for (word, taken) in (0..).zip(map.taken) {
                 let place = Place::of_word(word);
-                held.full[place.word as usize] |= if taken == u64::MAX { place.bit } else { 0 };
+                full[place.word as usize] |= if taken == u64::MAX { place.bit } else { 0 };
             }
-            ensure!(*map == held, "other ports look taken than are held of {key:?}");
+            ensure!(map.full == full, "other words look full than are of {key:?}");
+            for port in 0..=u16::MAX {
+                let place = Place::of_port(port);
+                let is_taken = map.taken[place.word as usize] & place.bit != 0;
+                let agrees =
+                    is_taken == held.contains(&port) || (is_taken && self.is_forwarded(key, port));
+                ensure!(agrees, "port {port} of {key:?} looks taken: {is_taken}");
+            }
         }
         Ok(())
+    }
+
+    fn is_forwarded(&self, of: &ExternalPort, port: u16) -> bool {
+        self.forwards.iter().any(|(bits, forward)| {
+            let shift = FORWARD_KEY_BITS - bits;
+            forward.external == of.external
+                && forward.protocol == of.protocol
+                && u32::from(forward.port.to_host()) >> shift == u32::from(port) >> shift
+        })
     }
 
     /// The mapping of an inside port.
@@ -214,6 +239,14 @@ fn mapping_key(session: &Session) -> MappingKey {
 fn array<V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<V>> {
     let array = load::array::<V>(ebpf, name)?;
     (0..array.len()).map(|index| Ok(array.get(&index, 0)?.0)).collect()
+}
+
+fn forwards(ebpf: &Ebpf) -> Result<Vec<(u32, ForwardKey)>> {
+    let map = ebpf.map(map::FORWARDS).context("no map of forwards")?;
+    let forwards = LpmTrie::<_, [u8; FORWARD_KEY_BYTES], Plain<Forward>>::try_from(map)?;
+    let keys =
+        forwards.keys().map(|key| key.map(|key| (key.prefix_len(), bytemuck::cast(key.data()))));
+    Ok(keys.collect::<Result<_, _>>()?)
 }
 
 fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, V)>> {

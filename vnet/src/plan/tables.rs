@@ -93,9 +93,8 @@ impl Tables {
     /// Whether flows may have this address outside.
     #[must_use]
     pub fn masquerades_to(&self, external: Address) -> bool {
-        let of_pool = |network: &Network| {
-            external.is_ipv4() && network.pool().contains(external.ipv4_part())
-        };
+        let of_pool =
+            |network: &Network| external.is_ipv4() && network.pool().contains(external.ipv4_part());
         let of_uplink = |uplink: &Uplink| {
             let ipv4 = &uplink.addresses[..uplink.address_count as usize];
             let ipv6 = &uplink.addresses_ipv6[..uplink.address_count_ipv6 as usize];
