@@ -161,7 +161,7 @@ fn libvirt_keeps_the_options() {
         assert!(output.status.success(), "{}", stderr(&output));
         count += 1;
     }
-    assert_eq!(count, 8);
+    assert_eq!(count, 9);
 }
 
 /// What libvirt makes of the definition `n.xml`. The test driver needs no daemon and touches nothing.
