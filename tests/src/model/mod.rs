@@ -11,6 +11,7 @@ mod egress;
 mod expiry;
 mod flow;
 mod fragment;
+mod hairpin;
 mod icmp;
 mod mapping;
 mod outcome;
@@ -74,6 +75,8 @@ pub struct Model {
     pub counted: Vec<Counter>,
     /// What is wrong with a choice that the datapath has made.
     objections: Vec<String>,
+    /// Whether slots or mappings wait for nothing but a moment, which is to pass before the next packet.
+    pub must_settle: bool,
 }
 
 /// A packet on its way through the model.
@@ -83,6 +86,15 @@ struct Run<'a> {
     /// On whose account it goes; 0 while no network is known.
     network: u16,
     mark: u32,
+    /// The uplink where a guest's packet has turned round.
+    turned_at: Option<u32>,
+}
+
+impl Run<'_> {
+    /// The interface from outside at which the packet is, or could be.
+    fn arrived_at(&self) -> u32 {
+        self.turned_at.unwrap_or(self.arrival.ifindex)
+    }
 }
 
 impl Model {
@@ -96,12 +108,13 @@ impl Model {
             icmp_tokens: u64::MAX,
             counted: Vec::new(),
             objections: Vec::new(),
+            must_settle: false,
         }
     }
 
     /// What must become of a frame; `seen` is what became of it, for choices that are free.
     pub fn expect(&mut self, arrival: Arrival<'_>, seen: &Seen<'_>) -> Expected {
-        let mut run = Run { arrival, seen, network: 0, mark: arrival.mark };
+        let mut run = Run { arrival, seen, network: 0, mark: arrival.mark, turned_at: None };
         let step = match arrival.hook {
             Hook::BridgeIngress => self.bridge_ingress(&mut run),
             Hook::BridgeEgress => self.bridge_egress(&mut run),

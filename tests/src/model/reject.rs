@@ -26,7 +26,12 @@ impl Model {
             Hook::BridgeIngress => {
                 let is_full = matches!(
                     reason,
-                    Reason::PortsExhausted | Reason::FlowTableFull | Reason::GuestFlowLimit
+                    Reason::PortsExhausted
+                        | Reason::FlowTableFull
+                        | Reason::GuestFlowLimit
+                        | Reason::GuestFlowRate
+                        | Reason::NetworkFlowLimit
+                        | Reason::FlowConflict
                 );
                 if !is_policy && reason != Reason::NotAnUplink && !is_full {
                     return None;
