@@ -29,7 +29,9 @@ impl Model {
         };
         match self.reply(run, &packet) {
             Err(Stop::Handover(Handover::NoFlow)) => match self.judge_arrival(run, &packet) {
-                Err(Stop::Handover(Handover::NoFlow)) if !is_group(packet.destination) => {
+                Err(Stop::Handover(Handover::NoFlow))
+                    if !is_group(packet.destination) && !packet.is_of_the_link() =>
+                {
                     Err(self.of_no_flow(run, &packet, Handover::NoFlow))
                 }
                 step => step,
