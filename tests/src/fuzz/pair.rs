@@ -308,6 +308,8 @@ fn apply(setting: Setting, network: &mut Network, eth0: u32) {
         Setting::ModeIpv6(mode) => network.mode_ipv6 = mode,
         Setting::Ports(first, last) => network.ports = PortRange { first, last },
         Setting::FlowsPerGuest(limit) => network.flows_per_guest = limit,
+        Setting::PortsPerGuest(limit) => network.ports_per_guest = limit,
+        Setting::FlowLimit(limit) => network.flow_limit = limit,
         Setting::Bound(bound) => network.forward_ifindex = if bound { eth0 } else { 0 },
         Setting::Mtu(mtu) => network.mtu = mtu,
         Setting::Pool(0) => {

@@ -36,7 +36,7 @@ impl Model {
         self.expire_mappings();
         let flows = &mut self.flows;
         let mappings = &flows.mappings;
-        flows.resting.retain(|waits_for| {
+        flows.resting.retain(|(_, waits_for)| {
             mappings.iter().any(|one| {
                 *waits_for == Some((one.protocol, one.inside, one.external))
                     && one.idle_since.is_some()

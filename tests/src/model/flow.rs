@@ -71,9 +71,9 @@ pub struct Flows {
     by_inbound: HashMap<Key, Id>,
     pub(super) mappings: Vec<Mapping>,
     next: Id,
-    /// What slots of ended flows may still be waiting for: the mapping of its last flow, or nothing but
-    /// that time passes.
-    pub(super) resting: Vec<Option<(u8, Endpoint, Endpoint)>>,
+    /// Slots of ended flows, with their network and what they wait for: the mapping of its last flow, or
+    /// nothing but that time passes.
+    pub(super) resting: Vec<(u16, Option<(u8, Endpoint, Endpoint)>)>,
 }
 
 /// A new flow before it has an external endpoint.
@@ -212,7 +212,7 @@ impl Flows {
         self.by_inbound.remove(&flow.inbound_key());
         let mapping = (flow.protocol, flow.inside, flow.external);
         let is_last = flow.is_mapped && self.leave_mapping(mapping, ended);
-        self.resting.push(is_last.then_some(mapping));
+        self.resting.push((flow.network, is_last.then_some(mapping)));
     }
 
     /// The external endpoint that an inside one has, for whoever wants to answer it.
@@ -321,15 +321,25 @@ impl Model {
         if self.flows.of_guest(inside) >= limit as usize {
             return Err(DropReason::GuestFlowLimit.into());
         }
-        let limit = self.world.config.session_limit as usize;
-        let held_down = self.flows.mappings.iter().filter(|mapping| mapping.idle_since.is_some());
-        let taken = self.flows.len() + held_down.count();
-        // A slot that has just been left may rest.
-        let may_be_full = self.flows.len() + self.flows.resting.len() >= limit;
-        if taken >= limit || (may_be_full && run.seen.is_refusal()) {
+        let limit = self.world.network(slot).map_or(0, |network| network.flow_limit);
+        if self.is_full(run, limit, |network| network == slot) {
+            return Err(DropReason::NetworkFlowLimit.into());
+        }
+        if self.is_full(run, self.world.config.session_limit, |_| true) {
             return Err(DropReason::FlowTableFull.into());
         }
         Ok(())
+    }
+
+    /// Whether flows and ports of some networks that are held down have as many slots as they may have.
+    fn is_full(&self, run: &Run<'_>, limit: u32, counts: impl Fn(u16) -> bool) -> bool {
+        let limit = limit as usize;
+        let flows = self.flows.iter().filter(|(_, flow)| counts(flow.network)).count();
+        let mappings = self.flows.mappings.iter().filter(|one| counts(one.network));
+        let held_down = mappings.filter(|one| one.idle_since.is_some()).count();
+        let resting = self.flows.resting.iter().filter(|(network, _)| counts(*network)).count();
+        // A slot that has just been left may rest.
+        flows + held_down >= limit || (flows + resting >= limit && run.seen.is_refusal_of(run.arrival.frame))
     }
 }
 

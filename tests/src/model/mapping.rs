@@ -140,7 +140,8 @@ impl Model {
                 (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
                     && one.idle_since.is_none()
             });
-            self.flows.resting.push((!has_flows).then_some((protocol, wanted.inside, endpoint)));
+            let mapping = (!has_flows).then_some((protocol, wanted.inside, endpoint));
+            self.flows.resting.push((wanted.slot, mapping));
             self.must_settle |= is_new || !has_flows;
         }
         self.shared_port(run, wanted, external).map(|port| (port, false))
@@ -202,7 +203,7 @@ impl Model {
                 && !is_held_down
                 && !self.world.has_socket(packet.protocol, external, port)
         };
-        if run.seen.is_refusal() {
+        if run.seen.is_refusal_of(run.arrival.frame) {
             let (legal, all) = range.count(is_legal);
             // It looks for one at random, and not for ever.
             if 4 * legal > 3 * all {
