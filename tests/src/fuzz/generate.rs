@@ -165,7 +165,7 @@ impl Generator {
     fn more(&mut self) {
         match self.rng.below(100) {
             0..40 => self.guest_sends(),
-            40..46 => self.to_other_guest(),
+            40..46 => self.guest_calls_guest(),
             46..72 => self.reply(),
             72..79 => self.error(),
             79..84 => self.fragments(),
@@ -268,7 +268,7 @@ impl Generator {
     }
 
     /// A guest to another one by its external endpoint, or an error about what came from there.
-    fn to_other_guest(&mut self) {
+    fn guest_calls_guest(&mut self) {
         let Some(last) = self.talks.len().checked_sub(1) else { return };
         let one = self.talks[self.rng.below(last + 1)];
         let mut other = self.talks[self.rng.below(last + 1)];

@@ -124,6 +124,9 @@ impl<'r> Pair<'r> {
         for counter in &self.model.counted {
             *self.counted.entry(counter.name().to_owned()).or_default() += 1;
         }
+        for name in &self.model.tried {
+            *self.counted.entry((*name).to_owned()).or_default() += 1;
+        }
         self.rig.clear()?;
         for (slot, settings) in &self.networks {
             self.rig.set_network(*slot, |network| *network = *settings)?;
@@ -237,6 +240,8 @@ impl<'r> Pair<'r> {
         // Ended slots rest for a moment before they let go of their mapping.
         self.rig.drain()?;
         self.rig.sweep_uncounted(SLOTS)?;
+        // A new flow would find those that still wait for their mapping and take them.
+        self.rig.rest()?;
         self.model.wait(seconds);
         self.model.must_settle = false;
         Ok(())

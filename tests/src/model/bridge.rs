@@ -41,8 +41,7 @@ impl Model {
         let judged = match self.judge(run, &packet, known) {
             // About a packet that came from another guest by way of the host's address.
             Err(Stop::Handover(Handover::ToHost))
-                if packet.is_icmp_error()
-                    && self.world.mode(run.network, family) == Mode::Nat =>
+                if packet.is_icmp_error() && self.world.mode(run.network, family) == Mode::Nat =>
             {
                 return match self.translate_error_of_guest(run, &packet, true, true) {
                     Ok((frame, turned_at)) => self.turn(run, &frame, turned_at),
@@ -108,6 +107,7 @@ impl Model {
             .external_address(packet.source, owner.slot, way)
             .ok_or(DropReason::NoExternalAddress)?;
         let mut frame = run.arrival.frame.to_vec();
+        self.tried.push("(fragment out before its first)");
         self.count(Counter::Outbound(owner.slot, frame.len()));
         rewrite::address(&mut frame, packet.family, ETHERNET, Side::Source, external);
         Ok(frame)

@@ -6,14 +6,20 @@ use std::net::IpAddr;
 use vnet_common::{flow::protocol, reason::DropReason, tcp::State};
 
 use super::{
-    Model, Packet, Run, mapping::{Mapping, Wanted}, outcome::Step,
-    packet::{Fragment, is_port_translated}, policy::Owner, tcp,
+    Model, Packet, Run,
+    mapping::{Mapping, Wanted},
+    outcome::Step,
+    packet::{Fragment, is_port_translated},
+    policy::Owner,
+    tcp,
 };
 
 /// An address and a port.
 pub type Endpoint = (IpAddr, u16);
 /// A packet's protocol, source and destination.
 pub(super) type Key = (u8, Endpoint, Endpoint);
+/// A mapping: protocol, inside, external.
+pub(super) type Bound = (u8, Endpoint, Endpoint);
 /// A flow's number; no two ever have the same.
 pub type Id = u64;
 
@@ -73,7 +79,7 @@ pub struct Flows {
     next: Id,
     /// Slots of ended flows, with their network and what they wait for: the mapping of its last flow, or
     /// nothing but that time passes.
-    pub(super) resting: Vec<(u16, Option<(u8, Endpoint, Endpoint)>)>,
+    pub(super) resting: Vec<(u16, Option<Bound>)>,
 }
 
 /// A new flow before it has an external endpoint.
@@ -339,7 +345,8 @@ impl Model {
         let held_down = mappings.filter(|one| one.idle_since.is_some()).count();
         let resting = self.flows.resting.iter().filter(|(network, _)| counts(*network)).count();
         // A slot that has just been left may rest.
-        flows + held_down >= limit || (flows + resting >= limit && run.seen.is_refusal_of(run.arrival.frame))
+        flows + held_down >= limit
+            || (flows + resting >= limit && run.seen.is_refusal_of(run.arrival.frame))
     }
 }
 

@@ -155,6 +155,7 @@ impl Model {
         translate(&mut frame, packet, &quote, Side::Destination, flow.external);
         outer(&mut frame, packet, Side::Source, flow.external.0);
         if flow.is_hairpin {
+            self.tried.push("(error from guest to guest)");
             return Ok((frame, flow.uplink));
         }
         if is_hop {

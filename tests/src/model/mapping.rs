@@ -9,8 +9,11 @@ use vnet_common::{
 };
 
 use super::{
-    Endpoint, Flow, Flows, Model, Packet, Run, flow::Way, outcome::Step,
-    rewrite::source_port_offset, world::Prefix,
+    Endpoint, Flow, Flows, Model, Packet, Run,
+    flow::{Bound, Way},
+    outcome::Step,
+    rewrite::source_port_offset,
+    world::Prefix,
 };
 
 /// A mapping.
@@ -32,7 +35,7 @@ impl Flows {
     /// Takes a flow off a mapping; whether it was the last one.
     pub(super) fn leave_mapping(
         &mut self,
-        (protocol, inside, external): (u8, Endpoint, Endpoint),
+        (protocol, inside, external): Bound,
         ended: u64,
     ) -> bool {
         let is_used = self.iter().any(|(_, flow)| {
@@ -174,19 +177,15 @@ impl Model {
             return None;
         };
         if !is_free(chosen) {
-            self.objections.push(format!("port {chosen} of {external} is not a free one of {range:?}"));
+            self.objections
+                .push(format!("port {chosen} of {external} is not a free one of {range:?}"));
         }
         Some(chosen)
     }
 
     /// The port of a flow that has to share one: whichever the datapath takes at which its remote has no
     /// flow.
-    fn shared_port(
-        &mut self,
-        run: &Run<'_>,
-        wanted: &Wanted<'_>,
-        external: IpAddr,
-    ) -> Step<u16> {
+    fn shared_port(&mut self, run: &Run<'_>, wanted: &Wanted<'_>, external: IpAddr) -> Step<u16> {
         let Wanted { packet, slot, inside, remote, .. } = *wanted;
         let range = self.range(packet, slot);
         let is_legal = |port: u16| {
@@ -213,7 +212,10 @@ impl Model {
         }
         let chosen = run.seen.word(source_port_offset(packet));
         match chosen {
-            Some(port) if is_legal(port) => Ok(port),
+            Some(port) if is_legal(port) => {
+                self.tried.push("(flow that shares its port)");
+                Ok(port)
+            }
             _ => {
                 self.objections.push(format!("port {chosen:?} of {external} may not be shared"));
                 Err(DropReason::PortsExhausted.into())

@@ -73,6 +73,8 @@ pub struct Model {
     pub icmp_tokens: u64,
     /// Every counter that has moved since it was last taken.
     pub counted: Vec<Counter>,
+    /// What has happened that no counter tells of.
+    pub tried: Vec<&'static str>,
     /// What is wrong with a choice that the datapath has made.
     objections: Vec<String>,
     /// Whether slots or mappings wait for nothing but a moment, which is to pass before the next packet.
@@ -107,6 +109,7 @@ impl Model {
             fragments: Fragments::default(),
             icmp_tokens: u64::MAX,
             counted: Vec::new(),
+            tried: Vec::new(),
             objections: Vec::new(),
             must_settle: false,
         }

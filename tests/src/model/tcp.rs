@@ -35,10 +35,9 @@ pub(super) fn after(state: State, flags: u8, from_inside: bool) -> State {
     if has(FIN) {
         let other_has_sent_fin = match state {
             Closing => true,
-            FinOutside => from_inside,
+            // While it is opening, nobody has answered yet.
+            FinOutside | Opening => from_inside,
             FinInside => !from_inside,
-            // Nobody has answered yet.
-            Opening => from_inside,
             _ => false,
         };
         return match (other_has_sent_fin, from_inside) {

@@ -75,6 +75,9 @@ impl Model {
                 && run.turned_at.is_none()
                 && self.fragments.release(packet, run.arrival.ifindex);
             // It comes again, with those that have waited for it.
+            if is_awaited {
+                self.tried.push("(fragments sent after their first)");
+            }
             return if is_awaited { Ok(Done::Dropped) } else { self.deliver(run, packet, id) };
         }
         if packet.is_icmp_error() {
@@ -143,6 +146,9 @@ impl Model {
         }
         if by_stack {
             return Ok(Done::ThroughStack(frame));
+        }
+        if run.turned_at.is_some() {
+            self.tried.push("(from guest to guest by an external endpoint)");
         }
         rewrite::decrement_ttl(&mut frame, packet.family);
         Ok(Done::Redirected(frame))

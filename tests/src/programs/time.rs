@@ -42,14 +42,23 @@ impl Rig {
 
     /// Lets ended slots have rested, so that the sweep moves them on.
     pub fn drain(&mut self) -> Result<()> {
+        let rested = self.clock()?.saturating_sub(2 * DRAIN_NS).max(1);
+        self.set_since_of_ended(rested)
+    }
+
+    /// Lets ended slots have ended just now.
+    pub fn rest(&mut self) -> Result<()> {
+        let now = self.clock()?;
+        self.set_since_of_ended(now)
+    }
+
+    fn set_since_of_ended(&mut self, since: u64) -> Result<()> {
         let tables = self.tables()?;
         let ended = |session: &Session| {
             matches!(Phase::from_word(session.phase), Phase::Draining | Phase::HoldDown)
         };
         for (index, _) in tables.sessions.into_iter().filter(|(_, session)| ended(session)) {
-            self.set_session(index, |session| {
-                session.since = session.since.saturating_sub(DRAIN_NS).max(1);
-            })?;
+            self.set_session(index, |session| session.since = since)?;
         }
         Ok(())
     }
