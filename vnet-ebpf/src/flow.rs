@@ -153,7 +153,8 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
     }
     let state = State::from_byte(session.state());
     let from_outside = session.flags() & FLAG_FROM_OUTSIDE != 0;
-    let next = match (packet.protocol, from_outside) {
+    // What a later fragment of IPv6 says of its protocol is not what its first has said.
+    let next = match (session.protocol(), from_outside) {
         (protocol::TCP, false) => tcp::advance(state, packet.tcp_flags, outbound),
         (protocol::TCP, true) => tcp::advance_from_outside(state, packet.tcp_flags, outbound),
         // Whoever has not sent first answers.

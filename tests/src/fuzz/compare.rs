@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use vnet_common::flow::FLAG_INSIDE_IS_HOST;
+use vnet_common::flow::{FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_UNMAPPED};
 
 use crate::model::{Counter, Endpoint, Model};
 use crate::programs::{Counted, Tables};
@@ -48,6 +48,8 @@ struct Line {
     external: Endpoint,
     network: u16,
     way: (u32, u32, std::net::IpAddr, bool),
+    is_mapped: bool,
+    is_hairpin: bool,
     mtu: (usize, usize),
     state: &'static str,
     outbound: (u64, u64),
@@ -66,6 +68,8 @@ pub(super) fn tables(model: &Model, tables: &Tables) -> Option<String> {
             external: flow.external,
             network: flow.network,
             way: (flow.bridge, flow.uplink, flow.next_hop, flow.bridge == 0),
+            is_mapped: flow.is_mapped,
+            is_hairpin: flow.is_hairpin,
             mtu: (flow.mtu_outbound, flow.mtu_inbound),
             state: flow.state.name(),
             outbound: flow.outbound,
@@ -86,6 +90,8 @@ pub(super) fn tables(model: &Model, tables: &Tables) -> Option<String> {
                 session.next_hop.to_addr(),
                 session.flags & FLAG_INSIDE_IS_HOST != 0,
             ),
+            is_mapped: session.flags & FLAG_UNMAPPED == 0,
+            is_hairpin: session.flags & FLAG_HAIRPIN != 0,
             mtu: (session.mtu_outbound.into(), session.mtu_inbound.into()),
             state: vnet_common::tcp::State::from_byte(session.state).name(),
             outbound: (session.outbound.packets, session.outbound.bytes),

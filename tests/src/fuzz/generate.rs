@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use vnet_common::names::{FORWARDED_MARK, INBOUND_MARK};
+use vnet_common::{
+    flow::protocol,
+    names::{FORWARDED_MARK, INBOUND_MARK},
+};
 
 use super::rng::Rng;
 use super::step::{Body, Damage, End, Interface, Sent, Setting, Spec, Step};
@@ -132,6 +135,14 @@ impl Generator {
                 let limit = 1 + rng.below(12) as u32;
                 steps.push(Step::Network(slot, Setting::FlowsPerGuest(limit)));
             }
+            if rng.once_in(10) {
+                let limit = 1 + rng.below(8) as u32;
+                steps.push(Step::Network(slot, Setting::PortsPerGuest(limit)));
+            }
+            if rng.once_in(12) {
+                let limit = 2 + rng.below(30) as u32;
+                steps.push(Step::Network(slot, Setting::FlowLimit(limit)));
+            }
             if rng.once_in(6) {
                 steps.push(Step::Network(slot, Setting::Pool(1 + rng.below(3) as u8)));
             }
@@ -156,8 +167,9 @@ impl Generator {
 
     fn more(&mut self) {
         match self.rng.below(100) {
-            0..44 => self.guest_sends(),
-            44..72 => self.reply(),
+            0..40 => self.guest_sends(),
+            40..46 => self.guest_calls_guest(),
+            46..72 => self.reply(),
             72..79 => self.error(),
             79..84 => self.fragments(),
             84..90 => self.through_stack(),
@@ -207,7 +219,7 @@ impl Generator {
             guest: SocketAddr::new(guest, self.rng.of(&INSIDE_PORTS)),
             slot,
             remote: SocketAddr::new(remote, self.rng.of(&REMOTE_PORTS)),
-            kind: self.rng.below(16) as u8,
+            kind: self.rng.below(21) as u8,
         };
         if self.talks.len() == 40 {
             self.talks.remove(0);
@@ -233,8 +245,12 @@ impl Generator {
                     Body::Reply
                 }
             }
+            15 | 16 => Body::Ported(protocol::SCTP),
+            17 => Body::Ported(self.rng.of(&[protocol::UDP_LITE, protocol::DCCP])),
+            18 => Body::Raw(protocol::GRE),
+            19 => Body::Raw(self.rng.of(&[protocol::ESP, 4, 41])),
             _ => match self.rng.below(3) {
-                0 => Body::Raw(self.rng.of(&[47, 50, 132, 4, 89])),
+                0 => Body::Raw(self.rng.of(&[47, 50, 132, 4, 89, 58, 1])),
                 1 => Body::Icmp(self.rng.of(&[8, 0, 13, 14, 5, 9, 3, 128, 133, 135, 2]), 0),
                 _ => {
                     if from_guest {
@@ -252,6 +268,39 @@ impl Generator {
         let body = self.body(&talk, true);
         let spec = Spec::new(End::Fixed(talk.guest), End::Fixed(talk.remote), body);
         self.push(Interface::bridge(talk.slot), spec);
+    }
+
+    /// A guest to another one by its external endpoint, or an error about what came from there.
+    fn guest_calls_guest(&mut self) {
+        let Some(last) = self.talks.len().checked_sub(1) else { return };
+        let one = self.talks[self.rng.below(last + 1)];
+        let mut other = self.talks[self.rng.below(last + 1)];
+        for _ in 0..6 {
+            let fits = other.guest.is_ipv4() == one.guest.is_ipv4()
+                && (other.kind < 7) == (one.kind < 7)
+                && other.guest != one.guest;
+            if fits {
+                break;
+            }
+            other = self.talks[self.rng.below(last + 1)];
+        }
+        if other.guest.is_ipv4() != one.guest.is_ipv4() {
+            return;
+        }
+        let uplink = self.uplink(&other);
+        let to = End::External(other.guest, uplink);
+        let spec = if self.rng.once_in(8) {
+            let body = self.body(&one, true);
+            let mut about = Spec::new(to, End::Fixed(one.guest), body);
+            about.payload = self.rng.below(24) as u16;
+            let kind = if one.guest.is_ipv6() { (1, 4) } else { (3, 3) };
+            let body = Body::Error(kind.0, kind.1, Box::new(about), 200);
+            Spec::new(End::Fixed(one.guest), to, body)
+        } else {
+            let body = self.body(&one, true);
+            Spec::new(End::Fixed(one.guest), to, body)
+        };
+        self.push(Interface::bridge(one.slot), spec);
     }
 
     /// The uplink where a talk's packets leave.
@@ -372,7 +421,7 @@ impl Generator {
         };
         let bridge = Interface::bridge(talk.slot);
         let uplink = self.uplink(&talk);
-        let (at, came_by, spec) = match self.rng.below(6) {
+        let (at, came_by, spec) = match self.rng.below(7) {
             0..3 => {
                 let body = self.body(&talk, true);
                 let spec = Spec::new(End::Fixed(talk.guest), End::Fixed(talk.remote), body);
@@ -383,7 +432,7 @@ impl Generator {
                 let spec = self.answer(&talk, uplink);
                 (bridge, Some(uplink), spec)
             }
-            4 => {
+            5 => {
                 let body = self.body(&talk, false);
                 let spec = Spec::new(End::Fixed(talk.remote), End::Fixed(talk.guest), body);
                 let came_by = self.rng.of(&[
@@ -394,6 +443,21 @@ impl Generator {
                     Some(Interface::bridge(5)),
                 ]);
                 (bridge, came_by, spec)
+            }
+            // The host tells of a better way.
+            4 => {
+                let body = self.body(&talk, false);
+                let about = Spec::new(End::Fixed(talk.remote), End::Fixed(talk.guest), body);
+                let kind = if talk.remote.is_ipv6() { 137 } else { 5 };
+                let own = self.address(if kind == 137 { &ODD_6[2..4] } else { &ODD[3..5] });
+                let body = Body::Error(kind, 1, Box::new(about), 60);
+                let mut spec =
+                    Spec::new(End::Fixed(SocketAddr::new(own, 0)), End::Fixed(talk.remote), body);
+                if let std::net::IpAddr::V6(guest) = talk.guest.ip() {
+                    let field = guest.octets().into_iter().zip(14 + 40 + 24..);
+                    spec.damage.extend(field.map(|(byte, at)| Damage::Byte(at, byte)));
+                }
+                (self.rng.of(&[uplink, uplink, bridge]), None, spec)
             }
             // The host's error about what it was bringing to a guest.
             _ => {
@@ -484,7 +548,9 @@ impl Generator {
     }
 
     fn setting(&mut self) -> Setting {
-        match self.rng.below(9) {
+        match self.rng.below(11) {
+            8 => Setting::PortsPerGuest(self.rng.of(&[2, 4, 256, 256])),
+            9 => Setting::FlowLimit(self.rng.of(&[6, 20, u32::MAX, u32::MAX])),
             0 => Setting::Mode(self.rng.of(&[0, 1, 1, 2, 3])),
             1 => Setting::ModeIpv6(self.rng.of(&[0, 1, 1, 2])),
             2 => Setting::Ports(1024, 65535),

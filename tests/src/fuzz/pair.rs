@@ -1,7 +1,7 @@
 //! The programs and the model side by side.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{IpAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
@@ -18,7 +18,7 @@ use super::compare;
 use super::step::{Sent, Setting, Step};
 use super::wire;
 use crate::lab::require_root;
-use crate::model::{Arrival, Hook, Model, Seen, Socket, World};
+use crate::model::{Arrival, Endpoint, Hook, Model, Seen, Socket, World};
 use crate::programs::{self, Origin, Rig, Verdict, hex, ipv4};
 
 /// Slots of the tables: more than a guest may have flows, and few enough to be read in a moment.
@@ -124,6 +124,9 @@ impl<'r> Pair<'r> {
         for counter in &self.model.counted {
             *self.counted.entry(counter.name().to_owned()).or_default() += 1;
         }
+        for name in &self.model.tried {
+            *self.counted.entry((*name).to_owned()).or_default() += 1;
+        }
         self.rig.clear()?;
         for (slot, settings) in &self.networks {
             self.rig.set_network(*slot, |network| *network = *settings)?;
@@ -178,8 +181,7 @@ impl<'r> Pair<'r> {
             Step::Epoch => self.rig.bump_epoch()?,
             Step::Wait(units) => {
                 self.rig.age(units * self.unit)?;
-                self.rig.sweep_uncounted(SLOTS)?;
-                self.model.wait(units * self.unit);
+                self.settle(units * self.unit)?;
             }
             Step::Tokens(tokens) => self.set_tokens(*tokens)?,
             Step::Uplink(interface, addresses) => {
@@ -231,6 +233,20 @@ impl<'r> Pair<'r> {
         Ok(())
     }
 
+    /// Lets the sweep go round until nothing more changes, and so much time pass for the model.
+    fn settle(&mut self, seconds: u64) -> Result<()> {
+        self.rig.restart_sweep()?;
+        self.rig.sweep_uncounted(SLOTS)?;
+        // Ended slots rest for a moment before they let go of their mapping.
+        self.rig.drain()?;
+        self.rig.sweep_uncounted(SLOTS)?;
+        // A new flow would find those that still wait for their mapping and take them.
+        self.rig.rest()?;
+        self.model.wait(seconds);
+        self.model.must_settle = false;
+        Ok(())
+    }
+
     fn packet(&mut self, sent: &Sent) -> Result<Option<String>> {
         let ifindex_of = |name: &str| self.rig.ifindex(name).unwrap_or(0);
         let frame = wire::frame(&sent.spec, &self.model, &ifindex_of);
@@ -248,13 +264,20 @@ impl<'r> Pair<'r> {
             gso_size: 0,
         })?;
         let verdict = Verdict::from_action(action);
-        let seen = Seen { verdict, frame: &out };
+        let rig = &self.rig;
+        let mapping = |protocol: u8, inside: Endpoint, external: IpAddr| {
+            rig.mapped_port(protocol, inside, external)
+        };
+        let seen = Seen { verdict, frame: &out, mapping: &mapping };
         let arrival = Arrival { hook, ifindex, ingress_ifindex, mark: sent.mark, frame: &frame };
         let expected = self.model.expect(arrival, &seen);
         let same_frame = expected.frame.as_ref().is_none_or(|frame| *frame == out);
         let same_mark = expected.verdict == Verdict::Drop || expected.mark == mark;
         if expected.verdict == verdict && same_frame && same_mark && expected.objections.is_empty()
         {
+            if self.model.must_settle {
+                self.settle(0)?;
+            }
             return Ok(None);
         }
         let counted = self.model.counted.iter().rev().take(2).collect::<Vec<_>>();
@@ -290,6 +313,8 @@ fn apply(setting: Setting, network: &mut Network, eth0: u32) {
         Setting::ModeIpv6(mode) => network.mode_ipv6 = mode,
         Setting::Ports(first, last) => network.ports = PortRange { first, last },
         Setting::FlowsPerGuest(limit) => network.flows_per_guest = limit,
+        Setting::PortsPerGuest(limit) => network.ports_per_guest = limit,
+        Setting::FlowLimit(limit) => network.flow_limit = limit,
         Setting::Bound(bound) => network.forward_ifindex = if bound { eth0 } else { 0 },
         Setting::Mtu(mtu) => network.mtu = mtu,
         Setting::Pool(0) => {

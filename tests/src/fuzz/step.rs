@@ -38,6 +38,10 @@ pub enum Setting {
     Ports(u16, u16),
     /// Flows of one guest.
     FlowsPerGuest(u32),
+    /// External ports of one guest.
+    PortsPerGuest(u32),
+    /// Slots of the session table.
+    FlowLimit(u32),
     /// Whether it is bound to `eth0`.
     Bound(bool),
     /// The bridge's MTU.
@@ -117,6 +121,8 @@ pub enum Body {
     Error(u8, u8, Box<Spec>, u16),
     /// An ICMP message of a type and code.
     Icmp(u8, u8),
+    /// SCTP, DCCP or UDP-Lite, by its number.
+    Ported(u8),
     /// Another IP protocol.
     Raw(u8),
 }

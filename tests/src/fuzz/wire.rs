@@ -84,6 +84,15 @@ fn packet(spec: &Spec, model: &Model, ifindex_of: &dyn Fn(&str) -> u32) -> Packe
         Body::Icmp(kind, code) => {
             (programs::Body::Icmp { kind: *kind, code: *code, rest: [0; 4] }, payload)
         }
+        Body::Ported(number) => {
+            let (source, destination) = (from.port(), to.port());
+            let body = match *number {
+                protocol::SCTP => programs::Body::Sctp { source, destination },
+                protocol::DCCP => programs::Body::Dccp { source, destination },
+                _ => programs::Body::UdpLite { source, destination },
+            };
+            (body, payload)
+        }
         Body::Raw(number) => (programs::Body::Raw { protocol: *number }, payload),
     };
     let destination = match (to.ip(), ipv6) {
@@ -132,7 +141,7 @@ fn number(body: &Body, ipv6: bool) -> u8 {
             }
         }
         Body::Error(_, _, about, _) => number(&about.body, ipv6),
-        Body::Raw(number) => *number,
+        Body::Ported(number) | Body::Raw(number) => *number,
     }
 }
 

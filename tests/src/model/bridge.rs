@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 
-use vnet_common::reason::{DropReason, Handover};
+use vnet_common::{
+    policy::Mode,
+    reason::{DropReason, Handover},
+};
 
 use super::{
-    Counter, Model, Packet, Run, Stop, World,
+    Counter, Model, Packet, Route, Run, Stop, World,
     flow::{Id, Opening, Way},
     outcome::{Done, Step},
-    packet::family,
+    packet::{ETHERNET, family},
     policy::{End, Owner, Verdict},
     rewrite::{self, Side},
 };
@@ -35,7 +38,16 @@ impl Model {
                 return self.forward(run, &packet, known);
             }
         }
-        let judged = match self.judge(run, &packet) {
+        let judged = match self.judge(run, &packet, known) {
+            // About a packet that came from another guest by way of the host's address.
+            Err(Stop::Handover(Handover::ToHost))
+                if packet.is_icmp_error() && self.world.mode(run.network, family) == Mode::Nat =>
+            {
+                return match self.translate_error_of_guest(run, &packet, true, true) {
+                    Ok((frame, turned_at)) => self.turn(run, &frame, turned_at),
+                    Err(_) => Err(Handover::ToHost.into()),
+                };
+            }
             Err(Stop::Handover(Handover::ToHost))
                 if known.is_none() && self.world.is_uplink(bridge) =>
             {
@@ -43,42 +55,74 @@ impl Model {
             }
             Err(stop) => {
                 // What is no longer allowed ends.
-                if let (Stop::Drop(_), Some(id)) = (stop, known) {
+                let is_over = matches!(stop, Stop::Drop(_) | Stop::Handover(Handover::ToHost));
+                if let (true, Some(id)) = (is_over, known) {
                     self.flows.end(id);
                 }
                 return Err(stop);
             }
             Ok(judged) => judged,
         };
-        let Judged { owner, way, masquerade } = judged;
+        let Judged { owner, way, masquerade, turns } = judged;
         if !masquerade {
             if let Some(id) = known {
                 self.flows.end(id);
             }
             return self.forward_as_it_is(run, &packet, &way);
         }
-        check_exceptions(&packet, way.mtu)?;
+        check_exceptions_of(&packet, way.mtu, turns)?;
         if packet.is_icmp_error() {
             run.network = self.world.network_of_bridge(bridge);
-            let frame = self.translate_error_of_guest(run, &packet, true)?;
+            let (frame, turned_at) = self.translate_error_of_guest(run, &packet, true, false)?;
+            return match turned_at {
+                0 => Ok(Done::Redirected(frame)),
+                uplink => self.turn(run, &frame, uplink),
+            };
+        }
+        if known.is_none() && packet.follows_its_first() {
+            let mut frame = self.translate_fragment(run, &packet, owner, &way)?;
+            rewrite::decrement_ttl(&mut frame, family);
             return Ok(Done::Redirected(frame));
         }
-        known = self.renew(known, owner, &way);
+        known = self.renew(known, owner, &way, turns);
         if known.is_none() {
-            known = Some(self.open(
-                run,
-                &Opening { packet: &packet, owner, way: &way, inside_is_host: false },
-            )?);
+            let (packet, way) = (&packet, &way);
+            let opening = Opening { packet, owner, way, inside_is_host: false, is_hairpin: turns };
+            known = Some(self.open(run, &opening)?);
         }
         self.forward(run, &packet, known)
+    }
+
+    /// A later fragment that came before its first: it has no ports and so no flow, but the address that
+    /// its guest has on that way.
+    pub(super) fn translate_fragment(
+        &mut self,
+        run: &mut Run<'_>,
+        packet: &Packet,
+        owner: Owner,
+        way: &Way,
+    ) -> Step<Vec<u8>> {
+        run.network = owner.slot;
+        let external = self
+            .external_address(packet.source, owner.slot, way)
+            .ok_or(DropReason::NoExternalAddress)?;
+        let mut frame = run.arrival.frame.to_vec();
+        self.tried.push("(fragment out before its first)");
+        self.count(Counter::Outbound(owner.slot, frame.len()));
+        rewrite::address(&mut frame, packet.family, ETHERNET, Side::Source, external);
+        Ok(frame)
     }
 
     /// Translates a packet of a flow and sends it out.
     fn forward(&mut self, run: &mut Run<'_>, packet: &Packet, id: Option<Id>) -> Step<Done> {
         let flow = id.and_then(|id| self.flows.get(id)).ok_or(DropReason::NoFlow)?;
         run.network = flow.network;
-        check_exceptions(packet, flow.mtu_outbound)?;
+        let (is_hairpin, uplink) = (flow.is_hairpin, flow.uplink);
+        check_exceptions_of(packet, flow.mtu_outbound, is_hairpin)?;
         let mut frame = self.translate_out(run, packet, id);
+        if is_hairpin {
+            return self.turn(run, &frame, uplink);
+        }
         rewrite::decrement_ttl(&mut frame, packet.family);
         Ok(Done::Redirected(frame))
     }
@@ -102,7 +146,13 @@ impl Model {
     }
 
     /// A flow of an earlier epoch goes on if its way out and its address are the same; else it ends.
-    pub(super) fn renew(&mut self, known: Option<Id>, owner: Owner, way: &Way) -> Option<Id> {
+    pub(super) fn renew(
+        &mut self,
+        known: Option<Id>,
+        owner: Owner,
+        way: &Way,
+        is_hairpin: bool,
+    ) -> Option<Id> {
         let id = known?;
         let epoch = self.world.config.epoch;
         let flow = self.flows.get(id)?;
@@ -115,6 +165,7 @@ impl Model {
         let flow = self.flows.get_mut(id)?;
         (flow.next_hop, flow.mtu_outbound) = (way.next_hop, way.mtu);
         flow.epoch_outbound = epoch;
+        flow.is_hairpin = is_hairpin;
         Some(id)
     }
 
@@ -132,7 +183,7 @@ impl Model {
     }
 
     /// Policy and route.
-    fn judge(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Judged> {
+    fn judge(&self, run: &mut Run<'_>, packet: &Packet, known: Option<Id>) -> Step<Judged> {
         let world = &self.world;
         let (bridge, family) = (run.arrival.ifindex, packet.family);
         let network = world.network_of_bridge(bridge);
@@ -157,7 +208,12 @@ impl Model {
             return Err(Handover::LinkLocal.into());
         }
         let from = world.end_of_interface(bridge);
-        let route = match world.route(packet.source, packet.destination) {
+        let turns_at = match world.mode(network, family) {
+            Mode::Nat => self.turning_point(packet, known),
+            _ => None,
+        };
+        let route = turns_at.map(|ifindex| Route { ifindex, gateway: None, source: None });
+        let route = match route.map_or_else(|| world.route(packet.source, packet.destination), Ok) {
             Err(Handover::NoRoute) if world.is_refused_anywhere(network, packet) => {
                 return Err(DropReason::PolicyRejected.into());
             }
@@ -179,8 +235,10 @@ impl Model {
             return Err(DropReason::NotAnUplink.into());
         }
         let next_hop = route.gateway.unwrap_or(packet.destination);
-        let way = Way { ifindex: route.ifindex, next_hop, mtu: MTU };
-        Ok(Judged { owner, way, masquerade })
+        // How long it may be is known where it comes in again.
+        let mtu = if turns_at.is_some() { usize::from(u16::MAX) } else { MTU };
+        let way = Way { ifindex: route.ifindex, next_hop, mtu };
+        Ok(Judged { owner, way, masquerade, turns: turns_at.is_some() })
     }
 }
 
@@ -206,6 +264,8 @@ struct Judged {
     owner: Owner,
     way: Way,
     masquerade: bool,
+    /// Whether it is for a guest behind an external endpoint of this host.
+    turns: bool,
 }
 
 /// What only the host's stack does right.
@@ -220,6 +280,14 @@ pub(super) fn check_exceptions(packet: &Packet, mtu: usize) -> Result<(), Handov
         return Err(Handover::OverMtu);
     }
     Ok(())
+}
+
+/// As [`check_exceptions`]; where a packet turns round, there is no stack to leave it to.
+fn check_exceptions_of(packet: &Packet, mtu: usize, turns: bool) -> Step<()> {
+    match check_exceptions(packet, mtu) {
+        Err(_) if turns => Err(DropReason::HairpinException.into()),
+        checked => Ok(checked?),
+    }
 }
 
 /// A frame to another host, here because somebody listens; every interface of the rig has the same

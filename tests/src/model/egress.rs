@@ -61,10 +61,20 @@ impl Model {
 
     pub(super) fn bridge_egress(&mut self, run: &mut Run<'_>) -> Step<Done> {
         let Some(family) = family(run.arrival.frame) else { return Ok(Done::Passed(None)) };
-        if run.take_mark(FORWARDED_MARK) || run.take_mark(INBOUND_MARK) {
+        if run.take_mark(FORWARDED_MARK) {
             return Ok(Done::Passed(None));
         }
         let (ifindex, ingress) = (run.arrival.ifindex, run.arrival.ingress_ifindex);
+        // Translated towards a guest: it may go to that one's bridge alone.
+        if run.take_mark(INBOUND_MARK) && ingress != 0 {
+            let ip = &run.arrival.frame[ETHERNET..];
+            let (_, destination) = Packet::ends(ip, family).ok_or(DropReason::Malformed)?;
+            run.network = self.world.owner_of(destination).slot;
+            if run.network != 0 && self.world.bridge_of(run.network) == ifindex {
+                return Ok(Done::Passed(None));
+            }
+            return Err(DropReason::NoFlow.into());
+        }
         if ingress == 0 {
             return self.host_sends(run, true);
         }
@@ -118,14 +128,18 @@ impl Model {
             return Err(DropReason::NotAnUplink.into());
         }
         if packet.is_icmp_error() {
-            return Ok(Done::Passed(Some(self.translate_error_of_guest(run, &packet, false)?)));
+            let (frame, _) = self.translate_error_of_guest(run, &packet, false, false)?;
+            return Ok(Done::Passed(Some(frame)));
         }
-        let mut flow = self.renew(known, owner, &way);
+        if known.is_none() && packet.follows_its_first() {
+            return Ok(Done::Passed(Some(self.translate_fragment(run, &packet, owner, &way)?)));
+        }
+        let mut flow = self.renew(known, owner, &way, false);
         if flow.is_none() {
             let inside_is_host = run.arrival.ingress_ifindex == 0;
-            flow = Some(
-                self.open(run, &Opening { packet: &packet, owner, way: &way, inside_is_host })?,
-            );
+            let (packet, way) = (&packet, &way);
+            let opening = Opening { packet, owner, way, inside_is_host, is_hairpin: false };
+            flow = Some(self.open(run, &opening)?);
         }
         Ok(self.translate(run, &packet, flow))
     }

@@ -5,14 +5,14 @@ use vnet_common::timeout::Timeouts;
 use super::{Flow, Model, flow::Id};
 
 impl Model {
-    /// Lets seconds pass and looks at every flow and mapping once.
+    /// Lets seconds pass and looks at every flow and mapping until nothing more changes.
     pub fn wait(&mut self, seconds: u64) {
         self.flows.now += seconds;
-        self.fragments.forget();
-        self.flows.resting = 0;
-        self.expire_mappings();
+        if seconds > 0 {
+            self.fragments.forget();
+        }
         let now = self.flows.now;
-        let is_over = |model: &Self, flow: &Flow| {
+        let end_of = |model: &Self, flow: &Flow| {
             let timeouts = model.timeouts(flow.network);
             let last = match flow.protocol {
                 vnet_common::flow::protocol::TCP => {
@@ -21,13 +21,27 @@ impl Model {
                 // Only the inside keeps a mapping open (RFC 4787, REQ-6).
                 _ => flow.last_outbound,
             };
-            now - last >= u64::from(timeouts.of(flow.protocol, flow.state))
+            last + u64::from(timeouts.of(flow.protocol, flow.state))
         };
-        let over: Vec<Id> =
-            self.flows.iter().filter(|(_, flow)| is_over(self, flow)).map(|(id, _)| id).collect();
-        for id in over {
-            self.flows.end(id);
+        let ends: Vec<(Id, u64)> =
+            self.flows.iter().map(|(id, flow)| (id, end_of(self, flow))).collect();
+        for (id, end) in ends {
+            if end <= now {
+                self.flows.end_at(id, end);
+            } else {
+                // What may not go on ends without a packet.
+                self.is_current(id);
+            }
         }
+        self.expire_mappings();
+        let flows = &mut self.flows;
+        let mappings = &flows.mappings;
+        flows.resting.retain(|(_, waits_for)| {
+            mappings.iter().any(|one| {
+                *waits_for == Some((one.protocol, one.inside, one.external))
+                    && one.idle_since.is_some()
+            })
+        });
     }
 
     /// Ports that have been idle for the hold-down time may go to others (RFC 6888, REQ-8).

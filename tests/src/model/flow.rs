@@ -6,13 +6,20 @@ use std::net::IpAddr;
 use vnet_common::{flow::protocol, reason::DropReason, tcp::State};
 
 use super::{
-    Model, Packet, Run, mapping::Mapping, outcome::Step, packet::Fragment, policy::Owner, tcp,
+    Model, Packet, Run,
+    mapping::{Mapping, Wanted},
+    outcome::Step,
+    packet::{Fragment, is_port_translated},
+    policy::Owner,
+    tcp,
 };
 
 /// An address and a port.
 pub type Endpoint = (IpAddr, u16);
 /// A packet's protocol, source and destination.
 pub(super) type Key = (u8, Endpoint, Endpoint);
+/// A mapping: protocol, inside, external.
+pub(super) type Bound = (u8, Endpoint, Endpoint);
 /// A flow's number; no two ever have the same.
 pub type Id = u64;
 
@@ -47,6 +54,10 @@ pub struct Flow {
     pub state: State,
     /// Behind a guest that routes.
     pub inside_is_routed: bool,
+    /// Whether its external port is that of its inside endpoint's mapping; else it is its own.
+    pub is_mapped: bool,
+    /// Whether it leads to another guest, by way of an external endpoint.
+    pub is_hairpin: bool,
     /// When it last carried a packet of the inside's, in the model's seconds.
     pub last_outbound: u64,
     /// When it last carried a packet of the remote's; `None` if never.
@@ -58,7 +69,6 @@ pub struct Flow {
 }
 
 /// All flows and mappings.
-#[derive(Default)]
 pub struct Flows {
     /// Seconds that have passed.
     pub now: u64,
@@ -67,8 +77,9 @@ pub struct Flows {
     by_inbound: HashMap<Key, Id>,
     pub(super) mappings: Vec<Mapping>,
     next: Id,
-    /// How many have ended since time last passed, whose slots may still rest.
-    pub(super) resting: usize,
+    /// Slots of ended flows, with their network and what they wait for: the mapping of its last flow, or
+    /// nothing but that time passes.
+    pub(super) resting: Vec<(u16, Option<Bound>)>,
 }
 
 /// A new flow before it has an external endpoint.
@@ -77,6 +88,7 @@ pub(super) struct Opening<'a> {
     pub owner: Owner,
     pub way: &'a Way,
     pub inside_is_host: bool,
+    pub is_hairpin: bool,
 }
 
 /// The way out of a masqueraded packet.
@@ -85,6 +97,21 @@ pub(super) struct Way {
     pub ifindex: u32,
     pub next_hop: IpAddr,
     pub mtu: usize,
+}
+
+impl Default for Flows {
+    fn default() -> Self {
+        Self {
+            // Later than anything that has never been used.
+            now: 1 << 32,
+            all: BTreeMap::new(),
+            by_outbound: HashMap::new(),
+            by_inbound: HashMap::new(),
+            mappings: Vec::new(),
+            next: 0,
+            resting: Vec::new(),
+        }
+    }
 }
 
 impl Flow {
@@ -178,20 +205,20 @@ impl Flows {
         id
     }
 
-    /// Ends a flow: both keys, and the last one of a mapping leaves that idle.
+    /// Ends a flow now.
     pub(super) fn end(&mut self, id: Id) {
+        self.end_at(id, self.now);
+    }
+
+    /// Ends a flow that should have ended at a time: both keys, and the last one of a mapping leaves that
+    /// idle.
+    pub(super) fn end_at(&mut self, id: Id, ended: u64) {
         let Some(flow) = self.all.remove(&id) else { return };
         self.by_outbound.remove(&flow.outbound_key());
         self.by_inbound.remove(&flow.inbound_key());
-        self.resting += 1;
-        let shares = |other: &Flow| {
-            other.protocol == flow.protocol
-                && other.inside == flow.inside
-                && other.external == flow.external
-        };
-        if !self.all.values().any(shares) {
-            self.leave_mapping(&flow);
-        }
+        let mapping = (flow.protocol, flow.inside, flow.external);
+        let is_last = flow.is_mapped && self.leave_mapping(mapping, ended);
+        self.resting.push((flow.network, is_last.then_some(mapping)));
     }
 
     /// The external endpoint that an inside one has, for whoever wants to answer it.
@@ -209,13 +236,13 @@ impl Flows {
 /// Whether a NAT knows flows of such packets; the flow's endpoints if so.
 pub(super) fn endpoints(packet: &Packet, outbound: bool) -> Option<(Endpoint, Endpoint)> {
     use vnet_common::icmp::Kind;
-    let has_flow = packet.fragment != Fragment::Later
+    let has_flow = !packet.follows_its_first()
         && match packet.protocol {
-            protocol::TCP | protocol::UDP => true,
             number if number == packet.icmp_number() => {
                 packet.icmp == if outbound { Kind::Request } else { Kind::Reply }
             }
-            _ => false,
+            protocol::ICMP | protocol::ICMPV6 => false,
+            _ => true,
         };
     let source = (packet.source, packet.source_port);
     has_flow.then_some((source, (packet.destination, packet.destination_port)))
@@ -224,7 +251,7 @@ pub(super) fn endpoints(packet: &Packet, outbound: bool) -> Option<(Endpoint, En
 impl Model {
     /// The flow of a packet as it stands: by its endpoints, or by the first fragment of its datagram.
     pub(super) fn find(&mut self, packet: &Packet, outbound: bool) -> Option<Id> {
-        if packet.fragment == Fragment::Later {
+        if packet.follows_its_first() {
             let id = self.fragments.flow_of(packet, outbound)?;
             return self.flows.get(id).map(|_| id);
         }
@@ -235,14 +262,14 @@ impl Model {
             self.flows.inbound(packet.protocol, source, destination)
         }?;
         if packet.fragment == Fragment::First {
-            self.fragments.remember(packet, outbound, id);
+            self.fragments.remember(packet, outbound, Some(id));
         }
         Some(id)
     }
 
     /// Opens a flow, or says why there is none.
     pub(super) fn open(&mut self, run: &Run<'_>, opening: &Opening<'_>) -> Step<Id> {
-        let Opening { packet, owner, way, inside_is_host } = *opening;
+        let Opening { packet, owner, way, inside_is_host, is_hairpin } = *opening;
         let external = self
             .external_address(packet.source, owner.slot, way)
             .ok_or(DropReason::NoExternalAddress)?;
@@ -252,18 +279,24 @@ impl Model {
         if packet.protocol == protocol::TCP && !tcp::may_open(packet.tcp_flags) {
             return Err(DropReason::NoFlow.into());
         }
-        let port = self.port_for(packet, owner.slot, inside, external)?;
         self.refuse_over_limits(run, packet.source, owner.slot)?;
-        let external = (external, self.chosen(run, packet, external, port)?);
-        if self.flows.inbound(packet.protocol, remote, external).is_some() {
-            return Err(DropReason::FlowConflict.into());
-        }
+        let (port, is_mapped) = if is_port_translated(packet.protocol) {
+            let wanted = Wanted { packet, slot: owner.slot, uplink: way.ifindex, inside, remote };
+            self.translated_port(run, &wanted, external)?
+        } else {
+            // There is no other.
+            let is_taken =
+                self.flows.inbound(packet.protocol, remote, (external, inside.1)).is_some();
+            if is_taken {
+                return Err(DropReason::FlowConflict.into());
+            }
+            (inside.1, false)
+        };
         let mtu_inbound = self.world.network(owner.slot).map_or(0, |network| network.mtu.into());
-        self.flows.join_mapping(packet.protocol, inside, external, owner.slot);
         let id = self.flows.enter(Flow {
             protocol: packet.protocol,
             inside,
-            external,
+            external: (external, port),
             remote,
             network: owner.slot,
             bridge: if inside_is_host { 0 } else { self.world.bridge_of(owner.slot) },
@@ -275,13 +308,15 @@ impl Model {
             epoch_inbound: self.world.config.epoch,
             state: State::Opening,
             inside_is_routed: owner.behind_guest,
+            is_mapped,
+            is_hairpin,
             last_outbound: self.flows.now,
             last_inbound: None,
             outbound: (0, 0),
             inbound: (0, 0),
         });
         if packet.fragment == Fragment::First {
-            self.fragments.remember(packet, true, id);
+            self.fragments.remember(packet, true, Some(id));
         }
         Ok(id)
     }
@@ -292,15 +327,26 @@ impl Model {
         if self.flows.of_guest(inside) >= limit as usize {
             return Err(DropReason::GuestFlowLimit.into());
         }
-        let limit = self.world.config.session_limit as usize;
-        let held_down = self.flows.mappings.iter().filter(|mapping| mapping.idle_since.is_some());
-        let taken = self.flows.len() + held_down.count();
-        // A slot that has just been left may rest.
-        let may_be_full = taken + self.flows.resting >= limit;
-        if taken >= limit || (may_be_full && run.seen.is_refusal()) {
+        let limit = self.world.network(slot).map_or(0, |network| network.flow_limit);
+        if self.is_full(run, limit, |network| network == slot) {
+            return Err(DropReason::NetworkFlowLimit.into());
+        }
+        if self.is_full(run, self.world.config.session_limit, |_| true) {
             return Err(DropReason::FlowTableFull.into());
         }
         Ok(())
+    }
+
+    /// Whether flows and ports of some networks that are held down have as many slots as they may have.
+    fn is_full(&self, run: &Run<'_>, limit: u32, counts: impl Fn(u16) -> bool) -> bool {
+        let limit = limit as usize;
+        let flows = self.flows.iter().filter(|(_, flow)| counts(flow.network)).count();
+        let mappings = self.flows.mappings.iter().filter(|one| counts(one.network));
+        let held_down = mappings.filter(|one| one.idle_since.is_some()).count();
+        let resting = self.flows.resting.iter().filter(|(network, _)| counts(*network)).count();
+        // A slot that has just been left may rest.
+        flows + held_down >= limit
+            || (flows + resting >= limit && run.seen.is_refusal_of(run.arrival.frame))
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     Counter, Endpoint, Model, Packet, Run, checksum,
     flow::Id,
     outcome::{Done, Step},
-    packet::{ETHERNET, family, icmp_number},
+    packet::{ETHERNET, family, has_ports, icmp_number},
     rewrite::{self, Side, octets},
 };
 
@@ -41,13 +41,13 @@ impl Quote {
         let ip = frame.get(l3..end)?;
         let (number, header_len) = start(ip, packet.family)?;
         let (source, destination) = Packet::ends(ip, packet.family)?;
-        let transport = ip.get(header_len..)?;
+        let transport = ip.get(header_len..).unwrap_or_default();
         let word = |at: usize| {
             let bytes = transport.get(at..at + 2)?;
             Some(u16::from_be_bytes([bytes[0], bytes[1]]))
         };
         let (source_port, destination_port) = match number {
-            protocol::TCP | protocol::UDP => (word(0)?, word(2)?),
+            number if has_ports(number) => (word(0)?, word(2)?),
             number if number == icmp_number(packet.family) => {
                 let identifier = transport.get(..8).and_then(|_| word(4))?;
                 match icmp::kind(packet.family, transport[0]) {
@@ -56,7 +56,8 @@ impl Quote {
                     _ => return None,
                 }
             }
-            _ => return None,
+            protocol::ICMP | protocol::ICMPV6 => return None,
+            _ => (0, 0),
         };
         Some(Self {
             l3,
@@ -74,7 +75,9 @@ fn start(ip: &[u8], family: Family) -> Option<(u8, usize)> {
         Family::Ipv4 => {
             let header = ip.get(..20)?;
             let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1fff;
-            (header[0] == 0x45 && offset == 0).then_some((header[9], 20))
+            let header_len = usize::from(header[0] & 0xf) * 4;
+            let is_start = header[0] >> 4 == 4 && header_len >= 20 && offset == 0;
+            is_start.then_some((header[9], header_len))
         }
         Family::Ipv6 => {
             let header = ip.get(..40)?;
@@ -102,37 +105,46 @@ impl Model {
         let quote = Quote::parse(&frame, packet).ok_or(Handover::NoFlow)?;
         let id = self.flows.inbound(quote.protocol, quote.destination, quote.source);
         let id = id.ok_or(Handover::NoFlow)?;
-        if !self.may_arrive_at(id, run.arrival.ifindex) || !self.is_current(id) {
+        if !self.may_arrive_at(id, run.arrived_at()) || !self.is_current(id) {
             return Err(Handover::NoFlow.into());
         }
         let flow = self.flows.get(id).ok_or(Handover::NoFlow)?.clone();
-        run.network = flow.network;
+        self.check_remote(run, id)?;
         let inside = flow.inside;
         trim(&mut frame, packet);
         self.count(Counter::Inbound(flow.network, frame.len()));
+        let by_stack = flow.inside_is_host() || flow.inside_is_routed || packet.ttl <= 1;
+        if run.turned_at.is_some() && by_stack {
+            return Err(DropReason::HairpinException.into());
+        }
         translate(&mut frame, packet, &quote, Side::Source, inside);
         outer(&mut frame, packet, Side::Destination, inside.0);
         if flow.inside_is_host() {
             return Ok(Done::Passed(Some(frame)));
         }
-        if flow.inside_is_routed || packet.ttl <= 1 {
+        if by_stack {
             return Ok(Done::ThroughStack(frame));
         }
         rewrite::decrement_ttl(&mut frame, packet.family);
         Ok(Done::Redirected(frame))
     }
 
-    /// From a guest, about a packet that a flow brought it: the frame as it goes out.
+    /// From a guest, about a packet that a flow brought it: the frame as it goes out, and the uplink where
+    /// it turns round, or 0.
     pub(super) fn translate_error_of_guest(
         &mut self,
         run: &mut Run<'_>,
         packet: &Packet,
         is_hop: bool,
-    ) -> Step<Vec<u8>> {
+        must_turn: bool,
+    ) -> Step<(Vec<u8>, u32)> {
         let mut frame = run.arrival.frame.to_vec();
         let quote = Quote::parse(&frame, packet).ok_or(DropReason::UnrelatedIcmpError)?;
         let id = self.flow_that_brought(&quote).ok_or(DropReason::UnrelatedIcmpError)?;
         let flow = self.flows.get(id).ok_or(DropReason::UnrelatedIcmpError)?.clone();
+        if must_turn && !flow.is_hairpin {
+            return Err(DropReason::UnrelatedIcmpError.into());
+        }
         // Nobody speaks about others' flows but who routes for them.
         if flow.network != run.network || (!flow.inside_is_routed && packet.source != flow.inside.0)
         {
@@ -142,10 +154,14 @@ impl Model {
         self.count(Counter::Outbound(flow.network, frame.len()));
         translate(&mut frame, packet, &quote, Side::Destination, flow.external);
         outer(&mut frame, packet, Side::Source, flow.external.0);
+        if flow.is_hairpin {
+            self.tried.push("(error from guest to guest)");
+            return Ok((frame, flow.uplink));
+        }
         if is_hop {
             rewrite::decrement_ttl(&mut frame, packet.family);
         }
-        Ok(frame)
+        Ok((frame, 0))
     }
 
     /// What the host sends: errors about packets that it brought to a guest must not show the guest.
@@ -162,7 +178,7 @@ impl Model {
         }
         let packet = Packet::parse(&frame, family)?;
         if !packet.is_icmp_error() {
-            return Ok(Done::Passed(None));
+            return if to_guest { Ok(Done::Passed(None)) } else { self.redirects(run, &packet) };
         }
         if let Some(quote) = Quote::parse(&frame, &packet)
             && let Some(flow) = self.flow_that_brought(&quote).and_then(|id| self.flows.get(id))
@@ -179,6 +195,33 @@ impl Model {
         let Some((_, hidden)) = Packet::ends(quoted, family) else {
             return Ok(Done::Passed(None));
         };
+        self.hide(run, family, hidden)
+    }
+
+    /// The host tells of better ways, too, but not to what nobody outside may know.
+    fn redirects(&self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
+        let (kind, length) = match packet.family {
+            Family::Ipv4 => (5, 4),
+            Family::Ipv6 => (137, 16),
+        };
+        let message = run.arrival.frame.get(packet.l4..).unwrap_or_default();
+        // RFC 792: in the header that it quotes; RFC 4861, section 4.5: in a field.
+        let bytes = message.get(24..24 + length);
+        let (Some(bytes), false) = (bytes, packet.has_extensions) else {
+            return Ok(Done::Passed(None));
+        };
+        if message[0] != kind {
+            return Ok(Done::Passed(None));
+        }
+        let destination = match <[u8; 4]>::try_from(bytes) {
+            Ok(octets) => octets.into(),
+            Err(_) => <[u8; 16]>::try_from(bytes).map_err(|_| DropReason::Malformed)?.into(),
+        };
+        self.hide(run, packet.family, destination)
+    }
+
+    /// Lets a message of the host's pass unless the address in it is hidden.
+    fn hide(&self, run: &mut Run<'_>, family: Family, hidden: IpAddr) -> Step<Done> {
         let owner = self.world.owner_of(hidden);
         if owner.slot != 0 && !owner.is_host && self.world.mode(owner.slot, family) == Mode::Nat {
             run.network = owner.slot;

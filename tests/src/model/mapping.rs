@@ -9,8 +9,11 @@ use vnet_common::{
 };
 
 use super::{
-    Endpoint, Flow, Flows, Model, Packet, Run, flow::Way, outcome::Step,
-    rewrite::source_port_offset, world::Prefix,
+    Endpoint, Flow, Flows, Model, Packet, Run,
+    flow::{Bound, Way},
+    outcome::Step,
+    rewrite::source_port_offset,
+    world::Prefix,
 };
 
 /// A mapping.
@@ -20,43 +23,34 @@ pub(super) struct Mapping {
     pub inside: Endpoint,
     pub external: Endpoint,
     pub network: u16,
-    /// When its last flow ended; `None` while it has flows.
+    /// Where its first flow went out.
+    pub uplink: u32,
+    /// When the latest of its flows to end ended, and while it has none since when.
+    pub last_used: u64,
+    /// As `last_used`; `None` while it has flows.
     pub idle_since: Option<u64>,
 }
 
 impl Flows {
-    pub(super) fn leave_mapping(&mut self, flow: &Flow) {
-        let now = self.now;
-        for mapping in &mut self.mappings {
-            if mapping.protocol == flow.protocol
-                && mapping.inside == flow.inside
-                && mapping.external == flow.external
-            {
-                mapping.idle_since = Some(now);
-            }
-        }
-    }
-
-    pub(super) fn join_mapping(
+    /// Takes a flow off a mapping; whether it was the last one.
+    pub(super) fn leave_mapping(
         &mut self,
-        protocol: u8,
-        inside: Endpoint,
-        external: Endpoint,
-        network: u16,
-    ) {
-        let existing = self.mappings.iter_mut().find(|mapping| {
+        (protocol, inside, external): Bound,
+        ended: u64,
+    ) -> bool {
+        let is_used = self.iter().any(|(_, flow)| {
+            flow.is_mapped
+                && (flow.protocol, flow.inside, flow.external) == (protocol, inside, external)
+        });
+        let mapping = self.mappings.iter_mut().find(|mapping| {
             mapping.protocol == protocol && mapping.inside == inside && mapping.external == external
         });
-        match existing {
-            Some(mapping) => mapping.idle_since = None,
-            None => self.mappings.push(Mapping {
-                protocol,
-                inside,
-                external,
-                network,
-                idle_since: None,
-            }),
+        let Some(mapping) = mapping else { return false };
+        mapping.last_used = mapping.last_used.max(ended);
+        if !is_used {
+            mapping.idle_since = Some(mapping.last_used);
         }
+        !is_used
     }
 
     /// Every mapping, also those that are held down: protocol, inside, external.
@@ -106,92 +100,176 @@ impl Model {
         addresses(uplink, external.is_ipv4()).iter().any(|prefix| prefix.address == external)
     }
 
-    /// The external port of a new flow: the mapping's; else the inside's own; else any free one.
-    pub(super) fn port_for(
-        &self,
-        packet: &Packet,
-        slot: u16,
-        inside: Endpoint,
-        external: IpAddr,
-    ) -> Step<Port> {
-        let protocol = packet.protocol;
-        if let Some(port) = self.flows.external_of(protocol, inside, external) {
-            return Ok(Port::Known(port));
-        }
-        let (range, reserved) = if packet.is_icmp() {
-            (PortRange::ALL, PortRange::EMPTY)
-        } else {
-            let ports = self.world.network(slot).map_or(PortRange::EMPTY, |network| network.ports);
-            (ports, self.world.config.host_ports)
-        };
-        let is_free = |port: u16| {
-            range.contains(port)
-                && !reserved.contains(port)
-                && !self.flows.is_held(protocol, (external, port))
-                && !self.world.has_socket(protocol, external, port)
-        };
-        if is_free(inside.1) {
-            return Ok(Port::Known(inside.1));
-        }
-        let usable = (range.len() - range.overlap(reserved).len()) as usize;
-        let taken = self.flows.mappings.len() + self.world.sockets.len();
-        // Too many to be all taken.
-        if usable > 2 * taken {
-            return Ok(Port::Any { range, reserved, may_refuse: false });
-        }
-        if !(range.first..=range.last).any(is_free) {
-            return Err(DropReason::PortsExhausted.into());
-        }
-        Ok(Port::Any { range, reserved, may_refuse: true })
-    }
-
-    /// The port that the datapath has chosen.
-    pub(super) fn chosen(
+    /// The external port of a new flow, and whether it is that of a mapping. The inside's mapping, else a
+    /// new one: to the inside's own port, else to any free one; and where that cannot be, a port that
+    /// the flow shares with flows to other remotes.
+    pub(super) fn translated_port(
         &mut self,
         run: &Run<'_>,
-        packet: &Packet,
+        wanted: &Wanted<'_>,
         external: IpAddr,
-        port: Port,
-    ) -> Step<u16> {
-        let (range, reserved, may_refuse) = match port {
-            Port::Known(port) => return Ok(port),
-            Port::Any { range, reserved, may_refuse } => (range, reserved, may_refuse),
-        };
-        if run.seen.is_refusal() && may_refuse {
-            return Err(DropReason::PortsExhausted.into());
+    ) -> Step<(u16, bool)> {
+        let protocol = wanted.packet.protocol;
+        let mut port = self.flows.external_of(protocol, wanted.inside, external);
+        let is_new = port.is_none();
+        if is_new {
+            port = self.new_port(run, wanted, external);
         }
-        let chosen = run.seen.word(source_port_offset(packet));
-        let is_legal = |port: u16| {
+        if let Some(port) = port {
+            let endpoint = (external, port);
+            let is_taken = self.flows.inbound(protocol, wanted.remote, endpoint).is_some();
+            if is_new {
+                self.flows.mappings.push(Mapping {
+                    protocol,
+                    inside: wanted.inside,
+                    external: endpoint,
+                    network: wanted.slot,
+                    uplink: wanted.uplink,
+                    last_used: 0,
+                    idle_since: is_taken.then_some(0),
+                });
+            }
+            if !is_taken {
+                let is_it = |one: &&mut Mapping| {
+                    (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
+                };
+                if let Some(mapping) = self.flows.mappings.iter_mut().find(is_it) {
+                    mapping.idle_since = None;
+                }
+                return Ok((port, true));
+            }
+            // A flow that shares the port talks to this remote. No flow has used the mapping.
+            let has_flows = self.flows.mappings.iter().any(|one| {
+                (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
+                    && one.idle_since.is_none()
+            });
+            let mapping = (!has_flows).then_some((protocol, wanted.inside, endpoint));
+            self.flows.resting.push((wanted.slot, mapping));
+            self.must_settle |= is_new || !has_flows;
+        }
+        self.shared_port(run, wanted, external).map(|port| (port, false))
+    }
+
+    /// The port of a new mapping; `None` if there is none.
+    fn new_port(&mut self, run: &Run<'_>, wanted: &Wanted<'_>, external: IpAddr) -> Option<u16> {
+        let Wanted { packet, slot, inside, .. } = *wanted;
+        let limit = self.world.network(slot).map_or(0, |network| network.ports_per_guest) as usize;
+        let of_guest = self.flows.mappings.iter().filter(|one| one.inside.0 == inside.0);
+        if of_guest.count() >= limit {
+            return None;
+        }
+        let range = self.range(packet, slot);
+        let is_free = |port: u16| {
             range.contains(port)
-                && !reserved.contains(port)
                 && !self.flows.is_held(packet.protocol, (external, port))
                 && !self.world.has_socket(packet.protocol, external, port)
         };
+        if is_free(inside.1) {
+            return Some(inside.1);
+        }
+        let chosen = (run.seen.mapping)(packet.protocol, inside, external);
+        let Some(chosen) = chosen else {
+            // A search may meet the host's sockets too often before it meets the last free ports.
+            let (free, all) = range.count(is_free);
+            if 4 * free > 3 * all {
+                self.objections.push(format!("no port of {range:?} at {external}"));
+            }
+            return None;
+        };
+        if !is_free(chosen) {
+            self.objections
+                .push(format!("port {chosen} of {external} is not a free one of {range:?}"));
+        }
+        Some(chosen)
+    }
+
+    /// The port of a flow that has to share one: whichever the datapath takes at which its remote has no
+    /// flow.
+    fn shared_port(&mut self, run: &Run<'_>, wanted: &Wanted<'_>, external: IpAddr) -> Step<u16> {
+        let Wanted { packet, slot, inside, remote, .. } = *wanted;
+        let range = self.range(packet, slot);
+        let is_legal = |port: u16| {
+            let endpoint = (external, port);
+            // Late answers to another guest are none of this one's business (RFC 6888, REQ-8).
+            let is_held_down = self.flows.mappings.iter().any(|one| {
+                one.protocol == packet.protocol
+                    && one.external == endpoint
+                    && one.inside.0 != inside.0
+                    && one.idle_since.is_some()
+            });
+            range.contains(port)
+                && self.flows.inbound(packet.protocol, remote, endpoint).is_none()
+                && !is_held_down
+                && !self.world.has_socket(packet.protocol, external, port)
+        };
+        if run.seen.is_refusal_of(run.arrival.frame) {
+            let (legal, all) = range.count(is_legal);
+            // It looks for one at random, and not for ever.
+            if 4 * legal > 3 * all {
+                self.objections.push(format!("no port of {range:?} to share at {external}"));
+            }
+            return Err(DropReason::PortsExhausted.into());
+        }
+        let chosen = run.seen.word(source_port_offset(packet));
         match chosen {
-            Some(port) if is_legal(port) => Ok(port),
+            Some(port) if is_legal(port) => {
+                self.tried.push("(flow that shares its port)");
+                Ok(port)
+            }
             _ => {
-                self.objections.push(format!(
-                    "external port {chosen:?} of {external} is not a free one of {range:?} without \
-                     {reserved:?}"
-                ));
+                self.objections.push(format!("port {chosen:?} of {external} may not be shared"));
                 Err(DropReason::PortsExhausted.into())
             }
         }
     }
+
+    /// Ports that a packet's flow may be given.
+    fn range(&self, packet: &Packet, slot: u16) -> Usable {
+        if packet.is_icmp() {
+            return Usable { range: PortRange::ALL, reserved: PortRange::EMPTY };
+        }
+        let range = self.world.network(slot).map_or(PortRange::EMPTY, |network| network.ports);
+        Usable { range, reserved: self.world.config.host_ports }
+    }
+
+    /// The mapping behind an external endpoint, if there is one that has not been deleted.
+    pub(super) fn holder(&self, protocol: u8, external: Endpoint) -> Option<&Mapping> {
+        let mut mappings = self.flows.mappings.iter();
+        mappings.find(|one| one.protocol == protocol && one.external == external)
+    }
 }
 
-/// The external port of a new flow.
+/// What a flow needs a port for.
+pub(super) struct Wanted<'a> {
+    pub packet: &'a Packet,
+    pub slot: u16,
+    pub uplink: u32,
+    pub inside: Endpoint,
+    pub remote: Endpoint,
+}
+
+/// A range without what is reserved in it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Port {
-    /// This one.
-    Known(u16),
-    /// A free one of a range, whichever the datapath takes.
-    Any {
-        range: PortRange,
-        reserved: PortRange,
-        /// So many are taken that a search may miss the last ones.
-        may_refuse: bool,
-    },
+struct Usable {
+    range: PortRange,
+    reserved: PortRange,
+}
+
+impl Usable {
+    fn contains(self, port: u16) -> bool {
+        self.range.contains(port) && !self.reserved.contains(port)
+    }
+
+    /// How many are so, and how many there are.
+    fn count(self, is_so: impl Fn(u16) -> bool) -> (usize, usize) {
+        let all = (self.range.first..=self.range.last).filter(|&port| self.contains(port));
+        let (mut so, mut count) = (0, 0);
+        for port in all {
+            count += 1;
+            so += usize::from(is_so(port));
+        }
+        (so, count)
+    }
 }
 
 fn addresses(uplink: &Uplink, ipv4: bool) -> Vec<Prefix> {

@@ -11,6 +11,7 @@ mod egress;
 mod expiry;
 mod flow;
 mod fragment;
+mod hairpin;
 mod icmp;
 mod mapping;
 mod outcome;
@@ -72,8 +73,12 @@ pub struct Model {
     pub icmp_tokens: u64,
     /// Every counter that has moved since it was last taken.
     pub counted: Vec<Counter>,
+    /// What has happened that no counter tells of.
+    pub tried: Vec<&'static str>,
     /// What is wrong with a choice that the datapath has made.
     objections: Vec<String>,
+    /// Whether slots or mappings wait for nothing but a moment, which is to pass before the next packet.
+    pub must_settle: bool,
 }
 
 /// A packet on its way through the model.
@@ -83,6 +88,15 @@ struct Run<'a> {
     /// On whose account it goes; 0 while no network is known.
     network: u16,
     mark: u32,
+    /// The uplink where a guest's packet has turned round.
+    turned_at: Option<u32>,
+}
+
+impl Run<'_> {
+    /// The interface from outside at which the packet is, or could be.
+    fn arrived_at(&self) -> u32 {
+        self.turned_at.unwrap_or(self.arrival.ifindex)
+    }
 }
 
 impl Model {
@@ -95,13 +109,15 @@ impl Model {
             fragments: Fragments::default(),
             icmp_tokens: u64::MAX,
             counted: Vec::new(),
+            tried: Vec::new(),
             objections: Vec::new(),
+            must_settle: false,
         }
     }
 
     /// What must become of a frame; `seen` is what became of it, for choices that are free.
     pub fn expect(&mut self, arrival: Arrival<'_>, seen: &Seen<'_>) -> Expected {
-        let mut run = Run { arrival, seen, network: 0, mark: arrival.mark };
+        let mut run = Run { arrival, seen, network: 0, mark: arrival.mark, turned_at: None };
         let step = match arrival.hook {
             Hook::BridgeIngress => self.bridge_ingress(&mut run),
             Hook::BridgeEgress => self.bridge_egress(&mut run),

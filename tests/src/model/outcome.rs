@@ -1,16 +1,21 @@
 //! What the model says of a packet.
 
+use std::net::IpAddr;
+
 use vnet_common::reason::{DropReason, Handover};
 
+use super::Endpoint;
 use crate::programs::Verdict;
 
 /// What became of a frame at the real programs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Seen<'a> {
     /// The action.
     pub verdict: Verdict,
     /// The frame as the program left it.
     pub frame: &'a [u8],
+    /// The external port that an inside endpoint of a protocol has at an external address by now.
+    pub mapping: &'a dyn Fn(u8, Endpoint, IpAddr) -> Option<u16>,
 }
 
 /// What must become of a frame.

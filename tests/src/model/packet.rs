@@ -111,7 +111,9 @@ impl Packet {
         let bytes = frame.get(self.l4..end).unwrap_or_default();
         let needed = match self.protocol {
             protocol::TCP => 20,
-            protocol::UDP => 8,
+            protocol::UDP | protocol::UDP_LITE => 8,
+            // The shortest of DCCP; of SCTP what is before its chunks.
+            protocol::DCCP | protocol::SCTP => 12,
             number if number == self.icmp_number() => 8,
             _ => 0,
         };
@@ -120,7 +122,7 @@ impl Packet {
         }
         let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         match self.protocol {
-            protocol::TCP | protocol::UDP => {
+            number if has_ports(number) => {
                 (self.source_port, self.destination_port) = (word(0), word(2));
                 if self.protocol == protocol::TCP {
                     self.tcp_flags = bytes[13];
@@ -152,10 +154,32 @@ impl Packet {
         self.is_icmp() && self.fragment != Fragment::Later && self.icmp == icmp::Kind::Error
     }
 
+    /// A later fragment whose flow only the first one tells.
+    pub(super) fn follows_its_first(&self) -> bool {
+        // What an extension header hides is not known.
+        let is_hidden = self.family == Family::Ipv6
+            && matches!(self.protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS);
+        let has_ports = has_ports(self.protocol) || is_port_translated(self.protocol);
+        self.fragment == Fragment::Later && (is_hidden || has_ports)
+    }
+
     /// Neighbour discovery and the like.
     pub(super) fn is_of_the_link(&self) -> bool {
         self.is_icmp() && self.fragment != Fragment::Later && self.icmp == icmp::Kind::Neighbour
     }
+}
+
+/// Protocols whose header begins with two ports.
+pub(super) fn has_ports(number: u8) -> bool {
+    use protocol::{DCCP, SCTP, TCP, UDP, UDP_LITE};
+    matches!(number, TCP | UDP | UDP_LITE | DCCP | SCTP)
+}
+
+/// Protocols whose endpoints get another port, or query identifier. The checksum of SCTP covers its
+/// ports, and others have none.
+pub(super) fn is_port_translated(number: u8) -> bool {
+    (has_ports(number) && number != protocol::SCTP)
+        || matches!(number, protocol::ICMP | protocol::ICMPV6)
 }
 
 pub(super) fn icmp_number(family: Family) -> u8 {

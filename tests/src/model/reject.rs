@@ -26,7 +26,12 @@ impl Model {
             Hook::BridgeIngress => {
                 let is_full = matches!(
                     reason,
-                    Reason::PortsExhausted | Reason::FlowTableFull | Reason::GuestFlowLimit
+                    Reason::PortsExhausted
+                        | Reason::FlowTableFull
+                        | Reason::GuestFlowLimit
+                        | Reason::GuestFlowRate
+                        | Reason::NetworkFlowLimit
+                        | Reason::FlowConflict
                 );
                 if !is_policy && reason != Reason::NotAnUplink && !is_full {
                     return None;
@@ -89,15 +94,18 @@ impl Seen<'_> {
         Some(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// Whether the frame was refused: dropped, or answered that this is prohibited.
-    pub(super) fn is_refusal(&self) -> bool {
+    /// Whether a frame was refused: dropped as it came, or answered that this is prohibited. What turns
+    /// round may be dropped after it was translated.
+    pub(super) fn is_refusal_of(&self, frame: &[u8]) -> bool {
+        let ends = |frame: &[u8]| Packet::ends(frame.get(ETHERNET..)?, family(frame)?);
+        let is_as_it_came = ends(self.frame) == ends(frame);
         let byte = |at: usize| self.frame.get(at).copied().unwrap_or(0);
         let is_prohibited = match family(self.frame) {
             Some(Family::Ipv4) => byte(23) == protocol::ICMP && (byte(34), byte(35)) == (3, 13),
             Some(Family::Ipv6) => byte(20) == protocol::ICMPV6 && (byte(54), byte(55)) == (1, 1),
             None => false,
         };
-        self.verdict == crate::programs::Verdict::Drop || is_prohibited
+        (self.verdict == crate::programs::Verdict::Drop && is_as_it_came) || is_prohibited
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn l4(
     let (port_at, checksum_at) = match number {
         _ if is_icmp => (at + 4, at + 2),
         protocol::TCP => (at + port_offset(side), at + 16),
-        protocol::UDP => (at + port_offset(side), at + 6),
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => (at + port_offset(side), at + 6),
         _ => return,
     };
     let covers_addresses = !is_icmp || family == Family::Ipv6;
@@ -63,7 +63,8 @@ pub(super) fn l4(
     let Some(field) = frame.get(checksum_at..checksum_at + 2) else { return };
     let sum = u16::from_be_bytes([field[0], field[1]]);
     // No checksum at all (RFC 768).
-    if number == protocol::UDP && sum == 0 {
+    let is_udp = matches!(number, protocol::UDP | protocol::UDP_LITE);
+    if is_udp && sum == 0 {
         return;
     }
     let (mut before, mut after) = (old_port.to_vec(), port.to_vec());
@@ -72,7 +73,7 @@ pub(super) fn l4(
         after.extend(octets(new));
     }
     let mut sum = checksum::follow(sum, &before, &after);
-    if number == protocol::UDP && sum == 0 {
+    if is_udp && sum == 0 {
         sum = 0xffff;
     }
     frame[checksum_at..checksum_at + 2].copy_from_slice(&sum.to_be_bytes());

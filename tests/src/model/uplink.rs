@@ -10,7 +10,7 @@ use super::{
     bridge::{MTU, check_exceptions, is_for_others, is_group, is_link_local},
     flow::Id,
     outcome::{Done, Step},
-    packet::family,
+    packet::{Fragment, family},
     policy::Verdict,
     rewrite::{self, Side},
 };
@@ -28,7 +28,14 @@ impl Model {
             parsed => parsed?,
         };
         match self.reply(run, &packet) {
-            Err(Stop::Handover(Handover::NoFlow)) => self.judge_arrival(run, &packet),
+            Err(Stop::Handover(Handover::NoFlow)) => match self.judge_arrival(run, &packet) {
+                Err(Stop::Handover(Handover::NoFlow))
+                    if !is_group(packet.destination) && !packet.is_of_the_link() =>
+                {
+                    Err(self.of_no_flow(run, &packet, Handover::NoFlow))
+                }
+                step => step,
+            },
             step => step,
         }
     }
@@ -39,24 +46,55 @@ impl Model {
         match self.reply(run, packet) {
             Err(Stop::Handover(Handover::NoFlow)) => {
                 run.network = self.world.network_of_bridge(run.arrival.ifindex);
-                Err(Handover::ToHost.into())
+                Err(self.of_no_flow(run, packet, Handover::ToHost))
             }
             step => step,
         }
     }
 
+    /// The stack gets what is of no flow; of fragments the rest of the datagram is the stack's, too, unless
+    /// the first one is still to come.
+    fn of_no_flow(&mut self, run: &Run<'_>, packet: &Packet, to_stack: Handover) -> Stop {
+        let (ifindex, bytes) = (run.arrival.ifindex, run.arrival.frame.len());
+        if packet.fragment == Fragment::First {
+            self.fragments.remember(packet, false, None);
+        }
+        if packet.follows_its_first() && self.fragments.hold(packet, ifindex, bytes) {
+            return Handover::HeldFragment.into();
+        }
+        to_stack.into()
+    }
+
     /// A packet of a flow, or an error about one; else the handover says that there is no flow.
-    fn reply(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
+    pub(super) fn reply(&mut self, run: &mut Run<'_>, packet: &Packet) -> Step<Done> {
         if let Some(id) = self.find(packet, false)
-            && self.may_arrive_at(id, run.arrival.ifindex)
+            && self.may_arrive_at(id, run.arrived_at())
             && self.is_current(id)
         {
-            return Ok(self.deliver(run, packet, id));
+            self.check_remote(run, id)?;
+            let is_awaited = packet.fragment == Fragment::First
+                && run.turned_at.is_none()
+                && self.fragments.release(packet, run.arrival.ifindex);
+            // It comes again, with those that have waited for it.
+            if is_awaited {
+                self.tried.push("(fragments sent after their first)");
+            }
+            return if is_awaited { Ok(Done::Dropped) } else { self.deliver(run, packet, id) };
         }
         if packet.is_icmp_error() {
             return self.error_from_outside(run, packet);
         }
         Err(Handover::NoFlow.into())
+    }
+
+    /// What turns round has an address of the host's for a remote, which nobody outside has.
+    pub(super) fn check_remote(&self, run: &mut Run<'_>, id: Id) -> Step<()> {
+        let flow = self.flows.get(id).ok_or(Handover::NoFlow)?;
+        run.network = flow.network;
+        if flow.is_hairpin && run.turned_at.is_none() {
+            return Err(DropReason::SpoofedSource.into());
+        }
+        Ok(())
     }
 
     /// Routes to outside may be asymmetric; between networks the answer comes where the question went.
@@ -96,27 +134,35 @@ impl Model {
     }
 
     /// Translates a packet back and brings it to the guest.
-    fn deliver(&mut self, run: &mut Run<'_>, packet: &Packet, id: Id) -> Done {
+    fn deliver(&mut self, run: &mut Run<'_>, packet: &Packet, id: Id) -> Step<Done> {
         let mut frame = run.arrival.frame.to_vec();
         let now = self.flows.now;
-        let Some(flow) = self.flows.get_mut(id) else { return Done::Dropped };
+        let flow = self.flows.get_mut(id).ok_or(DropReason::NoFlow)?;
         flow.touch(packet, false, frame.len(), now);
         let flow = flow.clone();
         run.network = flow.network;
         self.count(Counter::Inbound(flow.network, frame.len()));
         rewrite::endpoint(&mut frame, packet, Side::Destination, flow.inside);
+        let exception = check_exceptions(packet, flow.mtu_inbound).err();
+        let exception = exception.filter(|_| !flow.inside_is_host());
+        let by_stack = flow.inside_is_host() || flow.inside_is_routed || exception.is_some();
+        if run.turned_at.is_some() && by_stack {
+            return Err(DropReason::HairpinException.into());
+        }
         if flow.inside_is_host() {
-            return Done::Passed(Some(frame));
+            return Ok(Done::Passed(Some(frame)));
         }
-        if let Err(handover) = check_exceptions(packet, flow.mtu_inbound) {
+        if let Some(handover) = exception {
             self.count(Counter::Handover(flow.network, handover));
-            return Done::ThroughStack(frame);
         }
-        if flow.inside_is_routed {
-            return Done::ThroughStack(frame);
+        if by_stack {
+            return Ok(Done::ThroughStack(frame));
+        }
+        if run.turned_at.is_some() {
+            self.tried.push("(from guest to guest by an external endpoint)");
         }
         rewrite::decrement_ttl(&mut frame, packet.family);
-        Done::Redirected(frame)
+        Ok(Done::Redirected(frame))
     }
 
     /// A packet from outside of no flow.

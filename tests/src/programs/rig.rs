@@ -335,6 +335,16 @@ impl Rig {
         self.configure(|config| config.departures = 1)
     }
 
+    /// Takes every port forward out.
+    pub(crate) fn clear_forwards(&mut self) -> Result<()> {
+        let mut forwards = self.forwards()?;
+        let keys = forwards.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            forwards.remove(&key)?;
+        }
+        Ok(())
+    }
+
     fn forwards(&mut self) -> Result<Forwards<'_>> {
         Ok(LpmTrie::try_from(load::found_mut(&mut self.ebpf, map::FORWARDS)?)?)
     }

@@ -1,21 +1,25 @@
 //! A rig's clock and memory: time that passes at once, and tables as they were at load.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use aya::maps::{MapError, PerCpuArray, PerCpuValues, Queue};
 use bytemuck::Zeroable as _;
 use vnet_common::{
-    address::Address,
+    address::{Address, PortBe},
     flow::{
-        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
-        MappingKey, PortHolder, Session, SessionCursor,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
+        HeldFragment, HeldKey, Mapping, MappingKey, Phase, PortHolder, Session, SessionCursor,
     },
+    limits::DRAIN_NS,
     names::map,
     network::NetworkTraffic,
+    port_map::PortMap,
     timeout::NANOSECONDS,
 };
 
 use super::load::{self, Plain};
-use super::rig::Rig;
+use super::rig::{Rig, address};
 
 impl Rig {
     /// Makes everything so many seconds older, and forgets fragments; expires nothing by itself.
@@ -36,8 +40,60 @@ impl Rig {
         self.forget_fragments()
     }
 
-    /// Forgets the first fragments of datagrams.
+    /// Lets ended slots have rested, so that the sweep moves them on.
+    pub fn drain(&mut self) -> Result<()> {
+        let rested = self.clock()?.saturating_sub(2 * DRAIN_NS).max(1);
+        self.set_since_of_ended(rested)
+    }
+
+    /// Lets ended slots have ended just now.
+    pub fn rest(&mut self) -> Result<()> {
+        let now = self.clock()?;
+        self.set_since_of_ended(now)
+    }
+
+    fn set_since_of_ended(&mut self, since: u64) -> Result<()> {
+        let tables = self.tables()?;
+        let ended = |session: &Session| {
+            matches!(Phase::from_word(session.phase), Phase::Draining | Phase::HoldDown)
+        };
+        for (index, _) in tables.sessions.into_iter().filter(|(_, session)| ended(session)) {
+            self.set_session(index, |session| session.since = since)?;
+        }
+        Ok(())
+    }
+
+    /// Lets the sweep begin at the first slot.
+    pub fn restart_sweep(&mut self) -> Result<()> {
+        let mut cursor = load::array_mut::<SessionCursor>(self.ebpf_mut(), map::SESSION_CURSOR)?;
+        let Plain(mut place) = cursor.get(&0, 0)?;
+        (place.sweep, place.review) = (0, 0);
+        Ok(cursor.set(0, Plain(place), 0)?)
+    }
+
+    /// The external port of an inside endpoint's mapping at an external address.
+    #[must_use]
+    pub fn mapped_port(
+        &self,
+        protocol: u8,
+        inside: (IpAddr, u16),
+        external: IpAddr,
+    ) -> Option<u16> {
+        let key = MappingKey {
+            inside: address(&inside.0.to_string()),
+            external: address(&external.to_string()),
+            inside_port: PortBe::from_host(inside.1),
+            protocol,
+            reserved: 0,
+        };
+        let mappings = load::hash::<MappingKey, Mapping>(self.ebpf(), map::MAPPINGS).ok()?;
+        let Plain(mapping) = mappings.get(&Plain(key), 0).ok()?;
+        Some(mapping.external_port.to_host())
+    }
+
+    /// Forgets the first fragments of datagrams, and those that came before them.
     pub fn forget_fragments(&mut self) -> Result<()> {
+        clear_lru::<HeldKey, HeldFragment>(self, map::HELD_FRAGMENTS)?;
         clear_lru::<FragmentKey, FragmentSlot>(self, map::FRAGMENTS)?;
         clear_lru::<FragmentKey<Address>, FragmentSlot>(self, map::FRAGMENTS_IPV6)
     }
@@ -59,6 +115,14 @@ impl Rig {
         remove::<MappingKey, Mapping>(self, map::MAPPINGS, tables.mappings)?;
         remove::<ExternalPort, PortHolder>(self, map::EXTERNAL_PORTS, tables.ports)?;
         remove::<Address, GuestUsage>(self, map::GUESTS, tables.guests)?;
+        remove::<ExternalPort, PortMap>(self, map::PORT_MAPS, tables.port_maps)?;
+        let mut used = load::array_mut::<u64>(self.ebpf_mut(), map::NETWORK_FLOWS)?;
+        for slot in 0..used.len() {
+            used.set(slot, Plain(0), 0)?;
+        }
+        clear_lru::<Address, u64>(self, map::DEPARTURES)?;
+        self.clear_forwards()?;
+        self.zero::<u64>(map::PORT_SEARCH)?;
         self.forget_fragments()?;
         self.zero::<u64>(map::DROPS)?;
         self.zero::<u64>(map::HANDOVERS)?;

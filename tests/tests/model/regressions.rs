@@ -33,3 +33,16 @@ fn asymmetric_route_leaves_a_rejected_sender_without_an_answer_in_ipv6() -> Resu
 "#,
     )
 }
+
+/// In IPv6 each fragment says what follows in the first one, and nobody checks that they agree.
+#[test]
+fn later_fragment_of_another_protocol_does_not_revive_a_reset_connection() -> Result<()> {
+    replay(
+        r#"
+{"packet":{"at":"virbr1","from":"[fd00:123::10]:1026","to":"[2001:db8:1803::9]:443","body":{"tcp":2}}}
+{"packet":{"at":"eth1","from":"[2001:db8:1803::9]:443","to":"[fd00:123::10]:1026 at eth1","body":{"tcp":16},"payload":64,"id":21,"fragment":[32,0]}}
+{"packet":{"at":"eth1","from":"[2001:db8:1803::9]:443","to":"[fd00:123::10]:1026 at eth1","body":{"tcp":4}}}
+{"packet":{"at":"eth1","from":"[2001:db8:1803::9]:443","to":"[fd00:123::10]:1026 at eth1","body":"udp_bare","payload":64,"id":21,"fragment":[24,1]}}
+"#,
+    )
+}
