@@ -57,7 +57,14 @@ impl<V: Ip> Quote<V> {
         let (protocol, header_len) = V::quoted_transport(skb, l3)?;
         let l4 = l3 + header_len;
         // What the frame has behind the error is padding.
-        if l4 + size_of::<[PortBe; 2]>() > hook.l3() + usize::from(packet.total_len) {
+        let needed = if flow::has_ports(protocol) {
+            size_of::<[PortBe; 2]>()
+        } else if protocol == V::ICMP {
+            ICMP_HEADER_LEN
+        } else {
+            0
+        };
+        if l4 + needed > hook.l3() + usize::from(packet.total_len) {
             return None;
         }
         let (source, destination) = V::ends_at(skb, l3).ok()?;

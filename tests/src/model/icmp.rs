@@ -41,7 +41,7 @@ impl Quote {
         let ip = frame.get(l3..end)?;
         let (number, header_len) = start(ip, packet.family)?;
         let (source, destination) = Packet::ends(ip, packet.family)?;
-        let transport = ip.get(header_len..).unwrap_or_default();
+        let transport = ip.get(header_len..)?;
         let word = |at: usize| {
             let bytes = transport.get(at..at + 2)?;
             Some(u16::from_be_bytes([bytes[0], bytes[1]]))
@@ -49,8 +49,9 @@ impl Quote {
         let (source_port, destination_port) = match number {
             number if has_ports(number) => (word(0)?, word(2)?),
             number if number == icmp_number(packet.family) => {
-                let identifier = transport.get(..8).and_then(|_| word(4))?;
-                match icmp::kind(packet.family, transport[0]) {
+                let header = transport.get(..8)?;
+                let identifier = word(4)?;
+                match icmp::kind(packet.family, header[0]) {
                     icmp::Kind::Request => (identifier, 0),
                     icmp::Kind::Reply => (0, identifier),
                     _ => return None,

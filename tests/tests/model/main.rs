@@ -12,10 +12,8 @@ const SEED: u64 = 0x766e_6574;
 
 #[test]
 fn programs_and_model_agree_on_a_million_packets() -> Result<()> {
-    for (seed, packets) in [(SEED, 800_000), (seed_of_the_clock()?, 200_000)] {
-        Campaign { seed, until: Until::Packets(packets), differences: 3 }.run()?;
-    }
-    Ok(())
+    // Other seeds are for `cargo xtask fuzz`: here the same packets have to pass every time.
+    Campaign { seed: SEED, until: Until::Packets(1_000_000), differences: 3 }.run().map(drop)
 }
 
 /// As long as one likes: `cargo xtask fuzz nat --minutes N [--seed S]`.
