@@ -12,6 +12,9 @@ use super::{generate, report, shrink};
 /// Steps of one sequence.
 const STEPS: usize = 1000;
 
+/// Differences of a campaign that may not happen again when the same steps are taken.
+const UNREPEATED: usize = 2;
+
 /// When a campaign ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -39,6 +42,7 @@ impl Campaign {
             println!("seed {:#x} ({})", self.seed, self.seed);
             let started = Instant::now();
             let (mut found_all, mut signatures) = (Vec::new(), Vec::new());
+            let mut unrepeated = Vec::new();
             let mut seeds = Rng::new(self.seed);
             let is_over = |packets: u64| match self.until {
                 Until::Packets(wanted) => packets >= wanted,
@@ -48,10 +52,17 @@ impl Campaign {
                 let seed = seeds.next();
                 let steps = generate::steps(seed, STEPS);
                 if let Some(first) = pair.run(&steps, usize::MAX)? {
-                    let (steps, found) = match shrink::shrink(pair, &steps)? {
-                        Some(shrunk) => shrunk,
-                        // By chance it does not happen again.
-                        None => (steps[..=first.index].to_vec(), first),
+                    let Some((steps, found)) = shrink::shrink(pair, &steps)? else {
+                        // The clock is not in the sequence: a stall lets flows expire. More than a few
+                        // are no accident.
+                        let steps = &steps[..=first.index];
+                        let report = report::difference(self.seed, steps, &first);
+                        println!("seen once, and not again with the same steps:\n{report}");
+                        unrepeated.push(report);
+                        if unrepeated.len() > UNREPEATED {
+                            bail!("{}", unrepeated.join("\n"));
+                        }
+                        continue;
                     };
                     let signature = found.signature();
                     if !signatures.contains(&signature) {
