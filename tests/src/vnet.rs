@@ -141,6 +141,12 @@ impl Vnet {
         flows.ok_or_else(|| Error::unexpected("vnet flows", json.to_string()))
     }
 
+    /// Where a map of its datapath is pinned, in the host's mount namespace.
+    #[must_use]
+    pub fn pinned(&self, map: &str) -> PathBuf {
+        Path::new("/sys/fs/bpf/vnet").join(&self.instance).join("maps").join(map)
+    }
+
     /// Packets dropped for a reason, of all networks and of none.
     pub fn drops(&self, reason: DropReason) -> Result<u64> {
         Ok(outcomes(&self.status()?, "drops", reason.id()))

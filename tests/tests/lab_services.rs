@@ -1,11 +1,15 @@
 //! The servers and clients of the lab do what they say.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig, HttpServer, TcpEcho};
-use vnet_tests::lab::{Error, Guest, Lab, StandardLab, killed_by, require_root, write_pcap};
+use vnet_tests::lab::services::{
+    Dependence, Dnsmasq, DnsmasqConfig, HttpServer, RawEcho, SctpServer, StunServer, TcpEcho,
+};
+use vnet_tests::lab::{
+    End, Error, Guest, Lab, Node, StandardLab, killed_by, require_root, write_pcap,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -122,5 +126,73 @@ fn tcpdump_reads_the_pcap_file_of_a_capture() -> anyhow::Result<()> {
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines[0].starts_with("IP 192.168.122.11 > 192.168.122.1: ICMP echo request"), "{text}");
     assert!(lines[1].starts_with("IP 192.168.122.1 > 192.168.122.11: ICMP echo reply"), "{text}");
+    Ok(())
+}
+
+/// Two stations on one wire, with the addresses of the second.
+fn pair(lab: &Lab) -> anyhow::Result<(Node, Node, [IpAddr; 2])> {
+    let [one, other] = [lab.station("one")?, lab.station("other")?];
+    lab.wire(
+        &End::new(&one, "eth0").address("192.0.2.1/24").address("2001:db8::1/64"),
+        &End::new(&other, "eth0").address("192.0.2.2/24").address("2001:db8::2/64"),
+    )?;
+    Ok((one, other, ["192.0.2.2".parse()?, "2001:db8::2".parse()?]))
+}
+
+#[test]
+fn raw_packets_are_echoed_in_both_families() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let (one, other, addresses) = pair(&lab)?;
+    for address in addresses {
+        let server = RawEcho::start(&other, address, 253)?;
+        assert_eq!(one.raw_ask(address, 253, b"question", DEADLINE)?, b"question");
+        assert_eq!(server.peers().len(), 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn sctp_messages_are_echoed_in_both_families() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let (one, other, addresses) = pair(&lab)?;
+    if one.kernel_has_sctp() {
+        println!("skipped: the kernel's own SCTP would abort what it knows nothing of");
+        return Ok(());
+    }
+    for address in addresses {
+        let server = SctpServer::start(&other, address, 9899)?;
+        let mut association = one.sctp_associate(5000, (address, 9899), DEADLINE)?;
+        assert_eq!(association.ask(b"odd")?, b"odd");
+        assert_eq!(association.ask(b"once more")?, b"once more");
+        association.shutdown()?;
+        assert_eq!(server.peers().len(), 1);
+    }
+    Ok(())
+}
+
+#[test]
+fn stun_finds_no_nat_where_there_is_none() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = Lab::new()?;
+    let (one, other, addresses) = pair(&lab)?;
+    other.add_address("eth0", "192.0.2.3/24")?;
+    other.add_address("eth0", "2001:db8::3/64")?;
+    for (own, first, second) in
+        [("192.0.2.1", addresses[0], "192.0.2.3"), ("2001:db8::1", addresses[1], "2001:db8::3")]
+    {
+        let server = StunServer::start(&other, [first, second.parse()?], [3478, 3479])?;
+        let found = one.discover_nat(server.primary(), DEADLINE)?;
+        assert_eq!(found.mapped.ip(), own.parse::<IpAddr>()?);
+        assert_eq!(found.mapping, Dependence::EndpointIndependent);
+        assert_eq!(found.filtering, Dependence::EndpointIndependent);
+    }
     Ok(())
 }

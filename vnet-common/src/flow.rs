@@ -19,8 +19,77 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP
     pub const UDP: u8 = 17;
+    /// GRE
+    pub const GRE: u8 = 47;
+    /// ESP
+    pub const ESP: u8 = 50;
+    /// DCCP (RFC 4340)
+    pub const DCCP: u8 = 33;
     /// `ICMPv6`
     pub const ICMPV6: u8 = 58;
+    /// SCTP
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite (RFC 3828)
+    pub const UDP_LITE: u8 = 136;
+}
+
+/// How a protocol is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Translation {
+    /// Address and port, or query identifier.
+    Port,
+    /// The address alone; ports tell flows apart but stay as they are. SCTP: its checksum covers the
+    /// ports, and endpoints with several addresses have to show the same port at each.
+    KeptPort,
+    /// The address alone: one inside endpoint for each remote. GRE, ESP and whatever else there is.
+    Address,
+}
+
+impl Translation {
+    /// How an IP protocol is translated, of either family.
+    #[inline]
+    #[must_use]
+    pub const fn of(ip_protocol: u8) -> Self {
+        match ip_protocol {
+            protocol::TCP
+            | protocol::UDP
+            | protocol::ICMP
+            | protocol::ICMPV6
+            | protocol::DCCP
+            | protocol::UDP_LITE => Self::Port,
+            protocol::SCTP => Self::KeptPort,
+            _ => Self::Address,
+        }
+    }
+}
+
+/// Whether a protocol's header begins with its ports, source first. `false` for ICMP.
+#[inline]
+#[must_use]
+pub const fn has_ports(ip_protocol: u8) -> bool {
+    checksum_offset(ip_protocol).is_some() || ip_protocol == protocol::SCTP
+}
+
+/// Offset in a protocol's header of the checksum that covers the addresses as well; `None` for
+/// protocols that have none and for ICMP.
+#[inline]
+#[must_use]
+pub const fn checksum_offset(ip_protocol: u8) -> Option<usize> {
+    match ip_protocol {
+        // RFC 9293, section 3.1.
+        protocol::TCP => Some(16),
+        // RFC 768; RFC 3828, section 3.1; RFC 4340, section 5.1.
+        protocol::UDP | protocol::UDP_LITE | protocol::DCCP => Some(6),
+        _ => None,
+    }
+}
+
+/// Whether a checksum of 0 says that there is none (RFC 768; RFC 3828 forbids it), so that a sum of 0 is
+/// written as 0xffff.
+#[inline]
+#[must_use]
+pub const fn zero_means_no_checksum(ip_protocol: u8) -> bool {
+    matches!(ip_protocol, protocol::UDP | protocol::UDP_LITE)
 }
 
 /// Which way a packet goes through the translation.
@@ -157,6 +226,18 @@ impl Phase {
 pub const FLAG_INSIDE_IS_HOST: u8 = 1;
 /// [`Session::flags`]: the inside is behind a guest that routes, so replies take the host's routes.
 pub const FLAG_INSIDE_IS_ROUTED: u8 = 2;
+/// [`Session::flags`]: the flow has no mapping: its external endpoint is its own towards this remote
+/// only. So are flows of protocols whose ports stay ([`Translation`]), of ports that are shared because
+/// no other is left, and of port forwards.
+pub const FLAG_UNMAPPED: u8 = 4;
+/// [`Session::flags`]: a port forward let it in, and it lives as long as that is there.
+pub const FLAG_FORWARDED: u8 = 8;
+/// [`Session::flags`]: the remote is an external endpoint of this host: packets to it turn round
+/// instead of leaving (hairpin, RFC 4787, REQ-9).
+pub const FLAG_HAIRPIN: u8 = 16;
+/// [`Session::flags`]: the remote has sent first, by a port forward or to a port that anybody may
+/// send to.
+pub const FLAG_FROM_OUTSIDE: u8 = 32;
 
 /// Packets and bytes of one direction.
 ///
@@ -315,17 +396,22 @@ pub const MAPPING_DEAD: u64 = 1 << 63;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Mapping {
+    /// The key's address: with port and protocol it tells a map element that was recycled for another
+    /// endpoint under a reader's hands. Before the references, so that it is written first.
+    pub inside: Address,
     /// Flows that use the mapping, or at least [`MAPPING_DEAD`].
     pub references: u64,
-    /// When the last flow ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    /// When the last flow ended, or should have, nanoseconds of `CLOCK_MONOTONIC_COARSE`; 0 if none
+    /// has.
     pub idle_since: u64,
+    /// The key's port.
+    pub inside_port: PortBe,
     /// The external port.
     pub external_port: PortBe,
-    /// The key's port: with the address it tells a map element that was recycled for another
-    /// endpoint under a reader's hands.
-    pub inside_port: PortBe,
-    /// The key's address, or the last four bytes of it.
-    pub inside: Ipv4Be,
+    /// The key's protocol.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: [u8; 3],
 }
 
 /// An external endpoint: who holds a port.
@@ -342,27 +428,48 @@ pub struct ExternalPort {
     pub reserved: u8,
 }
 
+impl ExternalPort {
+    /// The key of the [`crate::port_map::PortMap`] that has this port.
+    #[inline]
+    #[must_use]
+    pub const fn port_map(self) -> Self {
+        Self { port: PortBe::NONE, ..self }
+    }
+}
+
 /// The inside endpoint that holds an external port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct PortHolder {
     /// The guest's address.
     pub inside: Address,
+    /// The uplink at which it was taken.
+    pub uplink_ifindex: u32,
     /// The guest's port.
     pub inside_port: PortBe,
-    /// Zero.
-    pub reserved: u16,
+    /// The slot of the guest's network.
+    pub network: u16,
 }
 
-/// [`GuestUsage::flows`] of a guest without flows whose entry is being deleted.
-pub const GUEST_GONE: u64 = 1 << 63;
+/// [`GuestUsage::ports`] of a guest without flows and ports whose entry is being deleted: the highest
+/// bit.
+pub const GUEST_GONE: u32 = 1 << 31;
 
-/// What a guest uses of the tables that it shares with others.
+/// What a guest uses of the tables that it shares with others. Has an entry as long as it has flows or
+/// ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct GuestUsage {
-    /// Live flows, or at least [`GUEST_GONE`].
-    pub flows: u64,
+    /// The key: it tells a map element that was recycled for another guest under a reader's hands.
+    /// First, so that it is written first.
+    pub inside: Address,
+    /// Live flows; one word with `ports`, as which it changes.
+    pub flows: u32,
+    /// External ports that its mappings hold, also those held down; or at least [`GUEST_GONE`].
+    pub ports: u32,
+    /// When it last opened flows, in whole seconds of `CLOCK_MONOTONIC_COARSE`, in the upper half;
+    /// in the lower one how many in that second. 0 where that has no limit.
+    pub opened: u64,
 }
 
 /// The fragments of one datagram (RFC 791, section 2.3; RFC 8200, section 4.5), as the packets carry
@@ -401,6 +508,43 @@ pub struct FragmentSlot {
     pub since: u64,
 }
 
+impl FragmentSlot {
+    /// Of a datagram that is of no flow, but the host's own.
+    #[inline]
+    #[must_use]
+    pub const fn of_the_host(since: u64) -> Self {
+        Self { flow: FlowSlot { index: u32::MAX, generation: 0 }, since }
+    }
+}
+
+/// One of the fragments that came before the first of their datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct HeldKey {
+    /// Their datagram; of IPv4 with mapped addresses.
+    pub datagram: FragmentKey<Address>,
+    /// Which of them, less than [`crate::limits::HELD_PER_DATAGRAM`].
+    pub index: u32,
+}
+
+/// A copy of a fragment that came before the first of its datagram.
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub struct HeldFragment {
+    /// When it came, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub since: u64,
+    /// Where it came in.
+    pub ifindex: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// From the link-layer header on.
+    pub frame: [u8; crate::limits::HELD_FRAME_BYTES],
+}
+
+// SAFETY: `repr(C)` of plain data; the size asserted below leaves no room for padding.
+unsafe impl Pod for HeldFragment {}
+const _: () = assert!(size_of::<HeldFragment>() == 16 + crate::limits::HELD_FRAME_BYTES);
+
 /// Where the next slot comes from, and where the sweep is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -409,10 +553,10 @@ pub struct SessionCursor {
     pub fresh: u64,
     /// Flows that expiry has ended since load.
     pub ended: u64,
-    /// The next slot that the sweep looks at.
+    /// The next slot whose idle time is looked at, by the sweep or by a new flow.
     pub sweep: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The next slot that the sweep judges again if its epoch is over.
+    pub review: u32,
 }
 
 #[cfg(test)]
@@ -427,14 +571,27 @@ mod tests {
         assert_eq!((size_of::<FlowSlot>(), align_of::<FlowSlot>()), (8, 4));
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (192, 8));
         assert_eq!((size_of::<MappingKey>(), align_of::<MappingKey>()), (36, 4));
-        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (24, 8));
+        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (40, 8));
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
-        assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (20, 4));
-        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (8, 8));
+        assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (24, 4));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (32, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
+        assert_eq!((size_of::<HeldKey>(), align_of::<HeldKey>()), (44, 4));
+        assert_eq!((size_of::<HeldFragment>(), align_of::<HeldFragment>()), (2064, 8));
         assert_eq!((size_of::<SessionCursor>(), align_of::<SessionCursor>()), (24, 8));
+    }
+
+    #[test]
+    fn ports_that_change_are_covered_by_a_checksum_that_changes_with_them() {
+        for number in 0..=u8::MAX {
+            let is_icmp = matches!(number, protocol::ICMP | protocol::ICMPV6);
+            let changes = Translation::of(number) == Translation::Port;
+            assert_eq!(changes, is_icmp || checksum_offset(number).is_some(), "{number}");
+            let has_ports = matches!(number, 6 | 17 | 33 | 132 | 136);
+            assert_eq!(super::has_ports(number), has_ports, "{number}");
+        }
     }
 
     #[test]

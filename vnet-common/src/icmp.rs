@@ -17,6 +17,20 @@ pub enum Kind {
     Other,
 }
 
+/// The type of a message that tells a sender of a better way (RFC 792; RFC 4861, section 4.5).
+#[inline]
+#[must_use]
+pub const fn redirect(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 5,
+        Family::Ipv6 => 137,
+    }
+}
+
+/// Where a redirect has the address that the better way is for, in bytes from its type on: IPv4 in the
+/// header that it quotes, IPv6 in a field of its own.
+pub const REDIRECTED_OFFSET: usize = 24;
+
 /// The kind of a message by its type.
 #[inline]
 #[must_use]

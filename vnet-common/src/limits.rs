@@ -14,17 +14,34 @@ pub const ADDRESSES_PER_UPLINK: usize = 8;
 pub const DEFAULT_SESSIONS: u32 = 1 << 18;
 /// Live flows of one guest, unless set: less than half of the ports that one uplink address has.
 pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 14;
-/// Guests that may have flows at the same time.
-pub const GUESTS: u32 = 1 << 16;
+/// Prefixes of forwarded ports on all addresses.
+pub const FORWARDS: u32 = 1 << 16;
+/// Addresses of guests that have gone, until their flows are ended.
+pub const DEPARTURES: u32 = 1 << 12;
 /// Fragmented datagrams whose first fragment is remembered.
 pub const FRAGMENTS: u32 = 1 << 12;
 /// How long a first fragment is remembered, in nanoseconds (RFC 791 recommends 15 s).
 pub const FRAGMENT_LIFETIME_NS: u64 = 15_000_000_000;
-/// External ports tried for one new mapping.
-pub const PORT_ATTEMPTS: u32 = 32;
+/// Fragments that are kept because they came before the first of their datagram: about 1 MiB.
+pub const HELD_FRAGMENTS: u32 = 512;
+/// Of one datagram.
+pub const HELD_PER_DATAGRAM: u32 = 8;
+/// Bytes of the longest frame that is kept.
+pub const HELD_FRAME_BYTES: usize = 2048;
+/// How long they are kept, in nanoseconds: what only overtook another packet is not late by more.
+pub const HELD_LIFETIME_NS: u64 = 2_000_000_000;
+/// External addresses, each with one protocol, whose taken ports are kept in a map of bits. Ports of
+/// any more are tried at random.
+pub const PORT_MAPS: u32 = 1024;
+/// Free ports tried for one new mapping: a socket of the host, or another CPU, may have each.
+pub const PORT_ATTEMPTS: u32 = 16;
+/// Ports tried for one flow that has to share its port with flows to other remotes.
+pub const SHARED_PORT_ATTEMPTS: u32 = 16;
+/// Counters of the steps that searches for ports take; the last one is for as many or more.
+pub const PORT_SEARCH_STEPS: u32 = 64;
 /// Session slots that one run of the sweep looks at.
 pub const SWEEP_SLICE: u32 = 32;
-/// Session slots that a new flow looks at when the table is full.
+/// Session slots that a new flow looks at.
 pub const SWEEP_ON_DEMAND: u32 = 4;
 /// How long an ended slot rests, so that no packet still reads it, in nanoseconds.
 pub const DRAIN_NS: u64 = 100_000_000;
@@ -32,6 +49,12 @@ pub const DRAIN_NS: u64 = 100_000_000;
 pub const ICMP_ERRORS_PER_SECOND: u64 = 1000;
 /// ICMP errors that one CPU sends at once after a pause.
 pub const ICMP_ERROR_BURST: u64 = 64;
+/// Of these, ICMP errors per second to one receiver.
+pub const ICMP_ERRORS_PER_RECEIVER: u64 = 100;
+/// Of these, ICMP errors at once to one receiver.
+pub const ICMP_RECEIVER_BURST: u64 = 16;
+/// Groups of receivers of ICMP errors, told apart by a hash of their address.
+pub const ICMP_RECEIVERS: u32 = 256;
 /// Guarded ports of guests.
 pub const GUEST_PORTS: u32 = 1 << 12;
 /// IPv4 addresses that the guard learns of a port: libvirt's `clean-traffic` learns one, too.

@@ -6,8 +6,10 @@ use crate::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
         MappingKey, PortHolder, Session, SessionCursor,
     },
+    forward::Forward,
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    port_map::PortMap,
 };
 
 macro_rules! map_elements {
@@ -32,6 +34,7 @@ map_elements! {
     FlowKey4,
     FlowKey6,
     FlowSlot,
+    Forward,
     FragmentKey<Ipv4Be>,
     FragmentKey<Address>,
     FragmentSlot,
@@ -44,6 +47,7 @@ map_elements! {
     Network,
     NetworkTraffic,
     PortHolder,
+    PortMap,
     RouteKey,
     Session,
     SessionCursor,

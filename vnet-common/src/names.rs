@@ -66,19 +66,33 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// [`crate::flow::ExternalPort`] to [`crate::flow::PortHolder`].
     pub const EXTERNAL_PORTS: &str = "EXTERNAL_PORTS";
+    /// [`crate::address::Address`] of a guest to when it went (`u64`, nanoseconds of
+    /// `CLOCK_MONOTONIC_COARSE`).
+    pub const DEPARTURES: &str = "DEPARTURES";
+    /// Prefix of a [`crate::forward::ForwardKey`] to [`crate::forward::Forward`].
+    pub const FORWARDS: &str = "FORWARDS";
+    /// [`crate::flow::ExternalPort`] without a port to [`crate::port_map::PortMap`].
+    pub const PORT_MAPS: &str = "PORT_MAPS";
+    /// Steps of a search for a port to searches (`u64`), per CPU.
+    pub const PORT_SEARCH: &str = "PORT_SEARCH";
     /// [`crate::address::Address`] to [`crate::flow::GuestUsage`].
     pub const GUESTS: &str = "GUESTS";
+    /// Network slot to the session slots that its flows use (`u64`).
+    pub const NETWORK_FLOWS: &str = "NETWORK_FLOWS";
     /// [`crate::flow::FragmentKey`] to [`crate::flow::FragmentSlot`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// As `FRAGMENTS`, of IPv6.
     pub const FRAGMENTS_IPV6: &str = "FRAGMENTS_IPV6";
+    /// [`crate::flow::HeldKey`] to [`crate::flow::HeldFragment`].
+    pub const HELD_FRAGMENTS: &str = "HELD_FRAGMENTS";
     /// Network slot to [`crate::network::NetworkTraffic`], per CPU.
     pub const TRAFFIC: &str = "TRAFFIC";
     /// Network slot and [`crate::reason::DropReason`] to packets, per CPU.
     pub const DROPS: &str = "DROPS";
     /// Network slot and [`crate::reason::Handover`] to packets, per CPU.
     pub const HANDOVERS: &str = "HANDOVERS";
-    /// One [`crate::network::TokenBucket`] for ICMP errors, per CPU.
+    /// [`crate::network::TokenBucket`]s for ICMP errors, per CPU: the first for all, then one for each
+    /// group of receivers.
     pub const ICMP_ERRORS: &str = "ICMP_ERRORS";
     /// Interface index to [`crate::guard::GuestPort`].
     pub const GUARD_PORTS: &str = "GUARD_PORTS";
@@ -92,7 +106,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 29] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -105,7 +119,12 @@ pub mod map {
         SESSION_CURSOR,
         MAPPINGS,
         EXTERNAL_PORTS,
+        DEPARTURES,
+        FORWARDS,
+        PORT_MAPS,
+        PORT_SEARCH,
         GUESTS,
+        NETWORK_FLOWS,
         FRAGMENTS,
         FRAGMENTS_IPV6,
         TRAFFIC,

@@ -22,8 +22,8 @@ pub struct Config {
     pub session_limit: u32,
     /// The host's own ephemeral ports (`net.ipv4.ip_local_port_range`), never masqueraded to.
     pub host_ports: PortRange,
-    /// Idle times.
-    pub timeouts: Timeouts,
+    /// Addresses of guests that have gone, whose flows are still to be ended.
+    pub departures: u32,
 }
 
 /// A network of a definition, by its slot; slot 0 stands for "no network".
@@ -45,6 +45,15 @@ pub struct Network {
     pub ports: PortRange,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
+    /// External ports of all protocols that the mappings of one guest may hold.
+    pub ports_per_guest: u32,
+    /// Flows that one guest may open in a second; 0 for any number.
+    pub new_flows_per_second: u32,
+    /// Slots of the session array that all its guests together may use: live flows, and ended ones whose
+    /// port is held down.
+    pub flow_limit: u32,
+    /// Idle times.
+    pub timeouts: Timeouts,
     /// `NETWORK_*`
     pub flags: u32,
     /// The bridge's first IPv4 address, from which guests get their ICMP errors; 0.0.0.0 if it has
@@ -112,6 +121,9 @@ impl Network {
 /// [`Network::flags`]: guests of the network do not reach each other, neither by the bridge nor by
 /// way of the host (`<port isolated='yes'/>`).
 pub const NETWORK_ISOLATED_PORTS: u32 = 1;
+/// [`Network::flags`]: anybody outside may send to the ports of its guests' mappings (RFC 4787, REQ-8:
+/// endpoint-independent filtering), not only those to whom they have sent.
+pub const NETWORK_ENDPOINT_INDEPENDENT: u32 = 2;
 
 /// The key of the subnet trie: the prefix length in bits, then the IPv4-mapped address.
 pub const SUBNET_KEY_BYTES: usize = 16;
@@ -192,7 +204,7 @@ impl Default for Config {
             epoch: 1,
             session_limit: limits::DEFAULT_SESSIONS,
             host_ports: PortRange::EMPTY,
-            timeouts: Timeouts::default(),
+            departures: 0,
         }
     }
 }
@@ -224,8 +236,8 @@ mod tests {
 
     #[test]
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
-        assert_eq!((size_of::<Config>(), align_of::<Config>()), (36, 4));
-        assert_eq!((size_of::<Network>(), align_of::<Network>()), (52, 4));
+        assert_eq!((size_of::<Config>(), align_of::<Config>()), (16, 4));
+        assert_eq!((size_of::<Network>(), align_of::<Network>()), (88, 4));
         assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
         assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));
         assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (232, 4));

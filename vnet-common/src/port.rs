@@ -69,6 +69,37 @@ impl PortRange {
             if shared.is_empty() || place < below_shared { port } else { port + shared.len() };
         Some(port as u16)
     }
+
+    /// The ports of `self` that are not in `reserved`, each once, in the order of a search that begins
+    /// at one of them and turns round at the end. Some of the ranges may be empty.
+    #[inline]
+    #[must_use]
+    pub const fn beginning_at(self, start: u16, reserved: Self) -> [Self; 3] {
+        let shared = self.overlap(reserved);
+        if shared.is_empty() {
+            return [
+                Self::of(start as u32, self.last as u32 + 1),
+                Self::of(self.first as u32, start as u32),
+                Self::EMPTY,
+            ];
+        }
+        let below = Self::of(self.first as u32, shared.first as u32);
+        let above = Self::of(shared.last as u32 + 1, self.last as u32 + 1);
+        let (own, other) = if start < shared.first { (below, above) } else { (above, below) };
+        [
+            Self::of(start as u32, own.last as u32 + 1),
+            other,
+            Self::of(own.first as u32, start as u32),
+        ]
+    }
+
+    /// From one port up to, but not including, another.
+    const fn of(first: u32, end: u32) -> Self {
+        if first >= end {
+            return Self::EMPTY;
+        }
+        Self { first: first as u16, last: (end - 1) as u16 }
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +122,24 @@ mod tests {
                 prop_assert!(!reserved.contains(port));
             } else {
                 prop_assert_eq!(range.len(), range.overlap(reserved).len());
+            }
+        }
+
+        #[test]
+        fn a_search_meets_every_usable_port_once_and_begins_at_its_start(
+            range in range(), reserved in range(), random: u32,
+        ) {
+            let Some(start) = range.pick(reserved, random) else { return Ok(()) };
+            let spans = range.beginning_at(start, reserved);
+            prop_assert_eq!(spans[0].first, start);
+            let met: u32 = spans.iter().map(|span| span.len()).sum();
+            prop_assert_eq!(met, range.len() - range.overlap(reserved).len());
+            for (index, span) in spans.iter().enumerate() {
+                prop_assert_eq!(span.overlap(range).len(), span.len());
+                prop_assert!(span.overlap(reserved).is_empty() || span.is_empty());
+                for other in &spans[index + 1..] {
+                    prop_assert!(span.is_empty() || other.is_empty() || span.overlap(*other).is_empty());
+                }
             }
         }
     }

@@ -72,6 +72,11 @@ reasons! {
     IsolatedPort = 23, "isolated-port", "guests of this network may not reach each other";
     HeaderChain = 24, "header-chain", "more or longer IPv6 extension headers than are followed";
     UncheckedProtocol = 25, "unchecked-protocol", "the guard: neither IPv4 nor IPv6 nor ARP, whose sources are checked";
+    GuestFlowRate = 26, "guest-flow-rate", "the guest opens flows faster than it may";
+    NetworkFlowLimit = 27, "network-flow-limit", "the network's guests have as many flows as they may have";
+    Filtered = 28, "filtered", "the guest behind that port of the host has not sent to this sender";
+    HairpinException = 29, "hairpin-exception", "between guests by way of the host's address, what only the host's stack could handle: expired, too large or with options";
+    FlowOpening = 30, "flow-opening", "another CPU is just opening the flow of this packet";
 }
 
 reasons! {
@@ -91,6 +96,7 @@ reasons! {
     LinkLocal = 11, "link-local", "IPv6 link-local addresses stay on their link";
     RawLink = 12, "raw-link", "what comes without a link-layer header is delivered by the stack";
     OtherInterface = 13, "other-interface", "towards an interface that is no uplink: the stack forwards";
+    HeldFragment = 14, "held-fragment", "a fragment before its datagram's first: kept for that, while the stack keeps its own copy";
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub struct Timeouts {
     pub udp: u32,
     /// ICMP queries; at least 60 s (RFC 5508, REQ-2).
     pub icmp_query: u32,
-    /// Protocols that are translated by address only.
+    /// Any other protocol.
     pub other: u32,
     /// How long the port of an ended flow is kept from other guests (RFC 6888, REQ-8).
     pub port_hold_down: u32,
@@ -46,9 +46,11 @@ impl Timeouts {
         match ip_protocol {
             protocol::TCP => match state {
                 State::Established | State::FinInside | State::FinOutside => self.tcp_established,
-                State::Opening | State::Answered | State::Closing => self.tcp_transitory,
+                State::Opening | State::Answered | State::Closing | State::Reset => {
+                    self.tcp_transitory
+                }
             },
-            protocol::UDP => self.udp,
+            protocol::UDP | protocol::UDP_LITE => self.udp,
             protocol::ICMP | protocol::ICMPV6 => self.icmp_query,
             _ => self.other,
         }
@@ -65,6 +67,7 @@ mod tests {
         assert!(timeouts.of(protocol::TCP, State::Established) >= 7440);
         assert_eq!(timeouts.of(protocol::TCP, State::Opening), 240);
         assert_eq!(timeouts.of(protocol::TCP, State::Closing), 240);
+        assert_eq!(timeouts.of(protocol::TCP, State::Reset), 240);
         assert!(timeouts.of(protocol::UDP, State::Opening) >= 120);
         assert!(timeouts.of(protocol::ICMP, State::Opening) >= 60);
     }

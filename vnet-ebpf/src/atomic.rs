@@ -59,6 +59,44 @@ impl SharedWord {
         old
     }
 
+    /// Sets bits and returns the old value.
+    #[inline(always)]
+    pub fn fetch_or(self, bits: u64) -> u64 {
+        #[cfg(not(target_arch = "bpf"))]
+        let old = self.on_host().fetch_or(bits, Ordering::SeqCst);
+        #[cfg(target_arch = "bpf")]
+        let old: u64;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: `new` vouches for the word.
+        unsafe {
+            asm!(
+                "{value} = atomic_fetch_or((u64 *)({word} + 0), {value})",
+                word = in(reg) self.raw,
+                value = inout(reg) bits => old,
+            );
+        }
+        old
+    }
+
+    /// Keeps only these bits and returns the old value.
+    #[inline(always)]
+    pub fn fetch_and(self, bits: u64) -> u64 {
+        #[cfg(not(target_arch = "bpf"))]
+        let old = self.on_host().fetch_and(bits, Ordering::SeqCst);
+        #[cfg(target_arch = "bpf")]
+        let old: u64;
+        #[cfg(target_arch = "bpf")]
+        // SAFETY: `new` vouches for the word.
+        unsafe {
+            asm!(
+                "{value} = atomic_fetch_and((u64 *)({word} + 0), {value})",
+                word = in(reg) self.raw,
+                value = inout(reg) bits => old,
+            );
+        }
+        old
+    }
+
     /// Subtracts one and returns the old value.
     #[inline(always)]
     pub fn fetch_decrement(self) -> u64 {

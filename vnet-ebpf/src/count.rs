@@ -2,10 +2,11 @@
 
 use vnet_common::{
     flow::Direction,
+    limits,
     reason::{DropReason, Handover},
 };
 
-use crate::maps::{DROPS, HANDOVERS, TRAFFIC};
+use crate::maps::{DROPS, HANDOVERS, PORT_SEARCH, TRAFFIC};
 
 #[inline(always)]
 pub fn drop(network: u16, reason: DropReason) {
@@ -29,6 +30,13 @@ pub fn traffic(network: u16, direction: Direction, bytes: u32) {
         account.packets += 1;
         account.bytes += u64::from(bytes);
     }
+}
+
+/// Counts a search for an external port by the steps that it took.
+#[inline(always)]
+pub fn port_search(steps: u32) {
+    let last = limits::PORT_SEARCH_STEPS - 1;
+    increment(PORT_SEARCH.get_ptr_mut(if steps < last { steps } else { last }));
 }
 
 #[inline(always)]

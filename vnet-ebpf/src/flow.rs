@@ -1,11 +1,11 @@
 //! Finding, opening, touching and ending flows.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_coarse_ns, maps::HashMap};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        Direction, FlowKey, FlowSlot, GUEST_GONE, GuestUsage, MappingKey, Phase, SessionCursor,
+        Direction, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowKey, MappingKey, Phase, Translation,
         protocol,
     },
     reason::DropReason,
@@ -13,14 +13,13 @@ use vnet_common::{
 };
 
 use crate::{
-    atomic::SharedWord,
-    expire,
+    account, expire,
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{self, FLOWS, FLOWS_IPV6, FREE_SESSIONS, GUESTS, NETWORKS, SESSION_CURSOR},
-    outcome,
+    maps::{self, DEPARTURES, FLOWS, FLOWS_IPV6},
+    opening, outcome,
     parse::Packet,
     session::SessionSlot,
     skb::Skb,
@@ -64,22 +63,36 @@ pub struct NewFlow {
 
 impl NewFlow {
     #[inline(always)]
-    fn outbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
+    pub fn outbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
         let inside = (V::narrow(self.mapping.inside), self.mapping.inside_port);
         let remote = (V::narrow(self.remote), self.remote_port);
         FlowKey::outbound(self.mapping.protocol, inside, remote)
     }
 
     #[inline(always)]
-    fn inbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
-        let external = (V::narrow(self.mapping.external), self.external_port);
+    pub fn inbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
+        self.inbound_key_at::<V>(self.external_port)
+    }
+
+    /// Whether its remote has a flow at an external port already.
+    #[inline(always)]
+    pub fn has_flow_at(&self, port: PortBe) -> bool {
+        if self.mapping.inside.is_ipv4() {
+            Ipv4::flow_slot(&self.inbound_key_at::<Ipv4>(port)).is_some()
+        } else {
+            Ipv6::flow_slot(&self.inbound_key_at::<Ipv6>(port)).is_some()
+        }
+    }
+
+    #[inline(always)]
+    fn inbound_key_at<V: Ip>(&self, port: PortBe) -> FlowKey<V::Address> {
+        let external = (V::narrow(self.mapping.external), port);
         let remote = (V::narrow(self.remote), self.remote_port);
         FlowKey::inbound(self.mapping.protocol, remote, external)
     }
 }
 
-/// Opens a flow: takes a mapping, a place on the guest's account, a slot and both keys, or nothing.
-/// Returns the slot's index.
+/// Opens a flow for a packet that may open one. Returns its slot's index.
 #[inline(always)]
 pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u32, DropReason> {
     if packet.flow_key(Direction::Outbound).is_none() {
@@ -89,180 +102,30 @@ pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u3
         return Err(DropReason::NoFlow);
     }
     expire::on_demand(now());
-    new.external_port = mapping::acquire(skb, new)?;
-    match outcome::decode(vnet_open_session(new)) {
-        Ok(index) => Ok(index),
+    if new.flags & FLAG_UNMAPPED == 0 && Translation::of(packet.protocol) != Translation::Port {
+        new.flags |= FLAG_UNMAPPED;
+        new.external_port = new.mapping.inside_port;
+    }
+    match outcome::decode(opening::vnet_open_flow(skb.raw(), new)) {
         // Another CPU may just have opened the same flow.
-        Err(DropReason::FlowConflict) => {
-            find_opened::<V>(new).checked_sub(1).ok_or(DropReason::FlowConflict)
-        }
-        Err(reason) => Err(reason),
+        Err(DropReason::FlowConflict) => match find_opened::<V>(new) {
+            0 => Err(DropReason::FlowConflict),
+            OPENING => Err(DropReason::FlowOpening),
+            opened => Ok(opened - 1),
+        },
+        opened => opened,
     }
 }
 
-/// The live flow that another CPU has opened: its slot and one; 0 for none. A function of its own for
-/// the sake of the stack.
+/// What [`find_opened`] says of a flow that has its keys and is not yet live.
+const OPENING: u32 = u32::MAX;
+
+/// The flow that another CPU has opened: its slot and one, or [`OPENING`]; 0 for none. A function of its
+/// own for the sake of the stack.
 #[inline(never)]
 fn find_opened<V: Ip>(new: &NewFlow) -> u32 {
-    match V::flow_slot(&new.outbound_key::<V>()) {
-        Some(slot) if SessionSlot::live(slot).is_some() => slot.index + 1,
-        _ => 0,
-    }
-}
-
-/// Enters a flow whose mapping is acquired into the table; releases the mapping if it cannot.
-///
-/// A global function: the verifier checks it once instead of at every call, and it has a stack
-/// frame of its own.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn vnet_open_session(new: *const NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
-    let now = now();
-    let entered = enter_guest(new).and_then(|()| {
-        let entered = enter_session(new, now);
-        if entered.is_err() {
-            leave_guest(&new.mapping.inside);
-        }
-        entered
-    });
-    if entered.is_err() {
-        mapping::abandon(&new.mapping, now);
-    }
-    outcome::encode(entered)
-}
-
-#[inline(always)]
-fn enter_session(new: &NewFlow, now: u64) -> Result<u32, DropReason> {
-    let (index, session) = take_slot().ok_or(DropReason::FlowTableFull)?;
-    let generation = session.generation().wrapping_add(1);
-    session.set_phase(Phase::Filling as u32);
-    session.set_generation(generation);
-    session.set_epoch_outbound(new.epoch);
-    session.set_epoch_inbound(new.epoch);
-    session.set_bridge_ifindex(new.bridge_ifindex);
-    session.set_uplink_ifindex(new.uplink_ifindex);
-    session.set_protocol(new.mapping.protocol);
-    session.set_state(State::Opening as u8);
-    session.set_flags(new.flags);
-    session.set_network(new.network);
-    session.set_mtu_outbound(new.mtu);
-    session.set_mtu_inbound(NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.mtu));
-    session.set_inside_port(new.mapping.inside_port);
-    session.set_external_port(new.external_port);
-    session.set_remote_port(new.remote_port);
-    session.set_next_hop(new.next_hop);
-    session.set_inside(new.mapping.inside);
-    session.set_external(new.mapping.external);
-    session.set_remote(new.remote);
-    session.set_last_outbound(now);
-    session.set_last_inbound(0);
-    session.set_since(now);
-    session.clear_traffic();
-    session.set_phase(Phase::Live as u32);
-
-    let slot = FlowSlot { index, generation };
-    let entered = if new.mapping.inside.is_ipv4() {
-        enter_keys(&FLOWS, &new.outbound_key::<Ipv4>(), &new.inbound_key::<Ipv4>(), slot)
-    } else {
-        enter_keys(&FLOWS_IPV6, &new.outbound_key::<Ipv6>(), &new.inbound_key::<Ipv6>(), slot)
-    };
-    if entered {
-        return Ok(index);
-    }
-    give_back(session, index);
-    Err(DropReason::FlowConflict)
-}
-
-/// Enters both keys or none.
-#[inline(always)]
-fn enter_keys<K>(flows: &HashMap<K, FlowSlot>, outbound: &K, inbound: &K, slot: FlowSlot) -> bool {
-    if flows.insert(outbound, slot, u64::from(BPF_NOEXIST)).is_err() {
-        return false;
-    }
-    let entered = flows.insert(inbound, slot, u64::from(BPF_NOEXIST)).is_ok();
-    if !entered {
-        let _ = flows.remove(outbound);
-    }
-    entered
-}
-
-/// Accounts a packet to its flow and takes the connection's state along.
-#[inline(always)]
-pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Direction, bytes: u32) {
-    session.count(direction, bytes);
-    let now = now();
-    let outbound = matches!(direction, Direction::Outbound);
-    if outbound {
-        session.set_last_outbound(now);
-    } else {
-        session.set_last_inbound(now);
-    }
-    let state = State::from_byte(session.state());
-    let next = if packet.protocol == protocol::TCP {
-        tcp::advance(state, packet.tcp_flags, outbound)
-    } else if outbound {
-        state
-    } else {
-        State::Established
-    };
-    if next as u8 != state as u8 {
-        session.set_state(next as u8);
-    }
-}
-
-/// Ends a live session: both keys, the guest's account and the mapping's reference go; the slot
-/// rests until nobody can still read it. `false` if it was not live. A function of its own for the
-/// sake of the stack.
-#[inline(never)]
-pub fn end(session: SessionSlot, now: u64) -> bool {
-    if !session.advance(Phase::Live, Phase::Filling) {
-        return false;
-    }
-    if session.inside().is_ipv4() {
-        let (outbound, inbound) = session.keys::<Ipv4>();
-        let _ = FLOWS.remove(outbound);
-        let _ = FLOWS.remove(inbound);
-    } else {
-        let (outbound, inbound) = session.keys::<Ipv6>();
-        let _ = FLOWS_IPV6.remove(outbound);
-        let _ = FLOWS_IPV6.remove(inbound);
-    }
-    leave_guest(&session.inside());
-    let holds_port = mapping::release(&mapping::key_of(session), now);
-    session.set_since(now);
-    let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
-    session.set_phase(next as u32);
-    true
-}
-
-/// Returns an ended slot to the free ones.
-#[inline(always)]
-pub fn give_back(session: SessionSlot, index: u32) {
-    session.set_phase(Phase::Free as u32);
-    // The queue has a place for every slot.
-    let _ = FREE_SESSIONS.push(index, 0);
-}
-
-/// A slot nobody uses: a fresh one as long as there are, then the one that is free the longest.
-#[inline(always)]
-fn take_slot() -> Option<(u32, SessionSlot)> {
-    let limit = u64::from(maps::config()?.session_limit);
-    let fresh = fresh_counter(SESSION_CURSOR.get_ptr_mut(0)?);
-    let mut index = u64::MAX;
-    if fresh.load() < limit {
-        index = fresh.fetch_add(1);
-    }
-    let index = if index < limit { index as u32 } else { FREE_SESSIONS.pop().ok().flatten()? };
-    SessionSlot::at(index).map(|session| (index, session))
-}
-
-/// The count of slots that were ever used; may run past the limit by a CPU or two.
-#[inline(always)]
-pub fn fresh_counter(cursor: *mut SessionCursor) -> SharedWord {
-    // SAFETY: map memory outlives the program.
-    unsafe { SharedWord::new(&raw mut (*cursor).fresh) }
+    let Some(slot) = V::flow_slot(&new.outbound_key::<V>()) else { return 0 };
+    if SessionSlot::live(slot).is_some() { slot.index + 1 } else { OPENING }
 }
 
 #[inline(always)]
@@ -277,39 +140,98 @@ fn unsupported<V: Ip>(packet: &Packet<V>) -> DropReason {
     }
 }
 
+/// Accounts a packet to its flow and takes the connection's state along.
 #[inline(always)]
-fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
-    let inside = &new.mapping.inside;
-    let limit = NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.flows_per_guest);
-    let usage = if let Some(usage) = GUESTS.get_ptr_mut(inside) {
-        usage
+pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Direction, bytes: u32) {
+    session.count(direction, bytes);
+    let now = now();
+    let outbound = matches!(direction, Direction::Outbound);
+    if outbound {
+        session.set_last_outbound(now);
     } else {
-        // Two CPUs may get here together; one insertion wins, both find the entry.
-        let _ = GUESTS.insert(inside, GuestUsage { flows: 0 }, u64::from(BPF_NOEXIST));
-        GUESTS.get_ptr_mut(inside).ok_or(DropReason::GuestFlowLimit)?
+        session.set_last_inbound(now);
+    }
+    let state = State::from_byte(session.state());
+    let from_outside = session.flags() & FLAG_FROM_OUTSIDE != 0;
+    // What a later fragment of IPv6 says of its protocol is not what its first has said.
+    let next = match (session.protocol(), from_outside) {
+        (protocol::TCP, false) => tcp::advance(state, packet.tcp_flags, outbound),
+        (protocol::TCP, true) => tcp::advance_from_outside(state, packet.tcp_flags, outbound),
+        // Whoever has not sent first answers.
+        _ if outbound == from_outside => State::Established,
+        _ => state,
     };
-    let flows = guest_flows(usage);
-    // An entry that is being deleted counts as full for that moment.
-    if flows.fetch_add(1) < u64::from(limit) {
-        return Ok(());
-    }
-    flows.fetch_decrement();
-    Err(DropReason::GuestFlowLimit)
-}
-
-/// Takes a flow off a guest's account. The last one takes the account along, so that addresses that
-/// a guest has only tried leave nothing behind.
-#[inline(always)]
-fn leave_guest(inside: &Address) {
-    let Some(usage) = GUESTS.get_ptr_mut(inside) else { return };
-    let flows = guest_flows(usage);
-    if flows.fetch_decrement() == 1 && flows.replace(0, GUEST_GONE) {
-        let _ = GUESTS.remove(inside);
+    if next as u8 != state as u8 {
+        session.set_state(next as u8);
     }
 }
 
+/// Ends a live session: both keys, the guest's account and the mapping's reference go; the slot
+/// rests until nobody can still read it. `false` if it was not live.
 #[inline(always)]
-fn guest_flows(usage: *mut GuestUsage) -> SharedWord {
-    // SAFETY: map memory outlives the program.
-    unsafe { SharedWord::new(&raw mut (*usage).flows) }
+pub fn end(session: SessionSlot, now: u64) -> bool {
+    if !session.advance(Phase::Live, Phase::Filling) {
+        return false;
+    }
+    finish(session, now, now);
+    true
+}
+
+/// Ends a live session that has been idle for its time; `false` if it has not, or is not live.
+#[inline(always)]
+pub fn end_idle(session: SessionSlot, now: u64, idle_ns: impl Fn() -> u64) -> bool {
+    if !session.advance(Phase::Live, Phase::Filling) {
+        return false;
+    }
+    // A packet may have come since somebody looked; from now on none finds the session live.
+    let ended = session.last_refresh().saturating_add(idle_ns());
+    if ended > now {
+        session.advance(Phase::Filling, Phase::Live);
+        return false;
+    }
+    finish(session, now, ended);
+    true
+}
+
+/// What [`end`] does with a session that is this program's. The hold-down of its port counts from the
+/// time at which it should have ended, however late somebody noticed. A function of its own for the
+/// sake of the stack.
+#[inline(never)]
+fn finish(session: SessionSlot, now: u64, ended: u64) {
+    if session.inside().is_ipv4() {
+        let (outbound, inbound) = session.keys::<Ipv4>();
+        let _ = FLOWS.remove(outbound);
+        let _ = FLOWS.remove(inbound);
+    } else {
+        let (outbound, inbound) = session.keys::<Ipv6>();
+        let _ = FLOWS_IPV6.remove(outbound);
+        let _ = FLOWS_IPV6.remove(inbound);
+    }
+    account::leave_guest(&session.inside());
+    let holds_port =
+        session.flags() & FLAG_UNMAPPED == 0 && mapping::release(&mapping::key_of(session), ended);
+    session.set_since(now);
+    let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
+    session.set_phase(next as u32);
+}
+
+/// Whether a flow's guest has gone since: whoever has its address now is another one.
+#[inline(always)]
+pub fn has_lost_its_guest(session: SessionSlot) -> bool {
+    departure(&session.inside()).is_some_and(|departed| session.since() <= departed)
+}
+
+/// Whether a guest has gone, and flows of its may be left.
+#[inline(always)]
+pub fn has_departed(inside: &Address) -> bool {
+    departure(inside).is_some()
+}
+
+#[inline(always)]
+fn departure(inside: &Address) -> Option<u64> {
+    if maps::config().is_none_or(|config| config.departures == 0) {
+        return None;
+    }
+    // SAFETY: the value is one word; a look-up that races with removal reads one that was.
+    unsafe { DEPARTURES.get(inside) }.copied()
 }

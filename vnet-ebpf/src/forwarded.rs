@@ -70,10 +70,13 @@ pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    if emit::take_mark(skb) || emit::take_inbound_mark(skb) {
+    if emit::take_mark(skb) {
         return Ok(Verdict::Pass);
     }
     let ingress = skb.ingress_ifindex();
+    if emit::take_inbound_mark(skb) && ingress != 0 {
+        return to_own_bridge::<V>(hook);
+    }
     if ingress == 0 {
         return icmp::from_host_to_guest::<V>(hook);
     }
@@ -92,6 +95,19 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         PolicyVerdict::Masquerade if owner.is_host() => Ok(Verdict::Pass),
         PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
     }
+}
+
+/// A translated packet may go to its guest's bridge and to no other, wherever the stack has routed it.
+#[inline(always)]
+fn to_own_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let (_, destination) = V::ends(hook.skb, hook.l3())?;
+    let owner = policy::owner_of::<V>(destination);
+    hook.network = owner.slot.0;
+    if owner.slot.is_some() && owner.slot.bridge_ifindex() == hook.skb.ifindex() {
+        return Ok(Verdict::Pass);
+    }
+    // An answer would quote the guest's address.
+    Err(DropReason::NoFlow.into())
 }
 
 #[inline(always)]
@@ -124,8 +140,18 @@ pub fn masquerade<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if packet.is_icmp_error() {
         return Ok(Verdict::Error);
     }
+    if known.is_none() && packet.follows_its_first() {
+        return Ok(Verdict::Fragment);
+    }
     outbound::renew_or_open(hook, packet, known, epoch, &way, flags)?;
     Ok(Verdict::Known)
+}
+
+/// Either hook, for a later fragment that came before its first.
+#[inline(always)]
+pub fn translate_fragment<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    outbound::masquerade_fragment::<V>(hook, Ttl::Keep)?;
+    Ok(Verdict::Pass)
 }
 
 /// Either hook, once the packet's flow is known: translates it.
@@ -145,7 +171,7 @@ pub fn translate<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 pub fn translate_error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     hook.network = policy::owner_of::<V>(packet.source).slot.0;
-    icmp::from_guest(hook, packet, Ttl::Keep)?;
+    icmp::from_guest(hook, packet, Ttl::Keep, true)?;
     Ok(Verdict::Pass)
 }
 

@@ -3,10 +3,12 @@
 use vnet_common::{
     flow::{Direction, FlowKey, FlowSlot, FragmentSlot},
     limits,
+    reason::Handover,
 };
 
 use crate::{
-    flow,
+    flow, held,
+    hook::{Hook, Step, Verdict},
     ip::Ip,
     parse::{Fragment, Packet},
     session::SessionSlot,
@@ -21,7 +23,7 @@ pub fn find_flow<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<Sess
 /// As [`find_flow`], but what the key names, live or not.
 #[inline(always)]
 pub fn find_slot<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<FlowSlot> {
-    if packet.fragment == Fragment::Later {
+    if packet.follows_its_first() {
         return find_first(packet, direction);
     }
     let key = packet.flow_key(direction)?;
@@ -34,12 +36,31 @@ pub fn find_slot<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<Flow
 /// Keeps what the fragments need that follow the first of a datagram whose flow is new. A function of
 /// its own for the sake of the stack.
 #[inline(never)]
-pub fn remember_outbound<V: Ip>() {
+pub fn remember_new<V: Ip>(direction: Direction) {
     if let Some(packet) = V::packet()
-        && let Some(key) = packet.flow_key(Direction::Outbound)
+        && let Some(key) = packet.flow_key(direction)
     {
-        remember(packet, Direction::Outbound, &key);
+        remember(packet, direction, &key);
     }
+}
+
+/// What becomes of a packet from outside that is of no flow and for no guest: the stack gets it, but
+/// a fragment may be of a flow whose first is still to come.
+#[inline(always)]
+pub fn of_no_flow<V: Ip>(hook: &Hook, packet: &Packet<V>, to_stack: Handover) -> Step<Verdict> {
+    match packet.fragment {
+        Fragment::First => {
+            let first = FragmentSlot::of_the_host(flow::now());
+            V::remember_fragment(&packet.fragment_key(Direction::Inbound), &first);
+        }
+        Fragment::Later if packet.follows_its_first() => match V::hold(hook.skb) {
+            held::KEPT => return Err(Handover::HeldFragment.into()),
+            held::COMES_AGAIN => return Ok(Verdict::Replayed),
+            _ => {}
+        },
+        Fragment::Whole | Fragment::Later => {}
+    }
+    Err(to_stack.into())
 }
 
 /// Keeps what the following fragments need of a datagram's first.

@@ -13,6 +13,8 @@ pub const UNJUDGED: i32 = 0x7000;
 pub const KNOWN: i32 = 0x7001;
 pub const ERROR: i32 = 0x7002;
 pub const POSSIBLE_REPLY: i32 = 0x7003;
+pub const FRAGMENT: i32 = 0x7004;
+pub const TURNED: i32 = 0x7005;
 
 /// What lies in front of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,8 +47,15 @@ pub enum Verdict {
     Known,
     /// It is an ICMP error about another packet, and may go on: the next step translates.
     Error,
+    /// It is a later fragment whose first has not come yet: the next step translates its address alone.
+    Fragment,
+    /// It comes again, followed by the fragments that were waiting for it.
+    Replayed,
     /// It is for the host itself, or for a flow that is masqueraded to an address of its.
     PossibleReply,
+    /// It is translated, and for a guest behind an external address of this host: the next step takes it
+    /// as one from outside.
+    Turned,
 }
 
 /// Why a packet leaves the steps early.
@@ -79,12 +88,28 @@ pub struct Hook {
     pub link: Link,
     /// Slot of the network; 0 while none is known.
     pub network: u16,
+    /// Whether it is a guest's packet to an external address of this host, which has turned round.
+    pub is_turned: bool,
+    /// The uplink where that would have come in.
+    turned_at: u32,
 }
 
 impl Hook {
     #[inline(always)]
     pub fn new(skb: Skb, link: Link) -> Self {
-        Self { skb, link, network: 0 }
+        Self { skb, link, network: 0, is_turned: false, turned_at: 0 }
+    }
+
+    /// For a packet that turns round at an uplink.
+    #[inline(always)]
+    pub fn turned(skb: Skb, uplink: u32) -> Self {
+        Self { skb, link: Link::Ethernet, network: 0, is_turned: true, turned_at: uplink }
+    }
+
+    /// The interface from outside at which the packet is, or could be.
+    #[inline(always)]
+    pub fn arrived_at(&self) -> u32 {
+        if self.is_turned { self.turned_at } else { self.skb.ifindex() }
     }
 
     /// Offset of the IP header.
@@ -103,7 +128,10 @@ impl Hook {
             Ok(Verdict::Unjudged) => UNJUDGED,
             Ok(Verdict::Known) => KNOWN,
             Ok(Verdict::Error) => ERROR,
+            Ok(Verdict::Fragment) => FRAGMENT,
+            Ok(Verdict::Replayed) => SHOT,
             Ok(Verdict::PossibleReply) => POSSIBLE_REPLY,
+            Ok(Verdict::Turned) => TURNED,
             Err(Stop::Handover(handover)) => {
                 count::handover(self.network, handover);
                 log::handover(self, handover);

@@ -4,14 +4,17 @@ use network_types::icmp::Icmpv4Hdr;
 use vnet_common::{
     address::{Address, PortBe},
     checksum,
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey, protocol},
+    flow::{
+        self, Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, FlowKey,
+        protocol,
+    },
     icmp,
     policy::Mode,
-    reason::{DropReason, Handover},
+    reason::DropReason,
 };
 
 use crate::{
-    count, emit, flow,
+    count, emit, flow as flows,
     hook::{Hook, Link, Step, Verdict},
     inbound,
     ip::Ip,
@@ -23,8 +26,8 @@ use crate::{
 
 /// Of both families' messages: type, code, checksum, four bytes of the type's own.
 const ICMP_HEADER_LEN: usize = size_of::<Icmpv4Hdr>();
-/// A quoted IPv6 fragment header and a quoted TCP header without options.
-const QUOTED_TRANSPORT_LEN: usize = 8 + 20;
+/// Quoted IPv4 options, or an IPv6 fragment header, and a quoted TCP header without options.
+const QUOTED_TRANSPORT_LEN: usize = 40 + 20;
 
 /// The packet that an ICMP error quotes.
 struct Quote<V: Ip> {
@@ -53,6 +56,17 @@ impl<V: Ip> Quote<V> {
         skb.pull((l3 + V::HEADER_LEN + QUOTED_TRANSPORT_LEN) as u32);
         let (protocol, header_len) = V::quoted_transport(skb, l3)?;
         let l4 = l3 + header_len;
+        // What the frame has behind the error is padding.
+        let needed = if flow::has_ports(protocol) {
+            size_of::<[PortBe; 2]>()
+        } else if protocol == V::ICMP {
+            ICMP_HEADER_LEN
+        } else {
+            0
+        };
+        if l4 + needed > hook.l3() + usize::from(packet.total_len) {
+            return None;
+        }
         let (source, destination) = V::ends_at(skb, l3).ok()?;
         let mut quote = Self {
             l3,
@@ -63,7 +77,7 @@ impl<V: Ip> Quote<V> {
             destination_port: PortBe::NONE,
             protocol,
         };
-        if protocol == protocol::TCP || protocol == protocol::UDP {
+        if flow::has_ports(protocol) {
             [quote.source_port, quote.destination_port] = skb.read_at(l4).ok()?;
         } else if protocol == V::ICMP {
             let header: [u8; ICMP_HEADER_LEN] = skb.read_at(l4).ok()?;
@@ -73,7 +87,7 @@ impl<V: Ip> Quote<V> {
                 icmp::Kind::Reply => quote.destination_port = identifier,
                 icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
             }
-        } else {
+        } else if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
             return None;
         }
         Some(quote)
@@ -84,7 +98,7 @@ impl<V: Ip> Quote<V> {
     fn flow_seen_outside(&self) -> Option<SessionSlot> {
         let remote = (self.destination, self.destination_port);
         let external = (self.source, self.source_port);
-        flow::find::<V>(&FlowKey::inbound(self.protocol, remote, external))
+        flows::find::<V>(&FlowKey::inbound(self.protocol, remote, external))
     }
 
     /// The flow whose inbound packet is quoted, as the inside saw it.
@@ -92,7 +106,7 @@ impl<V: Ip> Quote<V> {
     fn flow_seen_inside(&self) -> Option<SessionSlot> {
         let inside = (self.destination, self.destination_port);
         let remote = (self.source, self.source_port);
-        flow::find::<V>(&FlowKey::outbound(self.protocol, inside, remote))
+        flows::find::<V>(&FlowKey::outbound(self.protocol, inside, remote))
     }
 }
 
@@ -103,12 +117,13 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     let session = Quote::parse(hook, packet)
         .and_then(|quote| quote.flow_seen_outside().map(|session| (quote, session)))
         .filter(|(_, session)| {
-            inbound::may_arrive_at(*session, skb.ifindex())
+            inbound::may_arrive_at(*session, hook.arrived_at())
                 && inbound::is_current::<V>(*session, epoch)
         });
     // An error about a packet of no flow is about the host's own.
-    let Some((quote, session)) = session else { return Err(Handover::NoFlow.into()) };
+    let Some((quote, session)) = session else { return Ok(Verdict::Unjudged) };
     hook.network = session.network();
+    inbound::check_remote(hook, session)?;
     let (inside, port) = (V::narrow(session.inside()), session.inside_port());
     translate(hook, &quote, Side::Source, (inside, port), (packet.destination, inside))?;
     count::traffic(session.network(), Direction::Inbound, skb.len());
@@ -116,6 +131,9 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     let by_stack = flags & (FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED) != 0
         || packet.ttl <= 1
         || hook.link == Link::Raw;
+    if hook.is_turned && by_stack {
+        return Err(DropReason::HairpinException.into());
+    }
     V::write_balanced_address(skb, hook.l3(), Side::Destination, inside)?;
     if flags & FLAG_INSIDE_IS_HOST != 0 {
         return Ok(Verdict::Pass);
@@ -127,12 +145,22 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> S
     Ok(emit::to_neighbour(skb, session.bridge_ifindex(), session.inside()))
 }
 
-/// An error from a guest about a packet that a flow brought it.
+/// An error from a guest about a packet that a flow brought it: the uplink at which it turns round, 0
+/// if it leaves the host. `may_leave` is false where no route leads on, so that it has to turn.
 #[inline(always)]
-pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<()> {
+pub fn from_guest<V: Ip>(
+    hook: &mut Hook,
+    packet: &Packet<V>,
+    ttl: Ttl,
+    may_leave: bool,
+) -> Step<u32> {
     let skb = hook.skb;
     let quote = Quote::parse(hook, packet).ok_or(DropReason::UnrelatedIcmpError)?;
     let session = quote.flow_seen_inside().ok_or(DropReason::UnrelatedIcmpError)?;
+    let turns = session.flags() & FLAG_HAIRPIN != 0;
+    if !may_leave && !turns {
+        return Err(DropReason::UnrelatedIcmpError.into());
+    }
     // The flows of other guests are none of this one's business, unless they are behind it.
     let is_routed = session.flags() & FLAG_INSIDE_IS_ROUTED != 0;
     if session.network() != hook.network
@@ -145,10 +173,13 @@ pub fn from_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>, ttl: Ttl) -> Step<
     translate(hook, &quote, Side::Destination, (external, port), outer)?;
     count::traffic(session.network(), Direction::Outbound, skb.len());
     V::write_balanced_address(skb, hook.l3(), Side::Source, external)?;
+    if turns {
+        return Ok(session.uplink_ifindex());
+    }
     if ttl == Ttl::Decrement {
         V::decrement_ttl(skb, hook.l3())?;
     }
-    Ok(())
+    Ok(0)
 }
 
 /// What the host sends outside under its own address: errors about packets that it was bringing to
@@ -160,15 +191,27 @@ pub fn from_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         return Ok(Verdict::Pass);
     }
     let packet = Packet::<V>::parse(skb, hook.link)?;
-    if !packet.is_icmp_error() || translate_from_host(hook, packet)? {
+    let is_error = packet.is_icmp_error();
+    if is_error && translate_from_host(hook, packet)? {
         return Ok(Verdict::Pass);
     }
     // What cannot be translated must not show a guest's hidden address either.
     if packet.header_len() != V::HEADER_LEN {
         return Ok(Verdict::Pass);
     }
-    let quoted = hook.l3() + V::HEADER_LEN + ICMP_HEADER_LEN;
-    let Ok((_, destination)) = V::ends(skb, quoted) else { return Ok(Verdict::Pass) };
+    let message = hook.l3() + V::HEADER_LEN;
+    let destination = if is_error {
+        let Ok((_, destination)) = V::ends(skb, message + ICMP_HEADER_LEN) else {
+            return Ok(Verdict::Pass);
+        };
+        destination
+    } else {
+        skb.pull((message + icmp::REDIRECTED_OFFSET + size_of::<V::Address>()) as u32);
+        match (skb.read::<u8>(message), skb.read(message + icmp::REDIRECTED_OFFSET)) {
+            (Ok(kind), Ok(destination)) if kind == icmp::redirect(V::FAMILY) => destination,
+            _ => return Ok(Verdict::Pass),
+        }
+    };
     let owner = policy::owner_of::<V>(destination);
     if owner.slot.is_some() && owner.slot.mode::<V>() == Mode::Nat && !owner.is_host() {
         hook.network = owner.slot.0;
@@ -217,6 +260,7 @@ fn translate<V: Ip>(
     (outer_from, outer_to): (V::Address, V::Address),
 ) -> Result<(), DropReason> {
     let skb = hook.skb;
+    trim::<V>(hook);
     // Errors with options or extensions in front have been turned away.
     let l4 = hook.l3() + V::HEADER_LEN;
     let (old_address, old_port) = match side {
@@ -235,6 +279,11 @@ fn translate<V: Ip>(
     }
 
     let is_icmp = quote.protocol == V::ICMP;
+    let checksum_offset = if is_icmp { Some(2) } else { flow::checksum_offset(quote.protocol) };
+    // Protocols without one keep their ports.
+    let Some(checksum_offset) = checksum_offset else {
+        return skb.write(l4 + 2, changes.sum);
+    };
     let port_offset = match (is_icmp, side) {
         (true, _) => quote.l4 + 4,
         (false, Side::Source) => quote.l4,
@@ -243,26 +292,30 @@ fn translate<V: Ip>(
     skb.write_at(port_offset, port)?;
     changes.word(old_port.to_wire(), port.to_wire());
 
-    let l4_checksum = if is_icmp {
-        quote.l4 + 2
-    } else if quote.protocol == protocol::UDP {
-        quote.l4 + 6
-    } else {
-        quote.l4 + 16
-    };
+    let zero_means_none = flow::zero_means_no_checksum(quote.protocol);
     // A quote may end before the TCP checksum, and UDP may have none.
-    if let Ok(old_sum) = skb.read_at::<u16>(l4_checksum)
-        && (old_sum != 0 || quote.protocol != protocol::UDP)
+    if let Ok(old_sum) = skb.read_at::<u16>(quote.l4 + checksum_offset)
+        && (old_sum != 0 || !zero_means_none)
     {
         let mut inner = Changes { sum: old_sum };
         inner.word(old_port.to_wire(), port.to_wire());
         if !is_icmp || V::ICMP_COVERS_ADDRESSES {
             inner.address(old, new);
         }
-        skb.write_at(l4_checksum, inner.sum)?;
-        changes.word(old_sum, inner.sum);
+        let sum = if inner.sum == 0 && zero_means_none { u16::MAX } else { inner.sum };
+        skb.write_at(quote.l4 + checksum_offset, sum)?;
+        changes.word(old_sum, sum);
     }
     skb.write(l4 + 2, changes.sum)
+}
+
+/// Takes the link's padding off this CPU's packet: a quote that ends early has no checksum there. A
+/// function of its own for the sake of the stack.
+#[inline(never)]
+fn trim<V: Ip>(hook: &Hook) {
+    if let Some(packet) = V::packet() {
+        hook.skb.trim((hook.l3() + usize::from(packet.total_len)) as u32);
+    }
 }
 
 /// A checksum that follows changes of the words it covers.

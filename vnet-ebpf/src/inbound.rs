@@ -1,20 +1,20 @@
 //! Packets towards guests from outside: replies of flows, and what the policy lets in.
 
 use vnet_common::{
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
+    flow::{Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
     policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
 };
 
 use crate::{
-    count, emit, flow, fragment,
+    count, emit, flow, forward, fragment,
     hook::{Hook, Link, Step, Stop, Verdict},
     icmp,
     ip::Ip,
     maps,
     nat::{self, Side, Ttl},
     outbound,
-    parse::Packet,
+    parse::{Fragment, Packet},
     policy::{self, End},
     route, routed,
     session::SessionSlot,
@@ -32,40 +32,129 @@ pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         Err(DropReason::HeaderChain) => return Err(Handover::IpOptions.into()),
         parsed => parsed?,
     };
-    match reply(hook, packet) {
-        Err(Stop::Handover(Handover::NoFlow)) => routed::from_outside(hook, packet),
+    reply(hook, packet)
+}
+
+/// The same hook, for an ICMP error.
+#[inline(always)]
+pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    icmp::from_outside(hook, packet, epoch)
+}
+
+/// The same hook, for a packet that no flow answers for.
+#[inline(always)]
+pub fn from_uplink_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    routed::check_source::<V>(hook, packet)?;
+    if forward::may_open(packet) && !routed::is_no_station::<V>(packet) {
+        let holder = forward::find::<V>(hook.skb);
+        if matches!(holder, forward::FORWARDED | forward::OPEN) && forward::admit(hook, packet)? {
+            return Ok(Verdict::Known);
+        }
+    }
+    match routed::from_outside(hook, packet) {
+        Err(Stop::Handover(Handover::NoFlow)) if !V::is_group(packet.destination) => {
+            fragment::of_no_flow(hook, packet, Handover::NoFlow)
+        }
         step => step,
     }
+}
+
+/// The same hook, once the packet's flow is known.
+#[inline(always)]
+pub fn from_uplink_known<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let session = SessionSlot::known(packet.known).ok_or(DropReason::NoFlow)?;
+    hook.network = session.network();
+    deliver_with_held(hook, packet, session)
+}
+
+/// TC ingress of a bridge, for a packet of a guest that is translated and whose destination is an
+/// external endpoint of this host. It goes to a guest or nowhere.
+#[inline(always)]
+pub fn turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let packet = Packet::<V>::parse(hook.skb, hook.link)?;
+    reply(hook, packet)
+}
+
+/// The same, for an ICMP error.
+#[inline(always)]
+pub fn error_turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    match error_from_uplink::<V>(hook)? {
+        Verdict::Unjudged => Err(DropReason::UnrelatedIcmpError.into()),
+        verdict => Ok(verdict),
+    }
+}
+
+/// The same, for a packet that no flow answers for.
+#[inline(always)]
+pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*packet;
+    let is_first = forward::may_open(packet);
+    let holder = forward::find::<V>(hook.skb);
+    let admitted = is_first
+        && matches!(holder, forward::FORWARDED | forward::OPEN)
+        && forward::admit(hook, packet)?;
+    if admitted {
+        return Ok(Verdict::Known);
+    }
+    hook.network = maps::new_flow().map_or(0, |new| new.network);
+    Err(DropReason::Filtered.into())
 }
 
 /// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself.
 #[inline(always)]
 pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    match reply(hook, packet) {
-        Err(Stop::Handover(Handover::NoFlow)) => {
-            hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
-            Err(Handover::ToHost.into())
-        }
-        step => step,
-    }
+    reply(hook, packet)
 }
 
-/// A packet of a flow, or an ICMP error about one; [`Handover::NoFlow`] for any other.
+/// The same hook, for a packet of no flow.
+#[inline(always)]
+pub fn to_host_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
+    fragment::of_no_flow(hook, packet, Handover::ToHost)
+}
+
+/// A packet of a flow; [`Verdict::Error`] for an ICMP error, [`Verdict::Unjudged`] for any other.
 #[inline(always)]
 fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
-        && may_arrive_at(session, hook.skb.ifindex())
+        && may_arrive_at(session, hook.arrived_at())
         && is_current::<V>(session, epoch)
     {
         hook.network = session.network();
-        return deliver(hook, packet, session);
+        check_remote(hook, session)?;
+        return deliver_with_held(hook, packet, session);
     }
-    if packet.is_icmp_error() {
-        return icmp::from_outside(hook, packet, epoch);
+    Ok(if packet.is_icmp_error() { Verdict::Error } else { Verdict::Unjudged })
+}
+
+/// As [`deliver`], once the fragments that came before their first have been sent after it. What has
+/// turned round was translated, and does not come again.
+#[inline(always)]
+fn deliver_with_held<V: Ip>(
+    hook: &Hook,
+    packet: &Packet<V>,
+    session: SessionSlot,
+) -> Step<Verdict> {
+    if packet.fragment == Fragment::First && !hook.is_turned && V::replay(hook.skb) != 0 {
+        return Ok(Verdict::Replayed);
     }
-    Err(Handover::NoFlow.into())
+    deliver(hook, packet, session)
+}
+
+/// Nobody outside has an address of the host's: what hairpin flows have for a remote.
+#[inline(always)]
+pub fn check_remote(hook: &Hook, session: SessionSlot) -> Result<(), DropReason> {
+    let is_spoofed = !hook.is_turned && session.flags() & FLAG_HAIRPIN != 0;
+    if is_spoofed { Err(DropReason::SpoofedSource) } else { Ok(()) }
 }
 
 /// Whether a reply may come in at an interface: routes to outside may be asymmetric, but what went to
@@ -126,6 +215,9 @@ fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     } else {
         outbound::check_exceptions(skb, packet, session.mtu_inbound()).err()
     };
+    if hook.is_turned && (by_stack || exception.is_some()) {
+        return Err(DropReason::HairpinException.into());
+    }
     if let Some(handover) = exception {
         count::handover(session.network(), handover);
     }

@@ -48,7 +48,7 @@ pub trait Ip: Copy + Sized + 'static {
     /// Whether ICMP follows the header at `l3` at once.
     fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason>;
     /// The transport protocol of the packet that an ICMP error quotes at `l3`, and the length of its
-    /// header; `None` if options come first, or if it is not the beginning of its datagram.
+    /// header with its options; `None` if it is not the beginning of its datagram.
     fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)>;
 
     fn widen(address: Self::Address) -> Address;
@@ -57,6 +57,8 @@ pub trait Ip: Copy + Sized + 'static {
     fn is_group(address: Self::Address) -> bool;
     /// Multicast that no router forwards.
     fn is_link_local_group(address: Self::Address) -> bool;
+    /// An address that no packet on a wire has.
+    fn is_loopback(address: Self::Address) -> bool;
     /// An address that has no meaning beyond its link.
     fn is_link_local(address: Self::Address) -> bool;
     /// Whether both addresses share their first `prefix_length` bits of this family.
@@ -65,6 +67,11 @@ pub trait Ip: Copy + Sized + 'static {
     fn flow_slot(key: &FlowKey<Self::Address>) -> Option<FlowSlot>;
     fn first_fragment(key: &FragmentKey<Self::Address>) -> Option<FragmentSlot>;
     fn remember_fragment(key: &FragmentKey<Self::Address>, first: &FragmentSlot);
+
+    /// Keeps a packet that came before the first fragment of its datagram; see [`crate::held`].
+    fn hold(skb: Skb) -> u32;
+    /// Lets a first fragment come again with what was kept for it; see [`crate::held`].
+    fn replay(skb: Skb) -> u32;
 
     /// The addresses of an uplink, and how many of them are filled.
     fn addresses(uplink: &Uplink) -> (&UplinkAddresses<Self>, u32);
@@ -103,6 +110,11 @@ pub trait Ip: Copy + Sized + 'static {
     ) -> Result<Option<(u16, u16)>, DropReason>;
     /// Counts down the time to live.
     fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason>;
+
+    /// Where this CPU's packet turns round: [`crate::forward::turning_point`].
+    fn turning_point(skb: Skb) -> u32;
+    /// What follows for a packet that turns round: [`crate::steps::turn`].
+    fn turn(skb: Skb) -> i32;
 
     /// Sends an ICMP error from `source` instead of the packet; the action for the packet.
     fn reject(skb: Skb, source: Self::Address, manner: Manner) -> i32;

@@ -13,6 +13,7 @@ use vnet_common::{
 };
 
 use crate::{
+    forward, held,
     hook::Link,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS, FRAGMENTS},
@@ -21,6 +22,7 @@ use crate::{
     reject::Manner,
     reject_ipv4,
     skb::Skb,
+    steps,
 };
 
 #[derive(Clone, Copy)]
@@ -105,8 +107,10 @@ impl Ip for Ipv4 {
     #[inline(always)]
     fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)> {
         let header = skb.header::<Ipv4Hdr>(l3).ok()?;
-        let is_start = header.vihl == 0x45 && header.frag_offset() == 0;
-        is_start.then_some((header.proto, Self::HEADER_LEN))
+        let header_len = usize::from(header.ihl());
+        let is_start =
+            header.version() == 4 && header_len >= Self::HEADER_LEN && header.frag_offset() == 0;
+        is_start.then_some((header.proto, header_len))
     }
 
     #[inline(always)]
@@ -134,6 +138,11 @@ impl Ip for Ipv4 {
     /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
     /// networks may well be there.
     #[inline(always)]
+    fn is_loopback(address: Ipv4Be) -> bool {
+        address.to_wire().to_ne_bytes()[0] == 127
+    }
+
+    #[inline(always)]
     fn is_link_local(address: Ipv4Be) -> bool {
         address == Ipv4Be::UNSPECIFIED
     }
@@ -159,6 +168,16 @@ impl Ip for Ipv4 {
     fn remember_fragment(key: &FragmentKey<Ipv4Be>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn hold(skb: Skb) -> u32 {
+        vnet_hold_fragment_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
+    fn replay(skb: Skb) -> u32 {
+        vnet_replay_fragments_ipv4(skb.raw())
     }
 
     #[inline(always)]
@@ -230,12 +249,34 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn turning_point(skb: Skb) -> u32 {
+        vnet_turning_point_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
+    fn turn(skb: Skb) -> i32 {
+        vnet_turn_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
     fn reject(skb: Skb, source: Ipv4Be, manner: Manner) -> i32 {
         reject_ipv4::reject(skb, source, manner)
     }
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turning_point_ipv4(ctx: *mut __sk_buff) -> u32 {
+    forward::turning_point::<Ipv4>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turn_ipv4(ctx: *mut __sk_buff) -> i32 {
+    steps::turn::<Ipv4>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -249,6 +290,18 @@ extern "C" fn vnet_parse_ipv4(ctx: *mut __sk_buff) -> u32 {
 extern "C" fn vnet_parse_ipv4_raw(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
     Packet::<Ipv4>::enter(skb, Link::Raw.header_len())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_hold_fragment_ipv4(ctx: *mut __sk_buff) -> u32 {
+    held::hold::<Ipv4>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_replay_fragments_ipv4(ctx: *mut __sk_buff) -> u32 {
+    held::replay::<Ipv4>(Skb::from_raw(ctx))
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use vnet_common::{
 
 use crate::{
     extension::{self, Transport},
+    forward, held,
     hook::Link,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
@@ -21,6 +22,7 @@ use crate::{
     reject::Manner,
     reject_ipv6,
     skb::Skb,
+    steps,
 };
 
 #[derive(Clone, Copy)]
@@ -74,6 +76,10 @@ impl Ip for Ipv6 {
         }
         let transport = if extension::is_extension(next_header) {
             let transport = extension::follow(skb, l3 + Self::HEADER_LEN, next_header)?;
+            // What lies behind the payload is the link's padding, no header.
+            if transport.offset - l3 > usize::from(total_len) {
+                return Err(DropReason::Malformed);
+            }
             skb.pull((transport.offset + TRANSPORT_LEN) as u32);
             transport
         } else {
@@ -160,6 +166,11 @@ impl Ip for Ipv6 {
 
     /// Also `::`, the source of who has no address yet.
     #[inline(always)]
+    fn is_loopback(address: Address) -> bool {
+        address.to_wire() == [0, 0, 0, 1_u32.to_be()]
+    }
+
+    #[inline(always)]
     fn is_link_local(address: Address) -> bool {
         address.is_link_local_ipv6() || address.is_unspecified()
     }
@@ -185,6 +196,16 @@ impl Ip for Ipv6 {
     fn remember_fragment(key: &FragmentKey<Address>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS_IPV6.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn hold(skb: Skb) -> u32 {
+        vnet_hold_fragment_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
+    fn replay(skb: Skb) -> u32 {
+        vnet_replay_fragments_ipv6(skb.raw())
     }
 
     #[inline(always)]
@@ -263,12 +284,34 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn turning_point(skb: Skb) -> u32 {
+        vnet_turning_point_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
+    fn turn(skb: Skb) -> i32 {
+        vnet_turn_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
     fn reject(skb: Skb, source: Address, manner: Manner) -> i32 {
         reject_ipv6::reject(skb, source, manner)
     }
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turning_point_ipv6(ctx: *mut __sk_buff) -> u32 {
+    forward::turning_point::<Ipv6>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_turn_ipv6(ctx: *mut __sk_buff) -> i32 {
+    steps::turn::<Ipv6>(Skb::from_raw(ctx))
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -282,6 +325,18 @@ extern "C" fn vnet_parse_ipv6(ctx: *mut __sk_buff) -> u32 {
 extern "C" fn vnet_parse_ipv6_raw(ctx: *mut __sk_buff) -> u32 {
     let skb = Skb::from_raw(ctx);
     Packet::<Ipv6>::enter(skb, Link::Raw.header_len())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_hold_fragment_ipv6(ctx: *mut __sk_buff) -> u32 {
+    held::hold::<Ipv6>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_replay_fragments_ipv6(ctx: *mut __sk_buff) -> u32 {
+    held::replay::<Ipv6>(Skb::from_raw(ctx))
 }
 
 #[inline(always)]

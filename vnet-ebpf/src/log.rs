@@ -34,7 +34,7 @@ pub fn handover(hook: &Hook, handover: Handover) {
     }
 }
 
-// Global functions, as `vnet_open_session`: they do not take the programs' stack, and the verifier
+// Global functions, as `vnet_open_flow`: they do not take the programs' stack, and the verifier
 // checks them once. Userspace puts the words for the numbers. They have nothing to return but have to.
 
 #[unsafe(no_mangle)]

@@ -13,15 +13,18 @@
 // Atomic instructions: see `atomic`.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+mod account;
 mod atomic;
 mod count;
 mod emit;
 mod expire;
 mod extension;
 mod flow;
+mod forward;
 mod forwarded;
 mod fragment;
 mod guard;
+mod held;
 mod hook;
 mod icmp;
 mod inbound;
@@ -32,10 +35,13 @@ mod log;
 mod mapping;
 mod maps;
 mod nat;
+mod opening;
 mod outbound;
 mod outcome;
 mod parse;
 mod policy;
+mod port_map;
+mod ports;
 mod reject;
 mod reject_ipv4;
 mod reject_ipv6;
@@ -43,6 +49,7 @@ mod route;
 mod routed;
 mod session;
 mod skb;
+mod slots;
 mod steps;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
@@ -79,7 +86,7 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
-    by_family(skb, steps::from_outside::<Ipv4, false>, steps::from_outside::<Ipv6, false>)
+    by_family(skb, steps::at_uplink::<Ipv4, false>, steps::at_uplink::<Ipv6, false>)
 }
 
 /// TC egress of an uplink with Ethernet headers: what the host's stack sends outside.
@@ -93,7 +100,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
-    by_family(skb, steps::from_outside::<Ipv4, true>, steps::from_outside::<Ipv6, true>)
+    by_family(skb, steps::at_uplink::<Ipv4, true>, steps::at_uplink::<Ipv6, true>)
 }
 
 /// TC egress of an uplink without link-layer headers.

@@ -1,28 +1,20 @@
 //! Mappings: the external port of an inside endpoint (RFC 4787, REQ-1 and REQ-2).
 
-use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_CURRENT_NETNS, BPF_NOEXIST},
-    helpers::{bpf_get_prandom_u32, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
-};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use vnet_common::{
     address::PortBe,
-    flow::{ExternalPort, MAPPING_DEAD, Mapping, MappingKey, PortHolder, protocol},
-    limits,
-    port::PortRange,
+    flow::{ExternalPort, MAPPING_DEAD, Mapping, MappingKey, PortHolder},
     reason::DropReason,
     timeout::NANOSECONDS,
 };
 
 use crate::{
+    account,
     atomic::SharedWord,
     flow::NewFlow,
-    ip::Ip,
-    ipv4::Ipv4,
-    ipv6::Ipv6,
-    maps::{self, EXTERNAL_PORTS, MAPPINGS, NETWORKS},
-    outcome,
+    maps::{MAPPINGS, NETWORKS},
+    outcome, ports,
     session::SessionSlot,
-    skb::Skb,
 };
 
 /// The key of the mapping that a session uses.
@@ -37,90 +29,107 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
     }
 }
 
-/// The external port for a flow: the endpoint's mapping if it has one, else a new one. Takes a
-/// reference on it.
-#[inline(always)]
-pub fn acquire(skb: Skb, new: &NewFlow) -> Result<PortBe, DropReason> {
-    let port = outcome::decode(vnet_acquire_mapping(skb.raw(), new))?;
-    Ok(PortBe::from_wire(port as u16))
-}
-
-/// A global function, as `vnet_open_session`.
+/// The external port of an endpoint that has a mapping, and a reference on it. A global function, as
+/// `vnet_open_flow`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn vnet_acquire_mapping(ctx: *mut __sk_buff, new: *const NewFlow) -> u64 {
+pub extern "C" fn vnet_join_mapping(new: *const NewFlow) -> u64 {
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
-    let port = join_or_allocate(Skb::from_raw(ctx), new);
-    outcome::encode(port.map(|port| u32::from(port.to_wire())).ok_or(DropReason::PortsExhausted))
+    let port = join(&new.mapping).map(|port| u32::from(port.to_wire()));
+    outcome::encode(port.ok_or(DropReason::PortsExhausted))
 }
 
-#[inline(always)]
-fn join_or_allocate(skb: Skb, new: &NewFlow) -> Option<PortBe> {
-    let key = &new.mapping;
-    if let Some(port) = join(key) {
-        return Some(port);
-    }
-    let port = allocate(skb, new)?;
+/// Enters a mapping to the flow's external port, which it has claimed, with a reference on it; the
+/// port of the mapping that the flow has then. A global function, as `vnet_open_flow`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
+    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
+    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let (key, port) = (&new.mapping, new.external_port);
     let mapping = Mapping {
+        inside: key.inside,
         references: 1,
-        external_port: port,
-        inside_port: key.inside_port,
         idle_since: 0,
-        inside: key.inside.ipv4_part(),
+        inside_port: key.inside_port,
+        external_port: port,
+        protocol: key.protocol,
+        reserved: [0; 3],
     };
     if MAPPINGS.insert(key, mapping, u64::from(BPF_NOEXIST)).is_ok() {
-        return Some(port);
+        return outcome::encode(Ok(u32::from(port.to_wire())));
     }
     // Another CPU was faster, or the table is full.
-    let _ = EXTERNAL_PORTS.remove(external_port(new, port));
-    join(key)
+    ports::release(&external_port(key, port));
+    account::leave_port(&key.inside);
+    let joined = join(key).map(|port| u32::from(port.to_wire()));
+    outcome::encode(joined.ok_or(DropReason::PortsExhausted))
 }
 
-/// Gives a reference back; `true` if it was the last one, so that the port is now held down.
+/// Gives a reference back, for a flow that has ended or should have at a time; `true` if it was the
+/// last one, so that the port is now held down.
 #[inline(always)]
-pub fn release(key: &MappingKey, now: u64) -> bool {
+pub fn release(key: &MappingKey, ended: u64) -> bool {
     let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return false };
-    // SAFETY: map memory outlives the program; the field is aligned plain data.
-    unsafe { (&raw mut (*mapping).idle_since).write_volatile(now) };
+    if idle_since(mapping) < ended {
+        // SAFETY: map memory outlives the program; the field is aligned plain data.
+        unsafe { (&raw mut (*mapping).idle_since).write_volatile(ended) };
+    }
     references(mapping).fetch_decrement() == 1
 }
 
-/// Gives back the reference of a flow that was refused after all. No session will expire a mapping
-/// that was made for it, so that one is deleted at once: nobody outside has seen its port.
+/// How long the port of an ended flow of a network is kept from other guests, in nanoseconds.
 #[inline(always)]
-pub fn abandon(key: &MappingKey, now: u64) {
-    let (Some(config), Some(mapping)) = (maps::config(), MAPPINGS.get_ptr_mut(key)) else { return };
-    // SAFETY: map memory outlives the program; the field is aligned plain data.
-    let idle_since = unsafe { (&raw const (*mapping).idle_since).read_volatile() };
-    if references(mapping).fetch_decrement() == 1 {
-        let was_used = idle_since != 0;
-        let hold_down =
-            if was_used { u64::from(config.timeouts.port_hold_down) * NANOSECONDS } else { 0 };
-        expire(key, now, hold_down);
-    }
+fn hold_down_ns(network: u16) -> u64 {
+    let seconds =
+        NETWORKS.get(u32::from(network)).map_or(0, |network| network.timeouts.port_hold_down);
+    u64::from(seconds) * NANOSECONDS
 }
 
-/// Deletes a mapping that nobody has used for the hold-down time; keeps any other.
+/// Whether flows use a mapping now.
 #[inline(always)]
-pub fn expire(key: &MappingKey, now: u64, hold_down_ns: u64) {
-    let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return };
-    // SAFETY: map memory outlives the program; the fields are aligned plain data.
-    let (port, idle_since) = unsafe {
-        (
-            (&raw const (*mapping).external_port).read_volatile(),
-            (&raw const (*mapping).idle_since).read_volatile(),
-        )
-    };
-    if now.saturating_sub(idle_since) < hold_down_ns {
-        return;
+pub fn is_used(key: &MappingKey) -> bool {
+    let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return false };
+    let references = references(mapping).load();
+    references != 0 && references & MAPPING_DEAD == 0
+}
+
+/// Deletes the mapping of an ended session if nobody has used it for the hold-down time; `false` if that
+/// time is not over. A function of its own for the sake of the stack.
+#[inline(never)]
+pub fn expire(session: SessionSlot, now: u64) -> bool {
+    let key = &key_of(session);
+    let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return true };
+    let references = references(mapping);
+    if references.load() != 0 {
+        // The next flow to end sees to it.
+        return true;
     }
-    if references(mapping).replace(0, MAPPING_DEAD) {
-        let holder =
-            ExternalPort { external: key.external, port, protocol: key.protocol, reserved: 0 };
-        let _ = EXTERNAL_PORTS.remove(holder);
+    if now.saturating_sub(idle_since(mapping)) < hold_down_ns(session.network()) {
+        return false;
+    }
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    let port = unsafe { (&raw const (*mapping).external_port).read_volatile() };
+    if references.replace(0, MAPPING_DEAD) {
+        ports::release(&external_port(key, port));
         let _ = MAPPINGS.remove(key);
+        account::leave_port(&key.inside);
     }
+    true
+}
+
+/// Whether the holder of an external port has no flow there any more.
+#[inline(always)]
+pub fn is_held_down(port: &ExternalPort, holder: &PortHolder) -> bool {
+    let key = MappingKey {
+        inside: holder.inside,
+        external: port.external,
+        inside_port: holder.inside_port,
+        protocol: port.protocol,
+        reserved: 0,
+    };
+    MAPPINGS.get_ptr_mut(key).is_some_and(|mapping| references(mapping).load() == 0)
 }
 
 /// Takes a reference on an existing mapping.
@@ -133,14 +142,15 @@ fn join(key: &MappingKey) -> Option<PortBe> {
         return None;
     }
     // SAFETY: map memory outlives the program; the fields are aligned plain data.
-    let (port, inside_port, inside) = unsafe {
+    let (port, inside_port, inside, protocol) = unsafe {
         (
             (&raw const (*mapping).external_port).read_volatile(),
             (&raw const (*mapping).inside_port).read_volatile(),
             (&raw const (*mapping).inside).read_volatile(),
+            (&raw const (*mapping).protocol).read_volatile(),
         )
     };
-    if inside_port != key.inside_port || inside != key.inside.ipv4_part() {
+    if inside_port != key.inside_port || inside != key.inside || protocol != key.protocol {
         // The element was recycled for another endpoint between look-up and reference.
         references.fetch_decrement();
         return None;
@@ -148,112 +158,15 @@ fn join(key: &MappingKey) -> Option<PortBe> {
     Some(port)
 }
 
-/// Claims a free external port: the inside's own if possible, else a random one of the range.
 #[inline(always)]
-fn allocate(skb: Skb, new: &NewFlow) -> Option<PortBe> {
-    let (range, reserved) = if matches!(new.mapping.protocol, protocol::ICMP | protocol::ICMPV6) {
-        (PortRange::ALL, PortRange::EMPTY)
-    } else {
-        (NETWORKS.get(u32::from(new.network))?.ports, maps::config()?.host_ports)
-    };
-    let own = new.mapping.inside_port.to_host();
-    if range.contains(own) && !reserved.contains(own) && claim(skb, new, new.mapping.inside_port) {
-        return Some(new.mapping.inside_port);
-    }
-    for _ in 0..limits::PORT_ATTEMPTS {
-        // SAFETY: the helper has no preconditions.
-        let random = unsafe { bpf_get_prandom_u32() };
-        let port = PortBe::from_host(range.pick(reserved, random)?);
-        if claim(skb, new, port) {
-            return Some(port);
-        }
-    }
-    None
+fn external_port(key: &MappingKey, port: PortBe) -> ExternalPort {
+    ExternalPort { external: key.external, port, protocol: key.protocol, reserved: 0 }
 }
 
 #[inline(always)]
-fn claim(skb: Skb, new: &NewFlow, port: PortBe) -> bool {
-    vnet_claim_port(skb.raw(), new, u32::from(port.to_wire())) != 0
-}
-
-/// Claims one external port unless another inside endpoint or a socket of the host has it; 1 if it
-/// could. A global function, as `vnet_open_session`.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn vnet_claim_port(ctx: *mut __sk_buff, new: *const NewFlow, port: u32) -> u32 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
-    let port = PortBe::from_wire(port as u16);
-    let key = external_port(new, port);
-    let holder = PortHolder {
-        inside: new.mapping.inside,
-        inside_port: new.mapping.inside_port,
-        reserved: 0,
-    };
-    if EXTERNAL_PORTS.insert(key, holder, u64::from(BPF_NOEXIST)).is_err() {
-        return 0;
-    }
-    if host_has_socket(ctx, new, port) {
-        let _ = EXTERNAL_PORTS.remove(key);
-        return 0;
-    }
-    1
-}
-
-#[inline(always)]
-fn external_port(new: &NewFlow, port: PortBe) -> ExternalPort {
-    ExternalPort {
-        external: new.mapping.external,
-        port,
-        protocol: new.mapping.protocol,
-        reserved: 0,
-    }
-}
-
-/// One family's part of `struct bpf_sock_tuple`.
-#[repr(C)]
-struct SocketTuple<A> {
-    source: A,
-    destination: A,
-    source_port: PortBe,
-    destination_port: PortBe,
-}
-
-/// Whether a packet from the remote to this port would find a socket of the host.
-#[inline(always)]
-fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
-    if new.mapping.external.is_ipv4() {
-        host_has_socket_of::<Ipv4>(ctx, new, port)
-    } else {
-        host_has_socket_of::<Ipv6>(ctx, new, port)
-    }
-}
-
-#[inline(always)]
-fn host_has_socket_of<V: Ip>(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
-    let mut tuple = SocketTuple {
-        source: V::narrow(new.remote),
-        destination: V::narrow(new.mapping.external),
-        source_port: new.remote_port,
-        destination_port: port,
-    };
-    let length = size_of::<SocketTuple<V::Address>>() as u32;
-    let pointer = (&raw mut tuple).cast();
-    let netns = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
-    // SAFETY: the context is valid, the tuple is as long as told, and a socket that is found is
-    // released before the program goes on.
-    unsafe {
-        let socket = match new.mapping.protocol {
-            protocol::TCP => bpf_skc_lookup_tcp(ctx.cast(), pointer, length, netns, 0),
-            protocol::UDP => bpf_sk_lookup_udp(ctx.cast(), pointer, length, netns, 0),
-            _ => return false,
-        };
-        if socket.is_null() {
-            return false;
-        }
-        bpf_sk_release(socket.cast());
-    }
-    true
+fn idle_since(mapping: *mut Mapping) -> u64 {
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    unsafe { (&raw const (*mapping).idle_since).read_volatile() }
 }
 
 #[inline(always)]

@@ -12,11 +12,13 @@ use aya_ebpf::{
 use vnet_common::{
     address::Address,
     flow::{
-        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage, Mapping,
-        MappingKey, PortHolder, Session, SessionCursor,
+        ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
+        HeldFragment, HeldKey, Mapping, MappingKey, PortHolder, Session, SessionCursor,
     },
+    forward::{FORWARD_KEY_BYTES, Forward},
     limits,
     network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    port_map::PortMap,
     reason::{DropReason, Handover},
 };
 
@@ -64,7 +66,32 @@ pub static EXTERNAL_PORTS: HashMap<ExternalPort, PortHolder> =
     HashMap::with_max_entries(limits::DEFAULT_SESSIONS, 0);
 
 #[map]
-pub static GUESTS: HashMap<Address, GuestUsage> = HashMap::with_max_entries(limits::GUESTS, 0);
+pub static FORWARDS: LpmTrie<[u8; FORWARD_KEY_BYTES], Forward> =
+    LpmTrie::with_max_entries(limits::FORWARDS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static DEPARTURES: HashMap<Address, u64> = HashMap::with_max_entries(limits::DEPARTURES, 0);
+
+#[map]
+pub static PORT_MAPS: HashMap<ExternalPort, PortMap> =
+    HashMap::with_max_entries(limits::PORT_MAPS, 0);
+
+/// One that is empty and stays so, to make new ones of.
+#[map]
+pub static EMPTY_PORT_MAP: Array<PortMap> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static PORT_SEARCH: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(limits::PORT_SEARCH_STEPS, 0);
+
+// As many as there may be flows, so that no network's guests can take all entries from another's; not
+// allocated before they are used, because few hosts have as many guests.
+#[map]
+pub static GUESTS: HashMap<Address, GuestUsage> =
+    HashMap::with_max_entries(limits::DEFAULT_SESSIONS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static NETWORK_FLOWS: Array<u64> = Array::with_max_entries(limits::NETWORKS, 0);
 
 // Fragments of datagrams in flight, not NAT state: the oldest may go.
 #[map]
@@ -74,6 +101,15 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
 #[map]
 pub static FRAGMENTS_IPV6: LruHashMap<FragmentKey<Address>, FragmentSlot> =
     LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
+
+// As `FRAGMENTS`.
+#[map]
+pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
+    LruHashMap::with_max_entries(limits::HELD_FRAGMENTS, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static HELD_FRAGMENT: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
 pub static TRAFFIC: PerCpuArray<NetworkTraffic> =
@@ -104,7 +140,8 @@ pub static REJECTION: PerCpuArray<reject_ipv4::Frame> = PerCpuArray::with_max_en
 pub static REJECTION_IPV6: PerCpuArray<reject_ipv6::Frame> = PerCpuArray::with_max_entries(1, 0);
 
 #[map]
-pub static ICMP_ERRORS: PerCpuArray<TokenBucket> = PerCpuArray::with_max_entries(1, 0);
+pub static ICMP_ERRORS: PerCpuArray<TokenBucket> =
+    PerCpuArray::with_max_entries(1 + limits::ICMP_RECEIVERS, 0);
 
 /// As `NEW_FLOW`.
 #[map]
@@ -133,6 +170,13 @@ pub fn packet_ipv6() -> Option<&'static mut Packet<Ipv6>> {
 pub fn new_flow() -> Option<&'static mut NewFlow> {
     // SAFETY: the element is this CPU's own until the program ends.
     NEW_FLOW.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// This CPU's place for a fragment that is to be held; as `new_flow`.
+#[inline(always)]
+pub fn held_fragment() -> Option<&'static mut HeldFragment> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    HELD_FRAGMENT.get_ptr_mut(0).map(|held| unsafe { &mut *held })
 }
 
 /// This CPU's place for a routing look-up; as `new_flow`.

@@ -1,6 +1,6 @@
 //! Rewriting addresses and ports, with every checksum that covers them.
 
-use vnet_common::{address::PortBe, flow::protocol, reason::DropReason};
+use vnet_common::{address::PortBe, flow, reason::DropReason};
 
 use crate::{
     hook::Hook,
@@ -57,14 +57,13 @@ fn rewrite_l4<V: Ip>(
     let (checksum_offset, port_offset, covers_addresses) = if packet.is_icmp() {
         // The identifier follows type, code and checksum (RFC 792).
         (packet.l4() + 2, packet.l4() + 4, V::ICMP_COVERS_ADDRESSES)
-    } else if packet.protocol == protocol::TCP {
-        (packet.l4() + 16, port_offset(packet.l4(), side), true)
-    } else if packet.protocol == protocol::UDP {
-        (packet.l4() + 6, port_offset(packet.l4(), side), true)
+    } else if let Some(offset) = flow::checksum_offset(packet.protocol) {
+        (packet.l4() + offset, port_offset(packet.l4(), side), true)
     } else {
+        // Translated by address alone, and what covers it, if anything, nobody here knows.
         return Ok(());
     };
-    let zero_means_none = packet.protocol == protocol::UDP;
+    let zero_means_none = flow::zero_means_no_checksum(packet.protocol);
     if covers_addresses && old_address != address {
         V::replace_in_checksum(skb, checksum_offset, zero_means_none, old_address, address)?;
     }

@@ -1,9 +1,9 @@
 //! Packets from guests, at the bridge.
 
 use vnet_common::{
-    flow::{Direction, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
+    flow::{Direction, FLAG_FORWARDED, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
     network::SUBNET_BEHIND_GUEST,
-    policy::Verdict as PolicyVerdict,
+    policy::{Mode, Verdict as PolicyVerdict},
     reason::{DropReason, Handover},
 };
 
@@ -65,6 +65,14 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     hook.network = known.map_or(0, SessionSlot::network);
     let judged = match judge(hook, packet) {
         Ok(judged) => judged,
+        // About a packet that came from another guest by way of the host's address.
+        Err(Stop::Handover(Handover::ToHost))
+            if packet.is_icmp_error() && Slot(hook.network).mode::<V>() == Mode::Nat =>
+        {
+            let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+            new.uplink_ifindex = 0;
+            return Ok(Verdict::Error);
+        }
         // An own address of the host's may be what another network's guest is masqueraded to.
         Err(Stop::Handover(Handover::ToHost))
             if known.is_none() && policy::is_uplink(skb.ifindex()) =>
@@ -73,7 +81,8 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         }
         Err(stop) => {
             // What is no longer allowed ends, also for those who would answer.
-            if let (Stop::Drop(_), Some(session)) = (&stop, known) {
+            let is_over = matches!(stop, Stop::Drop(_) | Stop::Handover(Handover::ToHost));
+            if let (true, Some(session)) = (is_over, known) {
                 flow::end(session, flow::now());
             }
             return Err(stop);
@@ -86,12 +95,47 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         return routed::forward(hook, packet, &judged.route);
     }
     let way = way(judged.source, &judged.route)?;
-    check_exceptions(skb, packet, way.mtu)?;
+    let exception = check_exceptions(skb, packet, way.mtu);
+    if judged.turns && exception.is_err() {
+        return Err(DropReason::HairpinException.into());
+    }
+    exception?;
     if packet.is_icmp_error() {
         return Ok(Verdict::Error);
     }
-    renew_or_open(hook, packet, known, epoch, &way, 0)?;
+    if known.is_none() && packet.follows_its_first() {
+        return Ok(Verdict::Fragment);
+    }
+    let flags = if judged.turns { FLAG_HAIRPIN } else { 0 };
+    renew_or_open(hook, packet, known, epoch, &way, flags)?;
     Ok(Verdict::Known)
+}
+
+/// The same hook, for a later fragment that came before its first.
+#[inline(always)]
+pub fn fragment_from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let way = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+    masquerade_fragment::<V>(hook, Ttl::Decrement)?;
+    Ok(emit::to_neighbour(hook.skb, way.uplink_ifindex, way.next_hop))
+}
+
+/// Gives a later fragment that came before its first the address that its guest has on this CPU's new
+/// way. It has no ports to translate and no flow to be accounted to; paired pooling (RFC 4787, REQ-2) lets
+/// its first get the same address.
+#[inline(always)]
+pub fn masquerade_fragment<V: Ip>(hook: &mut Hook, ttl: Ttl) -> Step<()> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+    hook.network = policy::owner_of::<V>(packet.source).slot.0;
+    new.network = hook.network;
+    new.mapping.inside = V::widen(packet.source);
+    if !route::choose_external::<V>() {
+        return Err(DropReason::NoExternalAddress.into());
+    }
+    count::traffic(hook.network, Direction::Outbound, hook.skb.len());
+    let external = V::narrow(new.mapping.external);
+    V::write_address(hook.skb, hook.l3(), Side::Source, external, ttl)?;
+    Ok(())
 }
 
 /// The same hook, once the packet's flow is known.
@@ -109,7 +153,15 @@ pub fn from_bridge_error<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     let place = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
     hook.network = policy::network_of_bridge(hook.skb.ifindex()).0;
-    icmp::from_guest(hook, packet, Ttl::Decrement)?;
+    let has_way = place.uplink_ifindex != 0;
+    let turns_at = match icmp::from_guest(hook, packet, Ttl::Decrement, has_way) {
+        Err(_) if !has_way => return Err(Handover::ToHost.into()),
+        turns_at => turns_at?,
+    };
+    if turns_at != 0 {
+        place.uplink_ifindex = turns_at;
+        return Ok(Verdict::Turned);
+    }
     Ok(emit::to_neighbour(hook.skb, place.uplink_ifindex, place.next_hop))
 }
 
@@ -119,6 +171,8 @@ struct Judged {
     route: Route,
     /// Whether it needs another source; else it goes as it is.
     masquerade: bool,
+    /// Whether it is for a guest behind an external address of this host.
+    turns: bool,
 }
 
 /// Policy and route of a packet that no current flow answers for.
@@ -142,11 +196,18 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     if V::is_link_local(packet.destination) || packet.is_of_the_link() {
         return Err(Handover::LinkLocal.into());
     }
-    let route = match route::lookup(skb, packet, skb.ifindex()) {
-        Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
-            return Err(DropReason::PolicyRejected.into());
+    let turns_at = turning_point::<V>(skb, network);
+    let route = if turns_at != 0 {
+        // How long it may be is known where it comes in.
+        let next_hop = V::widen(packet.destination);
+        Route { ifindex: turns_at, next_hop, mtu: u16::MAX, resolved: true }
+    } else {
+        match route::lookup(skb, packet, skb.ifindex()) {
+            Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
+                return Err(DropReason::PolicyRejected.into());
+            }
+            route => route?,
         }
-        route => route?,
     };
     // To the host itself only; no router forwards such a source (RFC 4291, section 2.5.6).
     if stays_on_link {
@@ -165,7 +226,13 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     if !route.resolved {
         return Err(Handover::NoNeighbour.into());
     }
-    Ok(Judged { source: owner, route, masquerade })
+    Ok(Judged { source: owner, route, masquerade, turns: turns_at != 0 })
+}
+
+/// The uplink at which a masqueraded guest's packet turns round; 0 if it does not.
+#[inline(always)]
+fn turning_point<V: Ip>(skb: Skb, network: Slot) -> u32 {
+    if network.mode::<V>() == Mode::Nat { V::turning_point(skb) } else { 0 }
 }
 
 /// Whether the policy would refuse this CPU's packet on any route, for one that the host does not
@@ -215,7 +282,9 @@ pub fn way(source: Owner, route: &Route) -> Step<Way> {
 /// Whether a flow of an earlier epoch may go on: same way out, and its address is still there.
 #[inline(always)]
 fn still_valid<V: Ip>(session: SessionSlot, way: &Way) -> bool {
-    session.uplink_ifindex() == way.ifindex
+    // Answers to who came by a port forward take the host's route, as whatever the guest sends.
+    let is_forwarded = session.flags() & FLAG_FORWARDED != 0;
+    (is_forwarded || session.uplink_ifindex() == way.ifindex)
         && session.network() == way.source.slot.0
         && route::keeps_external::<V>(session)
 }
@@ -235,6 +304,8 @@ pub fn renew_or_open<V: Ip>(
             if let Some(new) = maps::new_flow() {
                 session.set_next_hop(new.next_hop);
             }
+            session.set_uplink_ifindex(way.ifindex);
+            session.set_flags(session.flags() & !FLAG_HAIRPIN | flags & FLAG_HAIRPIN);
             session.set_mtu_outbound(way.mtu);
             session.set_epoch_outbound(way.epoch(epoch));
             return Ok(());
@@ -267,7 +338,7 @@ fn open<V: Ip>(hook: &Hook, packet: &Packet<V>, epoch: u32, way: &Way, flags: u8
     }
     let index = flow::open(hook.skb, packet, new)?;
     if packet.fragment == Fragment::First {
-        fragment::remember_outbound::<V>();
+        fragment::remember_new::<V>(Direction::Outbound);
     }
     Ok(index)
 }
@@ -276,10 +347,22 @@ fn open<V: Ip>(hook: &Hook, packet: &Packet<V>, epoch: u32, way: &Way, flags: u8
 #[inline(always)]
 fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step<Verdict> {
     let skb = hook.skb;
-    check_exceptions(skb, packet, session.mtu_outbound())?;
+    let turns = session.flags() & FLAG_HAIRPIN != 0;
+    let exception = check_exceptions(skb, packet, session.mtu_outbound());
+    if turns && exception.is_err() {
+        return Err(DropReason::HairpinException.into());
+    }
+    exception?;
     account(skb, packet, session);
     let (address, port) = (V::narrow(session.external()), session.external_port());
-    nat::rewrite(hook, packet, Side::Source, address, port, Ttl::Decrement)?;
+    // It is counted down where it comes in again.
+    let ttl = if turns { Ttl::Keep } else { Ttl::Decrement };
+    nat::rewrite(hook, packet, Side::Source, address, port, ttl)?;
+    if turns {
+        let place = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
+        place.uplink_ifindex = session.uplink_ifindex();
+        return Ok(Verdict::Turned);
+    }
     Ok(emit::to_neighbour(skb, session.uplink_ifindex(), session.next_hop()))
 }
 

@@ -22,6 +22,8 @@ pub fn decode(word: u64) -> Result<u32, DropReason> {
     Err(match word as u32 {
         reason if reason == DropReason::PortsExhausted as u32 => DropReason::PortsExhausted,
         reason if reason == DropReason::GuestFlowLimit as u32 => DropReason::GuestFlowLimit,
+        reason if reason == DropReason::GuestFlowRate as u32 => DropReason::GuestFlowRate,
+        reason if reason == DropReason::NetworkFlowLimit as u32 => DropReason::NetworkFlowLimit,
         reason if reason == DropReason::FlowConflict as u32 => DropReason::FlowConflict,
         _ => DropReason::FlowTableFull,
     })

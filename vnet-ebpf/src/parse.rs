@@ -4,12 +4,12 @@ use network_types::{icmp::Icmpv4Hdr, tcp::TcpHdr};
 use vnet_common::{
     address::{Ipv4Be, PortBe},
     family::Family,
-    flow::{Direction, FlowKey, FragmentKey, protocol},
+    flow::{Direction, FlowKey, FragmentKey, Translation, has_ports, protocol},
     icmp,
     reason::DropReason,
 };
 
-use crate::{hook::Link, ip::Ip, skb::Skb};
+use crate::{extension, hook::Link, ip::Ip, skb::Skb};
 
 /// Where a packet stands in its datagram (RFC 791, section 3.2; RFC 8200, section 4.5).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct Packet<V: Ip> {
     pub transport_offset: u16,
     pub source: V::Address,
     pub destination: V::Address,
-    /// Of a request of ICMP: its identifier.
+    /// Of a request of ICMP: its identifier. None of protocols without ports.
     pub source_port: PortBe,
     /// Of a reply of ICMP: its identifier.
     pub destination_port: PortBe,
@@ -73,7 +73,10 @@ const CHAIN_TOO_LONG: u32 = 2;
 /// Offset of the data offset and of the flags in the TCP header (RFC 9293, section 3.1).
 const TCP_DATA_OFFSET: usize = 12;
 const TCP_FLAGS_OFFSET: usize = 13;
+/// UDP and UDP-Lite.
 const UDP_HEADER_LEN: usize = 8;
+/// DCCP's shortest header (RFC 4340, section 5.1), and SCTP's before its chunks (RFC 9260, section 3.1).
+const DCCP_HEADER_LEN: usize = 12;
 
 /// No header begins behind this offset; a mask that the verifier understands.
 const OFFSET_MASK: u16 = 0xfff;
@@ -116,8 +119,9 @@ impl<V: Ip> Packet<V> {
             self.require_l4(size_of::<TcpHdr>())?;
             self.parse_ports(skb)?;
             self.tcp_flags = skb.read_at(self.l4() + TCP_FLAGS_OFFSET)?;
-        } else if self.protocol == protocol::UDP {
-            self.require_l4(UDP_HEADER_LEN)?;
+        } else if has_ports(self.protocol) {
+            let is_udp = matches!(self.protocol, protocol::UDP | protocol::UDP_LITE);
+            self.require_l4(if is_udp { UDP_HEADER_LEN } else { DCCP_HEADER_LEN })?;
             self.parse_ports(skb)?;
         } else if self.is_icmp() {
             self.require_l4(size_of::<Icmpv4Hdr>())?;
@@ -175,20 +179,31 @@ impl<V: Ip> Packet<V> {
         self.is_icmp() && self.icmp == icmp::Kind::Neighbour && self.fragment != Fragment::Later
     }
 
+    /// Whether only the first fragment of its datagram tells the packet's flow: its ports are there.
+    #[inline(always)]
+    pub fn follows_its_first(&self) -> bool {
+        if self.fragment != Fragment::Later {
+            return false;
+        }
+        // What an extension header hides is behind it, in the first fragment.
+        let is_hidden =
+            V::FAMILY as u8 == Family::Ipv6 as u8 && extension::is_extension(self.protocol);
+        is_hidden || !matches!(Translation::of(self.protocol), Translation::Address)
+    }
+
     /// The flow of the packet as it stands; `None` if a NAT knows no flow for it.
     #[inline(always)]
     pub fn flow_key(&self, direction: Direction) -> Option<FlowKey<V::Address>> {
-        // Later fragments have no ports.
-        if self.fragment == Fragment::Later {
+        if self.follows_its_first() {
             return None;
         }
-        let has_flow = if self.is_icmp() {
-            match direction {
+        let has_flow = match self.protocol {
+            protocol::ICMP | protocol::ICMPV6 if !self.is_icmp() => false,
+            protocol::ICMP | protocol::ICMPV6 => match direction {
                 Direction::Outbound => self.icmp == icmp::Kind::Request,
                 Direction::Inbound => self.icmp == icmp::Kind::Reply,
-            }
-        } else {
-            self.protocol == protocol::TCP || self.protocol == protocol::UDP
+            },
+            _ => true,
         };
         has_flow.then_some(FlowKey {
             source: self.source,
@@ -227,7 +242,9 @@ impl<V: Ip> Packet<V> {
                 Ok(byte) => u32::from(byte >> 4) * 4,
                 Err(_) => return true,
             },
-            _ => UDP_HEADER_LEN as u32,
+            protocol::UDP => UDP_HEADER_LEN as u32,
+            // Segments of SCTP differ in length, and of a tunnel's packets the inner headers count.
+            _ => return true,
         };
         self.header_len() as u32 + l4_header + payload > mtu
     }

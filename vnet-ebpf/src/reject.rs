@@ -4,7 +4,10 @@ use aya_ebpf::{
     bindings::{BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC},
     helpers::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_store_bytes},
 };
-use vnet_common::{address::Address, limits, names::FORWARDED_MARK, reason::DropReason};
+use vnet_common::{
+    address::Address, limits, names::FORWARDED_MARK, network::TokenBucket, reason::DropReason,
+    timeout::NANOSECONDS,
+};
 
 use crate::{
     emit, flow,
@@ -55,9 +58,12 @@ pub fn guest<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         DropReason::PolicyRejected | DropReason::NotAnUplink | DropReason::IsolatedPort => {
             Code::Port
         }
-        DropReason::PortsExhausted | DropReason::FlowTableFull | DropReason::GuestFlowLimit => {
-            Code::Prohibited
-        }
+        DropReason::PortsExhausted
+        | DropReason::FlowTableFull
+        | DropReason::GuestFlowLimit
+        | DropReason::GuestFlowRate
+        | DropReason::NetworkFlowLimit
+        | DropReason::FlowConflict => Code::Prohibited,
         _ => return None,
     };
     let source = V::gateway(NETWORKS.get(u32::from(hook.network))?);
@@ -146,23 +152,39 @@ pub fn send<V: Ip>(skb: Skb, manner: Manner, receiver: V::Address) -> Option<i32
     }
 }
 
-/// Takes one from this CPU's bucket of ICMP errors; `None` if it is empty (RFC 1812, section
+/// Takes one from this CPU's bucket of ICMP errors and one from the receiver's share of it, so that one
+/// guest's errors do not use up those of the others; `None` if either is empty (RFC 1812, section
 /// 4.3.2.8; RFC 4443, section 2.4).
 #[inline(always)]
-pub fn take_token() -> Option<()> {
-    const NANOSECONDS_PER_TOKEN: u64 = 1_000_000_000 / limits::ICMP_ERRORS_PER_SECOND;
-    // SAFETY: the element is this CPU's own and programs on one CPU do not interleave here.
-    let bucket = unsafe { &mut *ICMP_ERRORS.get_ptr_mut(0)? };
-    let elapsed = flow::now().saturating_sub(bucket.filled);
-    let fresh = elapsed / NANOSECONDS_PER_TOKEN;
+pub fn take_token(receiver: Address) -> Option<()> {
+    const _: () = assert!(limits::ICMP_RECEIVERS == 1 << 8);
+    /// The golden ratio of 32 bits (Knuth, The Art of Computer Programming 3, section 6.4).
+    const MULTIPLIER: u32 = 0x9e37_79b9;
+    let [a, b, c, d] = receiver.to_wire();
+    let group = (a ^ b ^ c ^ d).wrapping_mul(MULTIPLIER) >> 24;
+    // SAFETY: the elements are this CPU's own and programs on one CPU do not interleave here.
+    let (all, own) =
+        unsafe { (&mut *ICMP_ERRORS.get_ptr_mut(0)?, &mut *ICMP_ERRORS.get_ptr_mut(1 + group)?) };
+    let now = flow::now();
+    refill(own, now, limits::ICMP_ERRORS_PER_RECEIVER, limits::ICMP_RECEIVER_BURST);
+    refill(all, now, limits::ICMP_ERRORS_PER_SECOND, limits::ICMP_ERROR_BURST);
+    if all.tokens == 0 || own.tokens == 0 {
+        return None;
+    }
+    all.tokens -= 1;
+    own.tokens -= 1;
+    Some(())
+}
+
+#[inline(always)]
+fn refill(bucket: &mut TokenBucket, now: u64, per_second: u64, burst: u64) {
+    let ns_per_token = NANOSECONDS / per_second;
+    let fresh = now.saturating_sub(bucket.filled) / ns_per_token;
     if fresh > 0 {
         let tokens = bucket.tokens + fresh;
-        bucket.tokens =
-            if tokens < limits::ICMP_ERROR_BURST { tokens } else { limits::ICMP_ERROR_BURST };
-        bucket.filled += fresh * NANOSECONDS_PER_TOKEN;
+        bucket.tokens = if tokens < burst { tokens } else { burst };
+        bucket.filled += fresh * ns_per_token;
     }
-    bucket.tokens = bucket.tokens.checked_sub(1)?;
-    Some(())
 }
 
 #[inline(always)]

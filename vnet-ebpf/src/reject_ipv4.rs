@@ -6,6 +6,7 @@ use vnet_common::{address::Ipv4Be, checksum, flow::protocol};
 
 use crate::{
     hook::{Link, SHOT},
+    ip::Ip as _,
     ipv4::Ipv4,
     maps,
     reject::{self, Code, Manner, first_byte, sum},
@@ -40,7 +41,7 @@ fn answer(skb: Skb, source: Ipv4Be, manner: Manner) -> Option<i32> {
     if !frame.may_be_sent(manner.link) {
         return None;
     }
-    reject::take_token()?;
+    reject::take_token(Ipv4::widen(frame.receiver()))?;
     let code = match manner.code {
         Code::Port => PORT_UNREACHABLE,
         Code::Prohibited => ADMINISTRATIVELY_PROHIBITED,

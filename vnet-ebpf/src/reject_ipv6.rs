@@ -48,7 +48,7 @@ fn answer(skb: Skb, source: Address, manner: Manner) -> Option<i32> {
     if !frame.may_be_sent(manner.link) {
         return None;
     }
-    reject::take_token()?;
+    reject::take_token(frame.receiver())?;
     let code = match manner.code {
         Code::Port => PORT_UNREACHABLE,
         Code::Prohibited => ADMINISTRATIVELY_PROHIBITED,

@@ -10,10 +10,12 @@ use aya_ebpf::{
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     family::Family,
+    flow::FLAG_FORWARDED,
     reason::Handover,
 };
 
 use crate::{
+    flow, forward,
     ip::Ip,
     maps::{self, UPLINKS},
     parse::Packet,
@@ -219,9 +221,16 @@ pub fn choose_external<V: Ip>() -> bool {
 }
 
 /// Whether a flow may still be masqueraded to the address that it is bound to, at the interface that
-/// it is bound to. A function of its own, as [`choose_external`].
+/// it is bound to; or whether the port forward that let it in is still there. Its guest has to be the
+/// one that it had. A function of its own, as [`choose_external`].
 #[inline(never)]
 pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
+    if flow::has_lost_its_guest(session) {
+        return false;
+    }
+    if session.flags() & FLAG_FORWARDED != 0 {
+        return forward::leads_to(session);
+    }
     let uplink_ifindex = session.uplink_ifindex();
     let external = V::narrow(session.external());
     let pool = Slot(session.network()).pool::<V>(End::of_interface(uplink_ifindex));

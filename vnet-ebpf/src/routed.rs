@@ -32,17 +32,34 @@ pub fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, route: &Route) -> Step<Ve
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))
 }
 
-/// Judges a packet from outside that belongs to no flow, and brings it to the guest.
+/// Checks the source of a packet from outside: nobody there has an address of a guest or of the host.
 #[inline(always)]
-pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
-    let skb = hook.skb;
+pub fn check_source<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<()> {
     if V::is_group(packet.destination) || packet.is_of_the_link() {
         return Err(Handover::NoFlow.into());
     }
     let source = policy::owner_of::<V>(packet.source);
     hook.network = source.slot.0;
-    policy::check_source::<V>(source, skb.ifindex())?;
+    policy::check_source::<V>(source, hook.skb.ifindex())?;
     hook.network = 0;
+    Ok(())
+}
+
+/// Whether a source is none that a guest could answer: nobody's, many's, of the link or a network of
+/// ours, whose packets come from its bridge.
+#[inline(always)]
+pub fn is_no_station<V: Ip>(packet: &Packet<V>) -> bool {
+    V::is_group(packet.source)
+        || V::is_link_local(packet.source)
+        || V::is_loopback(packet.source)
+        || policy::owner_of::<V>(packet.source).slot.is_some()
+}
+
+/// Judges a packet from outside that belongs to no flow, and brings it to the guest.
+#[inline(always)]
+pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
+    let skb = hook.skb;
+    let source = policy::owner_of::<V>(packet.source);
     let owner = policy::owner_of::<V>(packet.destination);
     if !owner.slot.is_some() {
         return Err(Handover::NoFlow.into());

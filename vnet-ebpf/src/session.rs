@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 
 use vnet_common::{
     address::{Address, PortBe},
-    flow::{Direction, FlowKey, FlowSlot, Phase, Session},
+    flow::{self, Direction, FlowKey, FlowSlot, Phase, Session},
 };
 
 use crate::{atomic::SharedWord, ip::Ip, maps::SESSIONS};
@@ -87,6 +87,12 @@ impl SessionSlot {
         // SAFETY: map memory outlives the program; the two fields are one aligned word.
         let word = unsafe { SharedWord::new(self.raw.as_ptr().cast()) };
         word.replace(tenant | from as u64, tenant | to as u64)
+    }
+
+    /// The time of the last packet that keeps it alive.
+    #[inline(always)]
+    pub fn last_refresh(self) -> u64 {
+        flow::last_refresh(self.protocol(), self.last_outbound(), self.last_inbound())
     }
 
     /// Adds one packet to the account of a direction.

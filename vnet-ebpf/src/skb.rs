@@ -5,10 +5,13 @@ use core::arch::asm;
 use core::mem::offset_of;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
+    bindings::{
+        __sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_RECOMPUTE_CSUM,
+    },
     helpers::{
-        bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_pull_data,
-        bpf_skb_store_bytes, bpf_skb_vlan_pop,
+        bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
 };
@@ -180,6 +183,16 @@ impl Skb {
         }
     }
 
+    /// Takes off what follows the first `bytes`, as the stack does with padding.
+    #[inline(always)]
+    pub fn trim(self, bytes: u32) {
+        if self.len() > bytes {
+            // SAFETY: the context is valid; pointers are derived anew after this call.
+            // A failure leaves the packet as it was, and padding is harmless where headers are whole.
+            let _ = unsafe { bpf_skb_change_tail(self.raw, bytes, 0) };
+        }
+    }
+
     #[inline(always)]
     fn pointer<T>(self, offset: usize) -> Option<*mut T> {
         let start = self.data() + offset;
@@ -255,6 +268,41 @@ impl Skb {
         let result =
             unsafe { bpf_skb_load_bytes(self.raw.cast(), offset as u32, pointer.cast(), length) };
         (result == 0).then_some(())
+    }
+
+    /// Copies the packet's first `length` bytes, at most as many as there is room for; `None` if it is
+    /// shorter.
+    #[inline(always)]
+    pub fn load_start<const ROOM: usize>(self, to: &mut [u8; ROOM], length: u32) -> Option<()> {
+        if length == 0 || length > ROOM as u32 {
+            return None;
+        }
+        // SAFETY: the context is valid and the array is at least as long as told.
+        let result =
+            unsafe { bpf_skb_load_bytes(self.raw.cast(), 0, to.as_mut_ptr().cast(), length) };
+        (result == 0).then_some(())
+    }
+
+    /// Makes the packet another one: the first `length` bytes of `from`, a frame of the same link.
+    #[inline(always)]
+    pub fn become_frame<const ROOM: usize>(self, from: *const [u8; ROOM], length: u32) -> bool {
+        if length == 0 || length > ROOM as u32 {
+            return false;
+        }
+        let flags = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
+        // SAFETY: the context is valid and `from` is at least as long as told; the helpers check the
+        // rest; pointers are derived anew after these calls.
+        unsafe {
+            bpf_skb_change_tail(self.raw, length, 0) == 0
+                && bpf_skb_store_bytes(self.raw.cast(), 0, from.cast(), length, flags) == 0
+        }
+    }
+
+    /// Lets a copy of the packet come in anew at the interface where it is.
+    #[inline(always)]
+    pub fn come_again(self) -> bool {
+        // SAFETY: the context is valid; pointers are derived anew after this call.
+        unsafe { bpf_clone_redirect(self.raw, self.ifindex(), u64::from(BPF_F_INGRESS)) == 0 }
     }
 
     /// Writes plain bytes and keeps the sum over the whole packet right that a device may have

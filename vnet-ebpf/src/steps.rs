@@ -5,10 +5,10 @@
 
 use crate::{
     forwarded,
-    hook::{ERROR, Hook, KNOWN, Link, POSSIBLE_REPLY, UNJUDGED},
+    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
-    outbound, reject,
+    maps, outbound, reject,
     skb::Skb,
 };
 
@@ -18,12 +18,52 @@ pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
     if action == UNJUDGED {
         action = from_guest_unjudged::<V>(skb);
     }
-    match action {
+    let action = match action {
         KNOWN => from_guest_known::<V>(skb),
         ERROR => from_guest_error::<V>(skb),
-        POSSIBLE_REPLY => from_guest_in_reply::<V>(skb),
+        FRAGMENT => from_guest_fragment::<V>(skb),
+        POSSIBLE_REPLY => in_reply::<V>(skb),
         action => action,
+    };
+    if action == TURNED { V::turn(skb) } else { action }
+}
+
+/// What a guest sends to the host, or to those that are masqueraded to an address of its.
+#[inline(always)]
+fn in_reply<V: Ip>(skb: Skb) -> i32 {
+    let mut action = from_guest_in_reply::<V>(skb);
+    if action == ERROR {
+        action = error_from_outside::<V, false>(skb);
     }
+    if action == UNJUDGED {
+        action = from_guest_to_host::<V>(skb);
+    }
+    action
+}
+
+/// What follows for a guest's packet that is for a guest behind an external address of this host.
+#[inline(always)]
+pub fn turn<V: Ip>(skb: Skb) -> i32 {
+    let mut action = turned::<V>(skb);
+    if action == ERROR {
+        return error_turned::<V>(skb);
+    }
+    if action == UNJUDGED {
+        action = turned_unjudged::<V>(skb);
+    }
+    if action == KNOWN { turned_known::<V>(skb) } else { action }
+}
+
+#[inline(always)]
+pub fn at_uplink<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut action = from_outside::<V, RAW>(skb);
+    if action == ERROR {
+        action = error_from_outside::<V, RAW>(skb);
+    }
+    if action == UNJUDGED {
+        action = from_outside_unjudged::<V, RAW>(skb);
+    }
+    if action == KNOWN { from_outside_known::<V, RAW>(skb) } else { action }
 }
 
 #[inline(always)]
@@ -45,6 +85,7 @@ fn egress<V: Ip, const RAW: bool>(skb: Skb, mut action: i32) -> i32 {
     match action {
         KNOWN => translate::<V, RAW>(skb),
         ERROR => translate_error::<V, RAW>(skb),
+        FRAGMENT => translate_fragment::<V, RAW>(skb),
         action => action,
     }
 }
@@ -90,6 +131,20 @@ fn from_guest_in_reply<V: Ip>(skb: Skb) -> i32 {
 }
 
 #[inline(never)]
+fn from_guest_fragment<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = outbound::fragment_from_bridge::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn from_guest_to_host<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = inbound::to_host_at_bridge::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
 fn to_guest<V: Ip>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, Link::Ethernet);
     let verdict = forwarded::to_bridge::<V>(&mut hook);
@@ -97,10 +152,65 @@ fn to_guest<V: Ip>(skb: Skb) -> i32 {
 }
 
 #[inline(never)]
-pub fn from_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+fn from_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, link(RAW));
     let verdict = inbound::from_uplink::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn error_from_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = inbound::error_from_uplink::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn from_outside_unjudged<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = inbound::from_uplink_unjudged::<V>(&mut hook);
     hook.finish_or_reject(verdict, reject::outside::<V>)
+}
+
+#[inline(never)]
+fn from_outside_known<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = inbound::from_uplink_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::turned::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn error_turned<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::error_turned::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned_unjudged<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::turned_unjudged::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn turned_known<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::turned(skb, turning_point());
+    let verdict = inbound::from_uplink_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+/// The uplink that the step before has left in this CPU's new flow.
+#[inline(always)]
+fn turning_point() -> u32 {
+    maps::new_flow().map_or(0, |new| new.uplink_ifindex)
 }
 
 #[inline(never)]
@@ -128,5 +238,12 @@ fn translate<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
 fn translate_error<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::translate_error::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn translate_fragment<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = forwarded::translate_fragment::<V>(&mut hook);
     hook.finish(verdict)
 }

@@ -154,6 +154,10 @@ fn options_of_vnet_are_in_the_model() {
     assert_eq!(options.limits.flows.as_ref().unwrap().value, 4096);
     assert_eq!(options.limits.ports.as_ref().unwrap().value, 1024);
     assert_eq!(options.limits.new_flows.as_ref().unwrap().value, 500);
+    assert_eq!(options.limits.network_flows.as_ref().unwrap().value, 65536);
+    assert_eq!(options.timeouts.udp.as_ref().unwrap().value, 90);
+    assert_eq!(options.timeouts.port_hold_down.as_ref().unwrap().value, 0);
+    assert_eq!(options.timeouts.tcp, None);
     let guard = Guard {
         tags: false,
         from: AddressSources { fixed: true, leases: false, learn: true },

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that a developer of vnet or its CI runs.
 
 mod bpf;
+mod fuzz;
 mod lint;
 mod process;
 mod run;
@@ -61,6 +62,18 @@ enum Verb {
         /// Install nothing; fail when something is missing
         #[arg(long)]
         no_setup: bool,
+    },
+    /// Compare the programs with the model of them, longer than `test` does
+    Fuzz {
+        /// What to compare
+        #[arg(value_enum)]
+        target: fuzz::Target,
+        /// For how long
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// The seed of an earlier run, to repeat it
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Boot a kernel of Debian's in a virtual machine and run a command there
     Vm {
@@ -137,6 +150,11 @@ fn execute(arguments: &Arguments) -> Result<()> {
             } else {
                 test::run(&workspace, filters)
             }
+        }
+        Verb::Fuzz { target: fuzz::Target::Nat, minutes, seed } => {
+            let ready = setup::ensure(&workspace, &needs(ToolSet::Tests, true))?;
+            bpf::build(&workspace, &ready)?;
+            fuzz::run(&workspace, *minutes, *seed)
         }
         Verb::Vm { kernel, limit, command } => {
             setup::ensure(&workspace, &needs(ToolSet::Vm, true))?;

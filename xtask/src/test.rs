@@ -54,7 +54,7 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
 }
 
 /// Cargo's configuration that executes each test program through [`sudo::execute_as_root`].
-fn runner_setting() -> Result<String> {
+pub fn runner_setting() -> Result<String> {
     let version = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
         .arg("-vV")
         .probe()

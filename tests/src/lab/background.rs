@@ -54,14 +54,14 @@ pub(crate) struct Stop {
 /// Why [`Stop::wait`] returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
-    /// At least one descriptor can be read; the flags are in the order of the descriptors.
+    /// At least one descriptor can be read; the flags are those of the first two.
     Readable([bool; 2]),
     /// The thread has to end.
     Stopped,
 }
 
 impl Stop {
-    /// Blocks until one of at most two descriptors can be read, or the thread has to end.
+    /// Blocks until one of the descriptors can be read, or the thread has to end.
     pub(crate) fn wait(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<Wake> {
         let mut polled = vec![PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
         polled.extend(descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));

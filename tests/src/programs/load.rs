@@ -5,8 +5,10 @@ use aya::{Ebpf, EbpfLoader, Pod, maps};
 use bytemuck::Pod as Bytes;
 use vnet_common::names::map;
 
-/// Slots of every table, so that whole tables are read in a moment.
+/// Slots of every table unless a rig has more, so that whole tables are read in a moment.
 pub(crate) const SLOTS: u32 = 64;
+/// Maps of ports: one for each external address and protocol.
+const PORT_MAPS: u32 = 8;
 /// Networks that have counters, unless a rig has more.
 pub(crate) const NETWORKS: u32 = 4;
 
@@ -24,8 +26,9 @@ pub(crate) type PerCpuArray<'a, V> = maps::PerCpuArray<&'a maps::MapData, Plain<
 pub(crate) type HashMap<'a, K, V> = maps::HashMap<&'a maps::MapData, Plain<K>, Plain<V>>;
 pub(crate) type HashMapMut<'a, K, V> = maps::HashMap<&'a mut maps::MapData, Plain<K>, Plain<V>>;
 
-/// Loads the object with room for so many networks; `log_level` as `aya_log::Level`, 0 for none.
-pub(crate) fn object(log_level: u8, networks: u32) -> Result<Ebpf> {
+/// Loads the object with room for so many networks and `slots` entries in the other tables; `log_level`
+/// as `aya_log::Level`, 0 for none.
+pub(crate) fn object(log_level: u8, networks: u32, slots: u32) -> Result<Ebpf> {
     use vnet_common::reason::{DropReason, Handover};
     let mut loader = EbpfLoader::new();
     for (name, entries) in [
@@ -33,15 +36,19 @@ pub(crate) fn object(log_level: u8, networks: u32) -> Result<Ebpf> {
         (map::TRAFFIC, networks),
         (map::DROPS, networks * DropReason::PER_NETWORK),
         (map::HANDOVERS, networks * Handover::PER_NETWORK),
-        (map::SESSIONS, SLOTS),
-        (map::FREE_SESSIONS, SLOTS),
-        (map::FLOWS, 2 * SLOTS),
-        (map::FLOWS_IPV6, 2 * SLOTS),
-        (map::MAPPINGS, SLOTS),
-        (map::EXTERNAL_PORTS, 2 * SLOTS),
-        (map::GUESTS, SLOTS),
-        (map::FRAGMENTS, SLOTS),
-        (map::FRAGMENTS_IPV6, SLOTS),
+        (map::SESSIONS, slots),
+        (map::FREE_SESSIONS, slots),
+        (map::FLOWS, 2 * slots),
+        (map::FLOWS_IPV6, 2 * slots),
+        (map::MAPPINGS, slots),
+        (map::EXTERNAL_PORTS, 2 * slots),
+        (map::FORWARDS, 2 * SLOTS),
+        (map::DEPARTURES, SLOTS),
+        (map::PORT_MAPS, PORT_MAPS),
+        (map::NETWORK_FLOWS, networks),
+        (map::GUESTS, slots),
+        (map::FRAGMENTS, slots),
+        (map::FRAGMENTS_IPV6, slots),
         (map::GUARD_PORTS, SLOTS),
         (map::GUARD_LEARNED, SLOTS),
         (map::GUARD_MACS, SLOTS),
@@ -79,7 +86,7 @@ pub(crate) fn hash_mut<'a, K: Bytes, V: Bytes>(
     Ok(maps::HashMap::try_from(found_mut(ebpf, name)?)?)
 }
 
-fn found<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a maps::Map> {
+pub(crate) fn found<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a maps::Map> {
     ebpf.map(name).with_context(|| format!("the object has no map {name}"))
 }
 

@@ -8,6 +8,7 @@
     reason = "only tests call this, and what is not as they say fails them"
 )]
 
+mod configured;
 mod counters;
 pub mod guard;
 mod load;
@@ -16,17 +17,20 @@ mod outcome;
 mod packet;
 mod rig;
 mod run;
+mod scale;
 mod tables;
+mod time;
 
 pub use counters::{Counted, counted};
 pub use load::Plain;
 pub use outcome::{Outcome, Verdict};
 pub use packet::{
-    Body, Extension, Packet, echo_reply, echo_request, hex, icmp_error, raw, tcp, udp, unreachable,
-    unreachable_packet,
+    Body, Extension, Packet, dccp, echo_reply, echo_request, hex, icmp_error, raw, sctp, tcp, udp,
+    udp_lite, unreachable, unreachable_packet,
 };
 pub use rig::{
-    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_rig,
+    EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_large_rig,
+    with_rig,
 };
 pub use run::{Arrival, Origin};
 pub use tables::Tables;

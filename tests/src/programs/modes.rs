@@ -7,6 +7,7 @@ use vnet_common::{
     policy::Mode,
 };
 
+use super::load::SLOTS;
 use super::rig::{Rig, address, ipv4};
 use crate::lab::{Ipv6Noise, Namespace, require_root};
 
@@ -134,18 +135,79 @@ const SETUP: &[&str] = &[
     "route add fd00:122:5::/48 via fd00:122::10 dev virbr0",
 ];
 
+/// The ends of a family, whose flows the tests of both families open.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// The family.
+    pub family: Family,
+    /// A guest of [`super::NETWORK`].
+    pub guest: &'static str,
+    /// Another one.
+    pub second: &'static str,
+    /// The host's address on that bridge.
+    pub gateway: &'static str,
+    /// The host's address on `eth0`.
+    pub external: &'static str,
+    /// A host behind the default route.
+    pub remote: &'static str,
+    /// Another one.
+    pub other_remote: &'static str,
+    /// The next router of `eth0`.
+    pub router: &'static str,
+}
+
+impl Ends {
+    /// IPv4 and IPv6.
+    pub const BOTH: [Self; 2] = [
+        Self {
+            family: Family::Ipv4,
+            guest: super::GUEST,
+            second: "192.168.122.11",
+            gateway: super::GATEWAY,
+            external: super::EXTERNAL,
+            remote: super::REMOTE,
+            other_remote: "192.0.2.11",
+            router: "198.51.100.254",
+        },
+        Self {
+            family: Family::Ipv6,
+            guest: GUEST_6,
+            second: SECOND_GUEST_6,
+            gateway: GATEWAY_6,
+            external: EXTERNAL_6,
+            remote: REMOTE_6,
+            other_remote: "2001:db8:86dd::11",
+            router: ROUTER_6,
+        },
+    ];
+}
+
+/// An address with a port, as the packets take it.
+#[must_use]
+pub fn port_of(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
 /// Runs `work` inside the namespace of a new rig with two networks of each mode; not at all, and says
 /// so, without root rights.
 pub fn with_modes(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let mut rig = rig()?;
+    with_modes_and_room(SLOTS, work)
+}
+
+/// As [`with_modes`], with so many slots in the tables.
+pub(crate) fn with_modes_and_room(
+    slots: u32,
+    work: impl FnOnce(&mut Rig) -> Result<()> + Send,
+) -> Result<()> {
+    let mut rig = rig(slots)?;
     let namespace = rig.namespace.clone();
     namespace.enter(|| work(&mut rig))?
 }
 
-fn rig() -> Result<Rig> {
+fn rig(slots: u32) -> Result<Rig> {
     let namespace = Namespace::new("modes", Ipv6Noise::Off)?;
     namespace.sysctl("net.ipv4.ip_forward", "1")?;
     namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "0")?;
@@ -169,7 +231,7 @@ fn rig() -> Result<Rig> {
     }
     lines.extend(SETUP.iter().map(|&line| line.to_owned()));
     namespace.ip_batch(&lines)?;
-    let mut rig = Rig::with_networks(&namespace, NETWORKS.len() as u32 + 1)?;
+    let mut rig = Rig::with_room(&namespace, NETWORKS.len() as u32 + 1, slots)?;
     let eth0 = rig.ifindex("eth0")?;
     for network in NETWORKS {
         enter(&mut rig, network, eth0)?;

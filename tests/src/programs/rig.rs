@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -9,9 +10,13 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{PerCpuArray, PerCpuValues};
 use aya::programs::tc::{self, TcAttachType};
 use bytemuck::Zeroable as _;
+use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
-    address::{Address, Ipv4Be},
-    flow::{Mapping, MappingKey, Session},
+    address::{Address, Ipv4Be, PortBe},
+    flow::{
+        FragmentKey, FragmentSlot, GuestUsage, HeldFragment, HeldKey, Mapping, MappingKey, Session,
+    },
+    forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
     network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
     policy::Mode,
@@ -19,6 +24,7 @@ use vnet_common::{
     timeout::Timeouts,
 };
 
+use super::counters::{self, Counted};
 use super::load::{self, Plain, SLOTS};
 use super::outcome::Outcome;
 use super::packet::Packet;
@@ -90,12 +96,25 @@ const SETUP: &[&str] = &[
     "neighbour add 192.168.123.10 lladdr 52:54:00:00:00:03 nud permanent dev virbr1",
 ];
 
+type Forwards<'a> = LpmTrie<&'a mut aya::maps::MapData, [u8; FORWARD_KEY_BYTES], Plain<Forward>>;
+
 /// A host with its interfaces and routes, and the programs loaded for it.
 pub struct Rig {
     /// Where the host's interfaces are.
     pub namespace: Namespace,
     ebpf: Ebpf,
     ifindexes: HashMap<String, u32>,
+    slots: u32,
+}
+
+/// As [`with_rig`], with room for so many flows, whose tables are not to be read after every packet.
+pub fn with_large_rig(slots: u32, work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let mut rig = Rig::new(slots)?;
+    let namespace = rig.namespace.clone();
+    namespace.enter(|| work(&mut rig))?
 }
 
 /// Runs `work` inside the namespace of a new rig, so that its sockets are the host's; not at all,
@@ -104,17 +123,17 @@ pub fn with_rig(work: impl FnOnce(&mut Rig) -> Result<()> + Send) -> Result<()> 
     if !require_root() {
         return Ok(());
     }
-    let mut rig = Rig::new()?;
+    let mut rig = Rig::new(SLOTS)?;
     let namespace = rig.namespace.clone();
     namespace.enter(|| work(&mut rig))?
 }
 
 impl Rig {
-    fn new() -> Result<Self> {
+    fn new(slots: u32) -> Result<Self> {
         let namespace = Namespace::new("programs", Ipv6Noise::Off)?;
         namespace.ip_batch(&SETUP.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())?;
         namespace.sysctl("net.ipv4.ip_forward", "1")?;
-        let mut rig = Self::on(&namespace)?;
+        let mut rig = Self::with_room(&namespace, load::NETWORKS, slots)?;
         rig.add_network(NETWORK, "virbr0", Mode::Nat, &["192.168.122.0/24", "10.1.0.0/24"])?;
         rig.add_network(OTHER_NETWORK, "virbr1", Mode::Nat, &["192.168.123.0/24"])?;
         rig.set_network(NETWORK, |network| network.gateway = ipv4(GATEWAY))?;
@@ -131,13 +150,17 @@ impl Rig {
 
     /// As [`Rig::on`], with room for so many networks, slot 0 included.
     pub(crate) fn with_networks(namespace: &Namespace, networks: u32) -> Result<Self> {
+        Self::with_room(namespace, networks, SLOTS)
+    }
+
+    /// As [`Rig::with_networks`], with so many slots in the other tables.
+    pub(crate) fn with_room(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
-        let mut rig = Self { namespace, ebpf: load::object(0, networks)?, ifindexes };
+        let mut rig = Self { namespace, ebpf: load::object(0, networks, slots)?, ifindexes, slots };
         rig.configure(|config| {
-            config.session_limit = SLOTS;
+            config.session_limit = slots;
             config.host_ports = PortRange { first: 32768, last: 60999 };
-            config.timeouts = TIMEOUTS;
         })?;
         Ok(rig)
     }
@@ -154,13 +177,22 @@ impl Rig {
         })?
     }
 
-    /// Gives every CPU's bucket for ICMP errors so many tokens and no more for now.
+    /// Gives every CPU's buckets for ICMP errors so many tokens each and no more for now.
     pub fn set_icmp_tokens(&mut self, tokens: u64) -> Result<()> {
-        let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
+        self.set_icmp_shares(tokens, tokens)
+    }
+
+    /// As [`Rig::set_icmp_tokens`], so many for all receivers together and so many for each.
+    pub fn set_icmp_shares(&mut self, all: u64, each: u64) -> Result<()> {
         let map = load::found_mut(&mut self.ebpf, map::ICMP_ERRORS)?;
         let mut buckets = PerCpuArray::<_, Plain<TokenBucket>>::try_from(map)?;
         let cpus = buckets.get(&0, 0)?.len();
-        Ok(buckets.set(0, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?)
+        for index in 0..buckets.len() {
+            let tokens = if index == 0 { all } else { each };
+            let bucket = Plain(TokenBucket { filled: u64::MAX / 2, tokens });
+            buckets.set(index, PerCpuValues::try_from(vec![bucket; cpus])?, 0)?;
+        }
+        Ok(())
     }
 
     /// Index of an interface of the host.
@@ -178,8 +210,13 @@ impl Rig {
 
     /// Replaces the object by one whose programs log; nothing is in its maps.
     pub fn reload_with_logging(&mut self) -> Result<()> {
-        self.ebpf = load::object(5, load::NETWORKS)?;
+        self.ebpf = load::object(5, load::NETWORKS, self.slots)?;
         Ok(())
+    }
+
+    /// All counters that are not zero.
+    pub fn counters(&self) -> Result<Counted> {
+        counters::read(&self.ebpf)
     }
 
     /// All tables as they stand.
@@ -216,7 +253,7 @@ impl Rig {
         mode: Mode,
         subnets: &[&str],
     ) -> Result<()> {
-        let bridge_ifindex = self.ifindex(bridge)?;
+        let (bridge_ifindex, slots) = (self.ifindex(bridge)?, self.slots);
         self.set_network(slot, |network| {
             *network = Network {
                 bridge_ifindex,
@@ -225,7 +262,11 @@ impl Rig {
                 mode_ipv6: mode as u8,
                 mtu: 1500,
                 ports: PortRange::MASQUERADE_DEFAULT,
-                flows_per_guest: SLOTS,
+                flows_per_guest: slots,
+                ports_per_guest: slots,
+                new_flows_per_second: 0,
+                flow_limit: u32::MAX,
+                timeouts: TIMEOUTS,
                 flags: 0,
                 gateway: Ipv4Be::UNSPECIFIED,
                 pool_first: Ipv4Be::UNSPECIFIED,
@@ -245,6 +286,67 @@ impl Rig {
     pub fn add_subnet(&mut self, slot: u16, subnet: &str, flags: u16) -> Result<()> {
         let value = Plain(Subnet { network: slot, flags });
         Ok(self.subnets()?.insert(&subnet_key(subnet), value, 0)?)
+    }
+
+    /// Forwards ports of an address at an uplink to a guest's address and ports.
+    pub fn forward(
+        &mut self,
+        protocol: u8,
+        (external, ports): (&str, PortRange),
+        (to, to_port): (&str, u16),
+        uplink: &str,
+        network: u16,
+    ) -> Result<()> {
+        let value = Forward {
+            inside: address(to),
+            uplink_ifindex: self.ifindex(uplink)?,
+            first_port: PortBe::from_host(ports.first),
+            first_inside_port: PortBe::from_host(to_port),
+            network,
+            reserved: 0,
+        };
+        let mut forwards = self.forwards()?;
+        for key in forward_keys(protocol, external, ports) {
+            forwards.insert(&key, Plain(value), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes such a forward out.
+    pub fn remove_forward(&mut self, protocol: u8, external: &str, ports: PortRange) -> Result<()> {
+        let mut forwards = self.forwards()?;
+        for key in forward_keys(protocol, external, ports) {
+            forwards.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// The programs' clock, in nanoseconds.
+    pub fn clock(&self) -> Result<u64> {
+        let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE)?);
+        Ok(u64::try_from(now.as_nanos())?)
+    }
+
+    /// Notes that the guest with an address has gone just now.
+    pub fn depart(&mut self, guest: &str) -> Result<()> {
+        let now = self.clock()?;
+        let mut departures = load::hash_mut::<Address, u64>(&mut self.ebpf, map::DEPARTURES)?;
+        departures.insert(Plain(address(guest)), Plain(now), 0)?;
+        self.configure(|config| config.departures = 1)
+    }
+
+    /// Takes every port forward out.
+    pub(crate) fn clear_forwards(&mut self) -> Result<()> {
+        let mut forwards = self.forwards()?;
+        let keys = forwards.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in keys {
+            forwards.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    fn forwards(&mut self) -> Result<Forwards<'_>> {
+        Ok(LpmTrie::try_from(load::found_mut(&mut self.ebpf, map::FORWARDS)?)?)
     }
 
     /// Changes a network's settings.
@@ -314,6 +416,24 @@ impl Rig {
         Ok(sessions.set(index, Plain(session), 0)?)
     }
 
+    /// Changes the account of every guest.
+    pub fn set_guests(&mut self, change: impl Fn(&mut GuestUsage)) -> Result<()> {
+        let all = self.tables()?.guests;
+        let mut guests = load::hash_mut::<Address, GuestUsage>(&mut self.ebpf, map::GUESTS)?;
+        for (key, mut usage) in all {
+            change(&mut usage);
+            guests.insert(Plain(key), Plain(usage), 0)?;
+        }
+        Ok(())
+    }
+
+    /// How many searches for an external port took so many steps, by steps.
+    pub fn port_searches(&self) -> Result<Vec<u64>> {
+        let searches = load::per_cpu::<u64>(&self.ebpf, map::PORT_SEARCH)?;
+        let sum = |index| Ok(searches.get(&index, 0)?.iter().map(|count| count.0).sum());
+        (0..searches.len()).map(sum).collect()
+    }
+
     /// Changes every mapping.
     pub fn set_mappings(&mut self, change: impl Fn(&mut Mapping)) -> Result<()> {
         let all = self.tables()?.mappings;
@@ -321,6 +441,42 @@ impl Rig {
         for (key, mut mapping) in all {
             change(&mut mapping);
             mappings.insert(Plain(key), Plain(mapping), 0)?;
+        }
+        Ok(())
+    }
+
+    /// The fragments that wait for the first of their datagram.
+    pub fn held_fragments(&self) -> Result<Vec<(HeldKey, HeldFragment)>> {
+        let held = load::hash::<HeldKey, HeldFragment>(&self.ebpf, map::HELD_FRAGMENTS)?;
+        held.iter()
+            .map(|entry| entry.map(|(key, held)| (key.0, held.0)).map_err(Into::into))
+            .collect()
+    }
+
+    /// Forgets the first fragments that were seen, as time does.
+    pub fn forget_first_fragments(&mut self) -> Result<()> {
+        let mut of_ipv4 =
+            load::hash_mut::<FragmentKey, FragmentSlot>(&mut self.ebpf, map::FRAGMENTS)?;
+        for key in of_ipv4.keys().collect::<Result<Vec<_>, _>>()? {
+            of_ipv4.remove(&key)?;
+        }
+        let mut of_ipv6 = load::hash_mut::<FragmentKey<Address>, FragmentSlot>(
+            &mut self.ebpf,
+            map::FRAGMENTS_IPV6,
+        )?;
+        for key in of_ipv6.keys().collect::<Result<Vec<_>, _>>()? {
+            of_ipv6.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Changes all of them.
+    pub fn set_held_fragments(&mut self, change: impl Fn(&mut HeldFragment)) -> Result<()> {
+        let all = self.held_fragments()?;
+        let mut map = load::hash_mut::<HeldKey, HeldFragment>(&mut self.ebpf, map::HELD_FRAGMENTS)?;
+        for (key, mut held) in all {
+            change(&mut held);
+            map.insert(Plain(key), Plain(held), 0)?;
         }
         Ok(())
     }
@@ -366,9 +522,24 @@ impl Rig {
         self.run(Arrival { program, frame, interface, origin, mark: 0, gso_size: 0 })
     }
 
+    /// As [`Rig::sweep`] over so many slots, without looking at counters and tables.
+    pub fn sweep_uncounted(&mut self, slots: u32) -> Result<()> {
+        for _ in 0..slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+            self.run_uncounted(Arrival {
+                program: program::SWEEP,
+                frame: &[0; 64],
+                interface: "lo",
+                origin: Origin::Host,
+                mark: 0,
+                gso_size: 0,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Sweeps over the whole table once.
     pub fn sweep(&mut self) -> Result<()> {
-        for _ in 0..SLOTS.div_ceil(vnet_common::limits::SWEEP_SLICE) {
+        for _ in 0..self.slots.div_ceil(vnet_common::limits::SWEEP_SLICE) {
             self.at(program::SWEEP, "lo", Origin::Host, &[0; 64])?;
         }
         Ok(())
@@ -392,6 +563,18 @@ fn prefix(text: &str) -> (IpAddr, u8) {
         Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
     });
     parsed.unwrap_or_else(|| panic!("no prefix: {text}"))
+}
+
+fn forward_keys(
+    protocol: u8,
+    external: &str,
+    ports: PortRange,
+) -> impl Iterator<Item = Key<[u8; FORWARD_KEY_BYTES]>> {
+    let external = address(external);
+    forward::prefixes(ports).map(move |(port, length)| {
+        let key = ForwardKey { external, protocol, reserved: 0, port: PortBe::from_host(port) };
+        Key::new(FORWARD_KEY_BITS - 16 + length, bytemuck::cast(key))
+    })
 }
 
 fn subnet_key(text: &str) -> Key<[u8; 16]> {

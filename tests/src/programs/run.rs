@@ -54,6 +54,12 @@ struct SkBuff {
 
 const _: () = assert!(size_of::<SkBuff>() == 192 && std::mem::offset_of!(SkBuff, gso_size) == 176);
 
+/// The context of a frame that came in at an interface.
+pub(crate) fn context_at(ifindex: u32) -> Vec<u8> {
+    let context = SkBuff { ifindex, ingress_ifindex: ifindex, ..SkBuff::zeroed() };
+    bytemuck::bytes_of(&context).to_vec()
+}
+
 impl Rig {
     /// Runs a packet through a program, and checks the tables afterwards.
     pub fn run(&mut self, arrival: Arrival<'_>) -> Result<Outcome> {

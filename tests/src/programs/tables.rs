@@ -1,20 +1,24 @@
 //! The tables of the datapath as a whole, and what has to hold between them after every packet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use aya::Ebpf;
+use aya::maps::LpmTrie;
+use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        ExternalPort, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey, Phase,
-        PortHolder, Session, SessionCursor,
+        ExternalPort, FLAG_UNMAPPED, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey,
+        Phase, PortHolder, Session, SessionCursor,
     },
+    forward::{FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::map,
+    port_map::{Place, PortMap},
 };
 
-use super::load::{self, SLOTS};
+use super::load::{self, Plain};
 
 /// All tables.
 #[derive(Clone, Debug)]
@@ -29,8 +33,14 @@ pub struct Tables {
     pub mappings: Vec<(MappingKey, Mapping)>,
     /// Holders of external ports.
     pub ports: Vec<(ExternalPort, PortHolder)>,
+    /// Which ports look taken to a search.
+    pub port_maps: Vec<(ExternalPort, PortMap)>,
+    /// Prefixes of forwarded ports, with their length in bits.
+    pub forwards: Vec<(u32, ForwardKey)>,
     /// Accounts of guests.
     pub guests: Vec<(Address, GuestUsage)>,
+    /// Session slots on the account of each network.
+    pub network_flows: Vec<u64>,
     /// Where the next slot comes from.
     pub cursor: SessionCursor,
 }
@@ -40,7 +50,7 @@ impl Tables {
         let cursor = load::array::<SessionCursor>(ebpf, map::SESSION_CURSOR)?.get(&0, 0)?.0;
         let slots = load::array::<Session>(ebpf, map::SESSIONS)?;
         let mut sessions = BTreeMap::new();
-        for index in 0..cursor.fresh.min(u64::from(SLOTS)) as u32 {
+        for index in 0..cursor.fresh.min(u64::from(slots.len())) as u32 {
             sessions.insert(index, slots.get(&index, 0)?.0);
         }
         Ok(Self {
@@ -49,7 +59,10 @@ impl Tables {
             flows_ipv6: entries(ebpf, map::FLOWS_IPV6)?,
             mappings: entries(ebpf, map::MAPPINGS)?,
             ports: entries(ebpf, map::EXTERNAL_PORTS)?,
+            port_maps: entries(ebpf, map::PORT_MAPS)?,
+            forwards: forwards(ebpf)?,
             guests: entries(ebpf, map::GUESTS)?,
+            network_flows: array(ebpf, map::NETWORK_FLOWS)?,
             cursor,
         })
     }
@@ -94,8 +107,9 @@ impl Tables {
         check_legs(&legs, &self.flows)?;
         check_legs(&legs_ipv6, &self.flows_ipv6)?;
         for (key, mapping) in &self.mappings {
-            let users = self.live().filter(|(_, session)| mapping_key(session) == *key);
-            let references = users.count() as u64;
+            let uses = |session: &Session| is_mapped(session) && mapping_key(session) == *key;
+            let flows = self.live().filter(|(_, session)| uses(session));
+            let references = flows.count() as u64;
             ensure!(mapping.references == references, "{references} flows use {mapping:#?}");
             let held_down =
                 |s: &Session| s.phase == Phase::HoldDown as u32 && mapping_key(s) == *key;
@@ -110,19 +124,83 @@ impl Tables {
                 reserved: 0,
             };
             let inside_port = key.inside_port;
-            let holder = PortHolder { inside: key.inside, inside_port, reserved: 0 };
-            ensure!(self.ports.contains(&(held, holder)), "{held:#?} is not held by {holder:#?}");
+            let is_holder = |holder: &PortHolder| {
+                holder.inside == key.inside && holder.inside_port == inside_port
+            };
+            ensure!(
+                self.ports.iter().any(|(port, holder)| *port == held && is_holder(holder)),
+                "{held:#?} is not held for {key:#?}"
+            );
         }
         ensure!(self.ports.len() == self.mappings.len(), "ports without mapping: {self:#?}");
-        for (_, session) in self.live() {
+        for (_, session) in self.live().filter(|(_, session)| is_mapped(session)) {
             let key = mapping_key(session);
             ensure!(self.mappings.iter().any(|(other, _)| *other == key), "no mapping {key:#?}");
         }
+        self.check_accounts()?;
+        self.check_port_maps()
+    }
+
+    /// Each guest's flows and ports, and each network's slots, are on its account.
+    fn check_accounts(&self) -> Result<()> {
         for (guest, usage) in &self.guests {
-            let flows = self.live().filter(|(_, session)| session.inside == *guest).count() as u64;
+            let flows = self.live().filter(|(_, session)| session.inside == *guest).count() as u32;
             ensure!(usage.flows == flows, "{} has {flows} flows: {usage:?}", guest.to_addr());
+            let ports = self.mappings.iter().filter(|(key, _)| key.inside == *guest).count() as u32;
+            ensure!(usage.ports == ports, "{} has {ports} ports: {usage:?}", guest.to_addr());
+            ensure!(usage.inside == *guest, "{} is on another's account", guest.to_addr());
+            ensure!(flows + ports > 0, "{} has an account for nothing", guest.to_addr());
+        }
+        let holders = self.live().map(|(_, session)| session.inside);
+        for guest in holders.chain(self.mappings.iter().map(|(key, _)| key.inside)) {
+            let has_account = self.guests.iter().any(|(other, _)| *other == guest);
+            ensure!(has_account, "{} has no account", guest.to_addr());
+        }
+        for (slot, used) in self.network_flows.iter().enumerate() {
+            let is_its_own = |session: &&Session| {
+                usize::from(session.network) == slot && session.phase != Phase::Free as u32
+            };
+            let count = self.sessions.values().filter(is_its_own).count() as u64;
+            ensure!(*used == count, "network {slot} uses {count} slots, not {used}");
         }
         Ok(())
+    }
+
+    /// The ports that look taken are those that are held, and forwarded ones that a search has met; the
+    /// full words are those that look full.
+    pub fn check_port_maps(&self) -> Result<()> {
+        for (key, map) in &self.port_maps {
+            let of_key = |port: &ExternalPort| port.port_map() == *key;
+            let held: BTreeSet<u16> = self
+                .ports
+                .iter()
+                .filter(|(port, _)| of_key(port))
+                .map(|(p, _)| p.port.to_host())
+                .collect();
+            let mut full = PortMap::zeroed().full;
+            for (word, taken) in (0..).zip(map.taken) {
+                let place = Place::of_word(word);
+                full[place.word as usize] |= if taken == u64::MAX { place.bit } else { 0 };
+            }
+            ensure!(map.full == full, "other words look full than are of {key:?}");
+            for port in 0..=u16::MAX {
+                let place = Place::of_port(port);
+                let is_taken = map.taken[place.word as usize] & place.bit != 0;
+                let agrees =
+                    is_taken == held.contains(&port) || (is_taken && self.is_forwarded(key, port));
+                ensure!(agrees, "port {port} of {key:?} looks taken: {is_taken}");
+            }
+        }
+        Ok(())
+    }
+
+    fn is_forwarded(&self, of: &ExternalPort, port: u16) -> bool {
+        self.forwards.iter().any(|(bits, forward)| {
+            let shift = FORWARD_KEY_BITS - bits;
+            forward.external == of.external
+                && forward.protocol == of.protocol
+                && u32::from(forward.port.to_host()) >> shift == u32::from(port) >> shift
+        })
     }
 
     /// The mapping of an inside port.
@@ -144,6 +222,10 @@ where
     Ok(())
 }
 
+fn is_mapped(session: &Session) -> bool {
+    session.flags & FLAG_UNMAPPED == 0
+}
+
 fn mapping_key(session: &Session) -> MappingKey {
     MappingKey {
         inside: session.inside,
@@ -152,6 +234,19 @@ fn mapping_key(session: &Session) -> MappingKey {
         protocol: session.protocol,
         reserved: 0,
     }
+}
+
+fn array<V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<V>> {
+    let array = load::array::<V>(ebpf, name)?;
+    (0..array.len()).map(|index| Ok(array.get(&index, 0)?.0)).collect()
+}
+
+fn forwards(ebpf: &Ebpf) -> Result<Vec<(u32, ForwardKey)>> {
+    let map = ebpf.map(map::FORWARDS).context("no map of forwards")?;
+    let forwards = LpmTrie::<_, [u8; FORWARD_KEY_BYTES], Plain<Forward>>::try_from(map)?;
+    let keys =
+        forwards.keys().map(|key| key.map(|key| (key.prefix_len(), bytemuck::cast(key.data()))));
+    Ok(keys.collect::<Result<_, _>>()?)
 }
 
 fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, V)>> {

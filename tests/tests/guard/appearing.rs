@@ -88,8 +88,12 @@ fn guard_outlives_a_killed_daemon_until_detach() -> anyhow::Result<()> {
         return Ok(());
     }
     let dhcp = hosts();
-    let settings =
-        Settings { options: "<vnet:guard/>", dhcp: &dhcp, rest: "<port isolated='yes'/>" };
+    let settings = Settings {
+        options: "<vnet:guard/>",
+        dhcp: &dhcp,
+        rest: "<port isolated='yes'/>",
+        ..Settings::default()
+    };
     let guest = Guest::veth("guest").address("192.168.122.11/24").gateway(GATEWAY);
     let lab = Stage::new(&[guest])?;
     let before = HostState::read(&lab.host)?;

@@ -59,7 +59,7 @@ fn guest_with_a_lease_reaches_everybody() -> anyhow::Result<()> {
         return Ok(());
     }
     for kind in [PortKind::Tap, PortKind::Veth] {
-        let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
+        let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, ..Settings::default() };
         let lab = Guarded::new(&settings, &[Guest::new("guest", kind)])?;
         let guest = &lab.guests[0];
         let _dnsmasq = start_dnsmasq(&lab, &[])?;
@@ -79,11 +79,54 @@ fn guest_with_a_lease_reaches_everybody() -> anyhow::Result<()> {
 }
 
 #[test]
+fn guest_with_a_lease_of_dhcpv6_uses_that_address_and_no_other() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let settings = Settings {
+        options: "<vnet:guard/>",
+        dhcp_ipv6: "<range start='fd00:122::100' end='fd00:122::1ff'/>",
+        ..Settings::default()
+    };
+    let lab = Guarded::new(&settings, &[Guest::tap("first"), Guest::veth("second")])?;
+    let _dnsmasq = start_dnsmasq(&lab, &["--dhcp-range=fd00:122::100,fd00:122::1ff,64,1h"])?;
+    // Kinds 3 and 1: the link-layer address, alone and with a time (RFC 8415, section 11).
+    let duids = [
+        [[0, 3, 0, 1].as_slice(), &mac(1)].concat(),
+        [[0, 1, 0, 1, 0x2a, 0, 0, 0].as_slice(), &mac(2)].concat(),
+    ];
+    let mut leases = Vec::new();
+    for (guest, duid) in lab.guests.iter().zip(&duids) {
+        guest.sysctl("net/ipv6/conf/eth0/disable_ipv6", "0")?;
+        let address = guest.dhcpv6("eth0", duid, DEADLINE)?;
+        assert!((0x100..0x200).contains(&(address.to_bits() & 0xffff)), "{address}");
+        assert_nothing_was_dropped(&lab);
+        guest.add_address("eth0", &format!("{address}/64"))?;
+        wait_for_ping(guest, "fd00:122::1")?;
+        assert!(!leases.contains(&address));
+        leases.push(address);
+    }
+    let [first, second] = [leases[0].to_string(), leases[1].to_string()];
+    wait_for_ping(&lab.guests[0], &second)?;
+    wait_for_ping(&lab.guests[1], &first)?;
+    // Neither one that nobody has been lent, nor another's.
+    for other in ["fd00:122::1f7", "fd00:122::77", &second] {
+        let before = lab.vnet.drops(DropReason::SpoofedAddress)?;
+        let address = format!("{other}/64");
+        lab.guests[0].run(&["ip", "address", "add", &address, "dev", "eth0", "nodad"])?;
+        let ping = lab.guests[0].ping_with("fd00:122::1", 1, &["-I", other, "-W", "0.3"])?;
+        assert_eq!(ping.received, 0, "{other}");
+        lab.wait_for_drops(DropReason::SpoofedAddress, before + 1)?;
+    }
+    lab.finish()
+}
+
+#[test]
 fn guest_without_a_lease_reaches_nobody() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
+    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, ..Settings::default() };
     let guest = Guest::veth("guest").address("192.168.122.50/24").gateway(GATEWAY);
     let lab = Guarded::new(&settings, &[guest])?;
     let ping = lab.guests[0].ping_with(GATEWAY, 1, &["-W", "0.3"])?;
@@ -142,7 +185,7 @@ fn ipv6_configures_itself_under_the_guard() -> anyhow::Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, rest: "" };
+    let settings = Settings { options: "<vnet:guard/>", dhcp: RANGE, ..Settings::default() };
     let lab = Guarded::new(&settings, &[Guest::tap("first"), Guest::veth("second")])?;
     let _dnsmasq = start_dnsmasq(&lab, &["--enable-ra", "--dhcp-range=fd00:122::,ra-only"])?;
     let mut addresses = Vec::new();

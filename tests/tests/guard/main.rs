@@ -7,4 +7,3 @@ mod honest;
 mod isolation;
 mod spoofing;
 mod support;
-mod vlan;

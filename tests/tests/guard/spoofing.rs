@@ -11,7 +11,7 @@ const VICTIM: &str = "192.168.122.12";
 
 fn guarded(kind: PortKind) -> anyhow::Result<Guarded> {
     let dhcp = hosts();
-    let settings = Settings { options: "<vnet:guard/>", dhcp: &dhcp, rest: "" };
+    let settings = Settings { options: "<vnet:guard/>", dhcp: &dhcp, ..Settings::default() };
     let guest = |name: &str, address: &str| {
         Guest::new(name, kind).address(&format!("{address}/24")).gateway("192.168.122.1")
     };

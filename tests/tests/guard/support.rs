@@ -21,19 +21,22 @@ pub struct Settings<'a> {
     pub options: &'a str,
     /// What stands in the `<dhcp>` of the IPv4 subnet.
     pub dhcp: &'a str,
+    /// What stands in the `<dhcp>` of the IPv6 subnet; without it guests choose their addresses there.
+    pub dhcp_ipv6: &'a str,
     /// What stands in `<network>` besides.
     pub rest: &'a str,
 }
 
 /// The definition of a NAT network 192.168.122.0/24 and `fd00:122::/64` on `virbr0`.
 pub fn definition(settings: &Settings<'_>) -> String {
-    let Settings { options, dhcp, rest } = settings;
+    let Settings { options, dhcp, dhcp_ipv6, rest } = settings;
     format!(
         "<network>\n  <name>default</name>\n  <metadata>\n    \
          <vnet:options xmlns:vnet='urn:vnet:options:1'>{options}</vnet:options>\n  </metadata>\n  \
          <forward mode='nat'/>\n  <bridge name='virbr0'/>\n  {rest}\n  \
          <ip address='192.168.122.1' prefix='24'><dhcp>{dhcp}</dhcp></ip>\n  \
-         <ip family='ipv6' address='fd00:122::1' prefix='64'/>\n</network>\n"
+         <ip family='ipv6' address='fd00:122::1' prefix='64'><dhcp>{dhcp_ipv6}</dhcp></ip>\n\
+         </network>\n"
     )
 }
 

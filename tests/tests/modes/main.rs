@@ -4,6 +4,7 @@
 mod dmz;
 mod every_pair;
 mod extension_headers;
+mod fragments;
 mod isolated_ports;
 mod masquerade;
 mod matrix;

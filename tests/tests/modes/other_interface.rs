@@ -1,10 +1,14 @@
 //! Interfaces that have no hooks of vnet, and what other people do to the host's own rules.
 
-use vnet_tests::lab::{End, require_root};
-use vnet_tests::modes::{Net, Place, Rig, libvirt_rules, nine_networks};
+use std::net::{IpAddr, Ipv6Addr};
+
+use etherparse::icmpv6::DestUnreachableCode;
+use etherparse::{Icmpv6Type, PacketBuilder};
+use vnet_tests::lab::{End, listing, require_root};
+use vnet_tests::modes::{Net, Place, Rig, frame, libvirt_rules, nine_networks};
 use vnet_tests::vnet::Vnet;
 
-use crate::support::{assert_none_reaches, assert_reaches, assert_rejected, ip, place};
+use crate::support::*;
 
 const PEER: [&str; 2] = ["10.8.0.2", "2001:db8:8::2"];
 const OPEN_TO_ALL: [&str; 3] = ["route-a.1", "route-b.1", "open.1"];
@@ -87,6 +91,59 @@ fn flushing_the_hosts_rules_opens_nothing() -> anyhow::Result<()> {
     all()?;
     rig.host.nft("flush ruleset")?;
     all()?;
+    vnet.stop()?;
+    Ok(())
+}
+
+/// What goes to guests through the stack is rejected at the bridge, and the sender is answered through
+/// the interface that it came from, which has no hook of ours.
+#[test]
+fn interface_without_hooks_gets_this_icmpv6_error_byte_by_byte() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let rig = Rig::new(nine_networks().into_iter().map(Net::nat66).collect())?;
+    let vpn = vpn(&rig)?;
+    let arguments = ["--uplink", "upx", "--uplink", "upy"];
+    let vnet = Vnet::start_with(&rig.host, &rig.definitions(), &arguments)?;
+    let macs = (frame::mac_of(&vpn.node, "eth0")?, frame::mac_of(&rig.host, "vpn0")?);
+    // The host knows the peer's link-layer address already.
+    assert_eq!(vpn.node.ping("2001:db8:8::1", 1)?.received, 1);
+    let (peer, own) = (ip(PEER[1]), "2001:db8:8::1".parse()?);
+    for (port, name) in (9000..).zip(CLOSED) {
+        for length in [0, 4, 1400] {
+            let guest = rig.place(name);
+            let to = guest.address_like(peer);
+            let sent = frame::udp(macs, (peer, to), (port, 7), &vec![0x5a; length]);
+            let capture = vpn.capture("icmp6")?;
+            frame::send(&vpn.node, "eth0", &sent)?;
+            let answer = capture
+                .wait_for(|packet| packet.icmp().is_some_and(|(kind, _)| kind < 128), DEADLINE)?;
+
+            // As the stack was about to send it on, up to what every transport knows its flow by.
+            let mut quoted = sent[14..14 + 40 + 8].to_vec();
+            quoted[7] -= 1;
+            // Kernels before 6.7 do not tell the programs which address the host would take.
+            let IpAddr::V6(gateway) = guest.host_like(peer) else { panic!("{name}") };
+            let error = |source: Ipv6Addr| {
+                let IpAddr::V6(to) = peer else { panic!("{peer}") };
+                let mut bytes = Vec::new();
+                PacketBuilder::ethernet2(macs.1, macs.0)
+                    .ipv6(source.octets(), to.octets(), 64)
+                    .icmpv6(Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port))
+                    .write(&mut bytes, &quoted)
+                    .unwrap();
+                bytes
+            };
+            let answers = [own, gateway].map(error);
+            let expected = answers.iter().find(|bytes| **bytes == answer.data);
+            let all = capture.finish()?;
+            assert_eq!(&answer.data, expected.unwrap_or(&answers[0]), "{name}: {}", listing(&all));
+            let errors =
+                all.iter().filter(|packet| packet.icmp().is_some_and(|(kind, _)| kind < 128));
+            assert_eq!(errors.count(), 1, "{name}: {}", listing(&all));
+        }
+    }
     vnet.stop()?;
     Ok(())
 }

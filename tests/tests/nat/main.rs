@@ -4,8 +4,10 @@
 mod bulk;
 mod exceptions;
 mod following;
+mod forwards;
 mod inbound;
 mod networks;
+mod own_copies;
 mod services;
 mod support;
 mod traffic;

@@ -153,30 +153,12 @@ impl PingOnce for Node {
     }
 }
 
-/// Counters of `/proc/net/snmp` and `/proc/net/netstat`, as `TcpInCsumErrors`.
+/// As [`Namespace::counters`].
 pub fn counters(node: &Node) -> anyhow::Result<BTreeMap<String, u64>> {
-    let mut counters = BTreeMap::new();
-    for file in ["snmp", "netstat"] {
-        // `/proc/net` would be that of the main thread.
-        let path = format!("/proc/thread-self/net/{file}");
-        let text = node.enter(|| std::fs::read_to_string(path))??;
-        let lines: Vec<&str> = text.lines().collect();
-        for pair in lines.chunks_exact(2) {
-            let (protocol, names) = pair[0].split_once(": ").unwrap();
-            let values = pair[1].split(' ').skip(1);
-            for (name, value) in names.split(' ').zip(values) {
-                counters.insert(format!("{protocol}{name}"), value.parse().unwrap_or(0));
-            }
-        }
-    }
-    Ok(counters)
+    Ok(node.counters()?)
 }
 
-/// No packet was received there with a wrong checksum.
+/// As [`Namespace::assert_no_checksum_errors`].
 pub fn assert_no_checksum_errors(node: &Node) -> anyhow::Result<()> {
-    let counters = counters(node)?;
-    for name in ["IcmpInCsumErrors", "TcpInCsumErrors", "UdpInCsumErrors", "IpExtInCsumErrors"] {
-        assert_eq!(counters[name], 0, "{name} of {}", node.name());
-    }
-    Ok(())
+    Ok(node.assert_no_checksum_errors()?)
 }

@@ -4,7 +4,6 @@ use anyhow::Result;
 use vnet_common::{
     flow::Direction::{self, *},
     names::{FORWARDED_MARK, program},
-    reason::{DropReason, Handover},
 };
 use vnet_tests::programs::*;
 
@@ -69,48 +68,6 @@ fn fragments_that_the_stack_made_are_translated_at_the_uplink() -> Result<()> {
             outcome.assert(Verdict::Pass, &expected, 0, &counted);
         }
         assert_eq!(rig.tables()?.only().outbound.packets, 2);
-        Ok(())
-    })
-}
-
-#[test]
-fn later_fragment_without_its_first_is_dropped_and_opens_nothing() -> Result<()> {
-    with_rig(|rig| {
-        for packet in [
-            big("192.168.122.10:20000", "192.0.2.10:53"),
-            echo_request("192.168.122.10:77", REMOTE).payload(&[5; 2000]),
-        ] {
-            let later = &packet.fragments(1480)[1];
-            rig.frame_from_guest(later)?.assert_dropped(NETWORK, DropReason::LostFragment);
-            let virbr0 = Origin::Interface("virbr0");
-            let outcome = rig.at(program::UPLINK_EGRESS, "eth0", virbr0, later)?;
-            outcome.assert_dropped(NETWORK, DropReason::LostFragment);
-        }
-        assert!(rig.tables()?.sessions.is_empty());
-        Ok(())
-    })
-}
-
-#[test]
-fn later_fragment_of_an_unknown_datagram_from_outside_is_the_hosts_own() -> Result<()> {
-    with_rig(|rig| {
-        rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
-        let later = &big("192.0.2.10:53", "198.51.100.1:20000").fragments(1480)[1];
-        let expected = counted(&[(&format!("0 handover {}", Handover::NoFlow.id()), 1)]);
-        let outcome = rig.frame_from_outside(later)?;
-        outcome.assert(Verdict::Pass, later, 0, &expected);
-        Ok(())
-    })
-}
-
-#[test]
-fn fragments_of_another_datagram_do_not_follow() -> Result<()> {
-    with_rig(|rig| {
-        let query = big("192.168.122.10:20000", "192.0.2.10:53");
-        rig.frame_from_guest(&query.fragments(1480)[0])?;
-        let other = query.identification(99);
-        let outcome = rig.frame_from_guest(&other.fragments(1480)[1])?;
-        outcome.assert_dropped(NETWORK, DropReason::LostFragment);
         Ok(())
     })
 }

@@ -328,23 +328,6 @@ fn fragments_of_a_ping_behind_options_follow_their_first() -> Result<()> {
 }
 
 #[test]
-fn later_fragment_without_its_first_is_dropped_and_opens_nothing() -> Result<()> {
-    with_modes(|rig| {
-        let query = big(FROM, TO);
-        let later = &query.fragments(1440)[1];
-        rig.frame_from_guest(later)?.assert_dropped(NETWORK, DropReason::LostFragment);
-        // Another datagram's first does not help.
-        rig.frame_from_guest(&query.clone().identification(5).fragments(1440)[0])?;
-        rig.frame_from_guest(later)?.assert_dropped(NETWORK, DropReason::LostFragment);
-        let reply = big(TO, "[2001:db8:100::1]:20000");
-        let later = &reply.fragments(1440)[1];
-        let outcome = rig.frame_from_outside(later)?;
-        outcome.assert(Verdict::Pass, later, 0, &counted(&[("0 handover no-flow", 1)]));
-        Ok(())
-    })
-}
-
-#[test]
 fn first_fragment_without_a_whole_transport_header_is_malformed() -> Result<()> {
     with_modes(|rig| {
         // 16 of 20 bytes (RFC 7112 demands all of the first fragment).

@@ -96,6 +96,34 @@ fn what_is_on_its_way_to_a_guest_leaves_no_uplink() -> Result<()> {
         run(eth0, "eth1", program::UPLINK_EGRESS)?.assert_dropped(0, DropReason::PolicyRejected);
         let outcome = run(eth0, "virbr0", program::BRIDGE_EGRESS)?;
         outcome.assert_passed(&translated);
+        // Nor another network's bridge, wherever the host's routes lead.
+        let outcome = run(eth0, "virbr1", program::BRIDGE_EGRESS)?;
+        outcome.assert_dropped(NETWORK, DropReason::NoFlow);
+        Ok(())
+    })
+}
+
+#[test]
+fn hosts_redirects_tell_no_hidden_address() -> Result<()> {
+    /// To the destination, by way of a router.
+    fn redirect_ipv6(destination: &str) -> Packet {
+        let octets = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let message = [&[137, 0, 0, 0, 0, 0, 0, 0], &octets("fe80::1")[..], &octets(destination)];
+        raw("fe80::2", REMOTE_6, 58).payload(&message.concat())
+    }
+    with_modes(|rig| {
+        let redirect = |destination: &str| {
+            let about = udp("192.0.2.10:53", &format!("{destination}:20000"));
+            icmp_error(EXTERNAL, REMOTE, (5, 1), &about, 28)
+        };
+        let hidden = [redirect("192.168.122.10"), redirect_ipv6("fd00:122::10")];
+        for packet in &hidden {
+            let outcome = rig.to_outside(Origin::Host, packet)?;
+            outcome.assert_dropped(NETWORK, DropReason::UnrelatedIcmpError);
+        }
+        for packet in [redirect("192.0.2.77"), redirect_ipv6("2001:db8:77::1")] {
+            rig.to_outside(Origin::Host, &packet)?.assert_passed(&packet);
+        }
         Ok(())
     })
 }

@@ -270,7 +270,13 @@ fn tcp_states_follow_the_segments() -> Result<()> {
             (true, FIN | ACK, Closing),
             (false, ACK, Closing),
             (true, SYN, Opening),
-            (false, RST | ACK, Closing),
+            (false, RST | ACK, Opening),
+            (false, SYN | ACK, Answered),
+            (true, ACK, Established),
+            (false, RST, Reset),
+            (false, ACK, Established),
+            (true, RST, Reset),
+            (true, SYN, Opening),
         ];
         for (step, (outbound, bits, state)) in steps.into_iter().enumerate() {
             let outcome = if outbound {

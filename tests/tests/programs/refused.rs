@@ -102,7 +102,8 @@ fn bridge_of_no_network_forwards_nothing() -> Result<()> {
 #[test]
 fn end_of_an_unknown_connection_opens_nothing() -> Result<()> {
     with_rig(|rig| {
-        for bits in [RST, RST | ACK, FIN | ACK] {
+        // Nor do flags that no TCP sends: PSH and URG alone, SYN with FIN or RST, none.
+        for bits in [RST, RST | ACK, FIN | ACK, FIN, SYN | FIN, SYN | RST, 0x28, 0] {
             let segment = tcp("192.168.122.10:20000", "192.0.2.10:80", bits);
             rig.from_guest(&segment)?.assert_dropped(NETWORK, DropReason::NoFlow);
         }
@@ -115,10 +116,9 @@ fn end_of_an_unknown_connection_opens_nothing() -> Result<()> {
 #[test]
 fn protocols_that_cannot_be_translated_are_dropped() -> Result<()> {
     with_rig(|rig| {
-        for protocol in [2, 47, 50, 132] {
-            let packet = raw(GUEST, REMOTE, protocol);
-            rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::UnsupportedProtocol);
-        }
+        // ICMP of IPv6.
+        let packet = raw(GUEST, REMOTE, 58);
+        rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::UnsupportedProtocol);
         Ok(())
     })
 }

@@ -1,11 +1,12 @@
-//! Tags, and devices that add them.
+//! Tags, devices that add them, and bridges that filter by them.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use serde_json::Value;
 use vnet_tests::lab::services::content;
-use vnet_tests::lab::{CapturedPacket, Namespace, listing};
+use vnet_tests::lab::{CapturedPacket, Lab, Namespace, Node, listing, wait_until};
 
 /// For an answer, also on an emulated machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -97,5 +98,43 @@ pub fn assert_echoes(from: &Namespace, to: SocketAddr, length: usize) -> anyhow:
         sending.join().unwrap().unwrap();
     });
     assert!(&back == sent, "{length} bytes came back changed");
+    Ok(())
+}
+
+/// A network of mode bridge on `br0`, with options of vnet's own.
+pub fn bridged(name: &str, options: &str, vlan: &str) -> String {
+    format!(
+        "<network>\n  <name>{name}</name>\n  <metadata>\n    \
+         <vnet:options xmlns:vnet='urn:vnet:options:1'>{options}</vnet:options>\n  </metadata>\n  \
+         <forward mode='bridge'/>\n  <bridge name='br0'/>\n  {vlan}\n</network>\n"
+    )
+}
+
+/// A host with a bridge that filters.
+pub fn filtering_bridge(lab: &Lab) -> anyhow::Result<Node> {
+    let host = lab.host("host")?;
+    host.bridge("br0", &[])?;
+    host.run(&["ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"])?;
+    Ok(host)
+}
+
+/// The VLANs of a port with their flags, as `42 PVID Egress Untagged`.
+pub fn vlans(host: &Node, port: &str) -> anyhow::Result<Vec<String>> {
+    let shown = host.run(&["bridge", "-j", "vlan", "show", "dev", port])?;
+    let json: Value = serde_json::from_str(&shown)?;
+    let list = json[0]["vlans"].as_array().cloned().unwrap_or_default();
+    let text = |vlan: &Value| {
+        let flags = vlan["flags"].as_array().cloned().unwrap_or_default();
+        let words = flags.iter().filter_map(Value::as_str).map(|flag| format!(" {flag}"));
+        format!("{}{}", vlan["vlan"], words.collect::<String>())
+    };
+    Ok(list.iter().map(text).collect())
+}
+
+pub fn wait_for_vlans(host: &Node, port: &str, wanted: &[&str]) -> anyhow::Result<()> {
+    wait_until(&format!("{port} has VLANs {wanted:?}"), DEADLINE, || match vlans(host, port) {
+        Ok(found) if found == wanted => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
     Ok(())
 }

@@ -74,7 +74,7 @@ impl Run {
         let options = supervise::Options {
             definitions: self.definitions,
             instance: self.instance,
-            plan: plan::Options { uplinks: self.uplinks },
+            plan: plan::Options { uplinks: self.uplinks, flow_limit: self.max_flows },
             leases: self.leases,
             attach: match self.attach {
                 Attach::Auto => AttachMode::Auto,

@@ -50,6 +50,8 @@ impl Datapath {
             .map_max_entries(names::map::FREE_SESSIONS, limit)
             .map_max_entries(names::map::MAPPINGS, limit)
             .map_max_entries(names::map::EXTERNAL_PORTS, limit)
+            // A guest with an account has a flow.
+            .map_max_entries(names::map::GUESTS, limit)
             // A flow has a key in each direction.
             .map_max_entries(names::map::FLOWS, limit.saturating_mul(2))
             .map_max_entries(names::map::FLOWS_IPV6, limit.saturating_mul(2));

@@ -1,6 +1,7 @@
 //! The BPF side as userspace holds it: load, fill, attach, sweep.
 
 mod attach;
+mod departures;
 mod error;
 mod guard;
 mod kernel_log;

@@ -18,6 +18,8 @@ const EMPTY_FRAME: [u8; 14] = [0; 14];
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sweep {
     runs: u32,
+    /// Slots that were used when it began.
+    used: u32,
 }
 
 impl Sweep {
@@ -31,11 +33,15 @@ impl Sweep {
 impl Datapath {
     /// A look at every slot that is used now.
     pub fn begin_sweep(&mut self) -> Result<Sweep, DatapathError> {
+        let used = self.used_slots()?;
+        Ok(Sweep { runs: used.div_ceil(limits::SWEEP_SLICE), used })
+    }
+
+    fn used_slots(&mut self) -> Result<u32, DatapathError> {
         let map: Array<_, SessionCursor> = self.map(names::map::SESSION_CURSOR)?;
         let failed = |source| DatapathError::Map { map: names::map::SESSION_CURSOR, source };
         let cursor = map.get(&0, 0).map_err(failed)?;
-        let used = cursor.fresh.min(u64::from(self.config.session_limit)) as u32;
-        Ok(Sweep { runs: used.div_ceil(limits::SWEEP_SLICE) })
+        Ok(cursor.fresh.min(u64::from(self.config.session_limit)) as u32)
     }
 
     /// Looks at the next slice of slots.
@@ -52,6 +58,12 @@ impl Datapath {
                 if error.io_error.raw_os_error() == Some(libc::EINTR) => {}
             Err(error) => return Err(DatapathError::Sweep(error)),
             Ok(_) => sweep.runs -= repeat,
+        }
+        if sweep.is_done() {
+            // The cursor has also passed slots that were not used when it began.
+            let used = self.used_slots()?;
+            sweep.runs = used.saturating_sub(sweep.used).div_ceil(limits::SWEEP_SLICE);
+            sweep.used = used;
         }
         Ok(())
     }

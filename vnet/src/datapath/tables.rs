@@ -1,11 +1,14 @@
 //! Filling the programs' maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapError, lpm_trie::Key};
 use vnet_common::{
+    flow::ExternalPort,
+    forward::{FORWARD_KEY_BYTES, Forward, ForwardKey},
     names,
     network::{Config, Network, Subnet, Uplink},
+    port_map::PortMap,
 };
 
 use super::{Datapath, DatapathError};
@@ -35,13 +38,50 @@ impl Datapath {
     fn write_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
         self.write_networks(old, new)?;
         self.write_subnets(old, new)?;
-        self.write_uplinks(old, new)
+        self.write_uplinks(old, new)?;
+        self.write_forwards(old, new)?;
+        self.forget_port_maps(old, new)
+    }
+
+    /// Removes the maps of taken ports that are of no use any more: of addresses that are gone, and where
+    /// forwards are gone, whose ports count as taken there. Who holds a port is said by another table, so
+    /// that a new map costs a few steps and nothing else.
+    fn forget_port_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        if (&old.networks, &old.uplinks, &old.forwards)
+            == (&new.networks, &new.uplinks, &new.forwards)
+        {
+            return Ok(());
+        }
+        let gone = old.forwards.keys().filter(|key| !new.forwards.contains_key(*key));
+        let gone: BTreeSet<_> = gone
+            .map(|(_, key)| bytemuck::cast::<_, ForwardKey>(*key))
+            .map(|key| (key.external.to_wire(), key.protocol))
+            .collect();
+        let mut port_maps: HashMap<_, ExternalPort, PortMap> = self.map(names::map::PORT_MAPS)?;
+        let keys: Vec<_> = port_maps.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            let forgotten = gone.contains(&(key.external.to_wire(), key.protocol));
+            if !forgotten && new.masquerades_to(key.external) {
+                continue;
+            }
+            match port_maps.remove(&key) {
+                Err(error) if !is_absent(&error) => {
+                    return Err(failed(names::map::PORT_MAPS)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Starts a new epoch: something outside of the maps has changed, such as a route.
     pub fn next_epoch(&mut self) -> Result<(), DatapathError> {
         // Zero is no epoch.
         self.config.epoch = self.config.epoch.checked_add(1).unwrap_or(1);
+        self.write_config()
+    }
+
+    pub(super) fn write_config(&mut self) -> Result<(), DatapathError> {
         let config = self.config;
         let mut map: Array<_, Config> = self.map(names::map::CONFIG)?;
         map.set(0, config, 0).map_err(failed(names::map::CONFIG))
@@ -100,6 +140,23 @@ impl Datapath {
             HashMap::remove,
         )
         .map_err(failed(names::map::UPLINKS))
+    }
+
+    fn write_forwards(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        let certain = self.tables_are_certain;
+        let mut forwards: LpmTrie<_, [u8; FORWARD_KEY_BYTES], Forward> =
+            self.map(names::map::FORWARDS)?;
+        replace(
+            certain,
+            &old.forwards,
+            &new.forwards,
+            &mut forwards,
+            |forwards, (length, prefix), forward| {
+                forwards.insert(&Key::new(*length, *prefix), forward, 0)
+            },
+            |forwards, (length, prefix)| forwards.remove(&Key::new(*length, *prefix)),
+        )
+        .map_err(failed(names::map::FORWARDS))
     }
 
     pub(super) fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, DatapathError>

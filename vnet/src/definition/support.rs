@@ -6,7 +6,7 @@
 
 use super::{
     diagnostic::{Diagnostic, Located, Span},
-    model::{Bandwidth, Filtering, ForwardMode, Ip, Network, VirtualPort},
+    model::{Bandwidth, ForwardMode, Ip, Network, VirtualPort},
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
@@ -187,51 +187,29 @@ impl Limits<'_> {
         let options = &network.options;
         let bridged = network.forward.mode.value == ForwardMode::Bridge;
         let masqueraded = is_masqueraded(network);
-        if let Some(filtering) = &options.filtering {
-            if !masqueraded {
-                self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
-            } else if filtering.value == Filtering::EndpointIndependent {
-                self.warn(
-                    &filtering.span,
-                    "endpoint-independent filtering is not done by this version",
-                    "only replies reach a guest",
-                );
-            }
+        if let Some(filtering) = options.filtering.as_ref().filter(|_| !masqueraded) {
+            self.warn(&filtering.span, "`<vnet:filtering>` has no effect here", ROUTED);
         }
-        if let Some(flows) = options.limits.flows.as_ref().filter(|_| !masqueraded) {
+        if !masqueraded {
             let reason = if bridged { BRIDGED } else { UNCOUNTED };
-            self.warn(&flows.span, "`flows` has no effect here", reason);
+            let limits = &options.limits;
+            self.no_effect(limits.flows.as_ref(), "flows", reason);
+            self.no_effect(limits.ports.as_ref(), "ports", ROUTED);
+            self.no_effect(limits.new_flows.as_ref(), "new-flows", reason);
+            self.no_effect(limits.network_flows.as_ref(), "network-flows", reason);
+            let timeouts = &options.timeouts;
+            self.no_effect(timeouts.tcp.as_ref(), "tcp", reason);
+            self.no_effect(timeouts.tcp_transitory.as_ref(), "tcp-transitory", reason);
+            self.no_effect(timeouts.udp.as_ref(), "udp", reason);
+            self.no_effect(timeouts.icmp.as_ref(), "icmp", reason);
+            self.no_effect(timeouts.other.as_ref(), "other", reason);
+            self.no_effect(timeouts.port_hold_down.as_ref(), "port-hold-down", ROUTED);
         }
-        if let Some(ports) = &options.limits.ports {
-            if masqueraded {
-                self.warn(
-                    &ports.span,
-                    "ports are not limited by this version",
-                    "a guest may use as many as it has flows",
-                );
-            } else {
-                self.warn(&ports.span, "`ports` has no effect here", ROUTED);
-            }
-        }
-        if let Some(new_flows) = &options.limits.new_flows {
-            if bridged {
-                self.warn(&new_flows.span, "`new-flows` has no effect here", BRIDGED);
-            } else if !masqueraded {
-                self.warn(&new_flows.span, "`new-flows` has no effect here", UNCOUNTED);
-            } else {
-                self.warn(
-                    &new_flows.span,
-                    "the rate of new flows is not limited by this version",
-                    "a guest may open them as fast as it can",
-                );
-            }
-        }
-        for forward in &options.forwards {
-            self.warn(
-                &forward.span,
-                "ports are not forwarded by this version",
-                "nobody outside reaches the guest by it",
-            );
+    }
+
+    fn no_effect<T>(&mut self, option: Option<&Located<T>>, name: &str, reason: &str) {
+        if let Some(option) = option {
+            self.warn(&option.span, &format!("`{name}` has no effect here"), reason);
         }
     }
 

@@ -56,6 +56,12 @@ impl Known {
         self.guests.contains_key(&mac)
     }
 
+    /// The addresses of a guest.
+    #[must_use]
+    pub fn addresses(&self, mac: MacAddress) -> &[IpAddr] {
+        self.guests.get(&mac).map_or(&[], Vec::as_slice)
+    }
+
     /// Every guest with its addresses.
     pub fn iter(&self) -> impl Iterator<Item = (MacAddress, &[IpAddr])> {
         self.guests.iter().map(|(mac, addresses)| (*mac, addresses.as_slice()))

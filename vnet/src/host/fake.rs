@@ -38,6 +38,7 @@ impl Host {
                 arp_interval: 0,
             }),
             vlan_filtering: (kind == LinkKind::Bridge).then_some(false),
+            default_vlan: (kind == LinkKind::Bridge).then_some(1),
             kind,
             layer,
             flags: LinkFlags::Up | LinkFlags::LowerUp,

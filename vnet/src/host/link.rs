@@ -39,6 +39,8 @@ pub struct Link {
     pub bond: Option<Bond>,
     /// Whether a bridge filters by VLAN; `None` for anything else.
     pub vlan_filtering: Option<bool>,
+    /// The VLAN that a bridge gives to new ports; `None` for none, and for anything else.
+    pub default_vlan: Option<u16>,
     /// Its IPv6 parameters; `None` where there is no IPv6, as in a kernel without it.
     pub ipv6: Option<Ipv6Settings>,
 }
@@ -155,6 +157,7 @@ impl Link {
             vlan_id: None,
             bond: None,
             vlan_filtering: None,
+            default_vlan: None,
             ipv6: None,
         };
         for (kind, payload) in attributes(body.get(16..)?) {
@@ -202,6 +205,7 @@ impl Link {
         const IFLA_BOND_MIIMON: u16 = 3;
         const IFLA_BOND_ARP_INTERVAL: u16 = 7;
         const IFLA_BR_VLAN_FILTERING: u16 = 7;
+        const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
         const IFLA_VLAN_ID: u16 = 1;
 
         let find =
@@ -212,6 +216,9 @@ impl Link {
             LinkKind::Bridge => {
                 self.vlan_filtering =
                     Some(find(IFLA_BR_VLAN_FILTERING).is_some_and(|payload| payload == [1]));
+                self.default_vlan = find(IFLA_BR_VLAN_DEFAULT_PVID)
+                    .and_then(|payload| u16_at(payload, 0))
+                    .filter(|id| *id != 0);
             }
             LinkKind::Bond => {
                 self.bond = find(IFLA_BOND_MODE).and_then(<[u8]>::first).map(|mode| Bond {
@@ -322,6 +329,11 @@ mod tests {
             link(1, 0, |body| push_nested(body, 18, &data)).vlan_filtering
         };
         assert_eq!((filters(1), filters(0)), (Some(true), Some(false)));
+        let default = |id: u16| {
+            let data = info("bridge", &[(39, &id.to_ne_bytes())]);
+            link(1, 0, |body| push_nested(body, 18, &data)).default_vlan
+        };
+        assert_eq!((default(1), default(77), default(0)), (Some(1), Some(77), None));
     }
 
     #[test]

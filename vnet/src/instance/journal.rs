@@ -53,8 +53,8 @@ pub enum Undo {
         interface: u32,
         /// The VLANs that it was given.
         given: Vec<PortVlan>,
-        /// The one that it had.
-        former: PortVlan,
+        /// The one that it had, if any.
+        former: Option<PortVlan>,
     },
     /// Unmount the BPF file system.
     Mount {

@@ -185,7 +185,7 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
 async fn give_vlan_back(
     port: u32,
     given: &[PortVlan],
-    former: PortVlan,
+    former: Option<PortVlan>,
 ) -> Result<(), NetlinkError> {
     let all = bridge_port::vlans().await?;
     let Some((_, current)) = all.iter().find(|(index, _)| *index == port) else { return Ok(()) };
@@ -194,7 +194,10 @@ async fn give_vlan_back(
         return Ok(());
     }
     bridge_port::delete_vlans(port, &ours).await?;
-    bridge_port::add_vlans(port, &[former]).await.map(drop)
+    match former {
+        Some(former) => bridge_port::add_vlans(port, &[former]).await.map(drop),
+        None => Ok(()),
+    }
 }
 
 /// An interface that somebody has made a router's meanwhile stays one.

@@ -1,6 +1,7 @@
 //! From definitions and the host as it is to what should run.
 
 mod forwarding;
+mod forwards;
 mod network;
 mod ports;
 mod problem;
@@ -17,9 +18,10 @@ use std::{
 };
 
 use ipnet::IpNet;
-use vnet_common::{family::Family, limits, policy::Modes};
+use vnet_common::{family::Family, limits, policy::Modes, timeout::Timeouts};
 
 pub use forwarding::routes_lost_by_forwarding;
+pub use forwards::{ForwardPrefix, PlannedForward};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
@@ -32,10 +34,18 @@ use crate::{
 };
 
 /// What the operator sets beside the definitions.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Names of the interfaces towards outside; empty for all that the host's routes use.
     pub uplinks: Vec<String>,
+    /// Live flows of all guests.
+    pub flow_limit: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { uplinks: Vec::new(), flow_limit: limits::DEFAULT_SESSIONS }
+    }
 }
 
 /// The index that no interface ever has: the kernel's are positive and count from 1.
@@ -60,6 +70,8 @@ pub struct Plan {
     pub networks: Vec<PlannedNetwork>,
     /// The interfaces towards outside, by rising index.
     pub uplinks: Vec<PlannedUplink>,
+    /// Ports of the uplinks' addresses that lead to guests.
+    pub forwards: Vec<PlannedForward>,
     /// The host's own addresses, which nobody else may send from.
     pub own: Vec<IpAddr>,
     /// The host's ephemeral ports, which masquerading leaves alone.
@@ -101,8 +113,18 @@ pub struct PlannedNetwork {
     pub ports: RangeInclusive<u16>,
     /// External addresses to masquerade to, instead of the uplink's own.
     pub pool: Option<AddressRange>,
+    /// Whether anybody outside may send to its guests' mappings.
+    pub endpoint_independent: bool,
     /// Live flows that one guest may have.
     pub flows_per_guest: u32,
+    /// External ports that the mappings of one guest may hold.
+    pub ports_per_guest: u32,
+    /// Flows that one guest may open in a second; 0 for any number.
+    pub new_flows_per_second: u32,
+    /// Slots of the flow table that all guests together may use.
+    pub flow_limit: u32,
+    /// Idle times.
+    pub timeouts: Timeouts,
     /// Whether guests are kept from each other.
     pub isolated_ports: bool,
     /// The bridge's own addresses, to which guests of NAT networks are masqueraded here; empty for a
@@ -145,10 +167,12 @@ pub fn plan(
     let mut warnings = Vec::new();
     let served =
         definitions.iter().filter_map(|definition| Some((definition, network::modes(definition)?)));
+    let masquerading = definitions.iter().filter(|network| network.forward.nat.is_some()).count();
+    let share = network::share_of_flows(options.flow_limit, masquerading);
     let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
     for (slot, (definition, modes)) in (1_u16..).zip(served) {
-        let network = network::plan(definition, slot, modes, host, &mut problems);
+        let network = network::plan(definition, slot, modes, share, host, &mut problems);
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
     }
@@ -157,11 +181,13 @@ pub fn plan(
     }
     let guest_bridges = network::guest_bridges(definitions, host);
     let mut uplinks = uplinks::plan(definitions, host, &guest_bridges, options, &mut problems);
-    problems.extend(too_many(&networks, &uplinks));
+    let mut forwards = forwards::plan(definitions, &networks, &uplinks, host, &mut warnings);
+    problems.extend(too_many(&networks, &uplinks, &forwards));
     uplinks.truncate(limits::UPLINKS as usize);
+    truncate(&mut forwards);
     let (ports, guard) = (Vec::new(), GuardTables::default());
     let own = own_addresses(host);
-    let plan = Plan { networks, uplinks, own, host_ports, ports, guard };
+    let plan = Plan { networks, uplinks, forwards, own, host_ports, ports, guard };
     Planned { plan, problems, warnings }
 }
 
@@ -190,15 +216,30 @@ impl Plan {
     }
 }
 
-fn too_many(networks: &[PlannedNetwork], uplinks: &[PlannedUplink]) -> Vec<Problem> {
+/// Leaves out what the programs have no room for.
+fn truncate(forwards: &mut Vec<PlannedForward>) {
+    let mut entries = 0;
+    forwards.retain(|forward| {
+        entries += forward.entries().count();
+        entries <= limits::FORWARDS as usize
+    });
+}
+
+fn too_many(
+    networks: &[PlannedNetwork],
+    uplinks: &[PlannedUplink],
+    forwards: &[PlannedForward],
+) -> Vec<Problem> {
     let subnets_of =
         |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();
     let subnets = networks.iter().map(subnets_of).sum();
     let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
+    let prefixes = forwards.iter().map(|forward| forward.entries().count()).sum();
     let sizes = [
         ("networks", networks.len(), limits::NETWORKS - 1),
         ("subnets", subnets, limits::SUBNETS - limits::OWN_ADDRESSES as u32),
         ("uplinks", uplinks.len() + bridges, limits::UPLINKS),
+        ("prefixes of forwarded ports", prefixes, limits::FORWARDS),
     ];
     sizes
         .into_iter()

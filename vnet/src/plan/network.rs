@@ -6,13 +6,14 @@ use ipnet::IpNet;
 use vnet_common::{
     limits,
     policy::{Mode, Modes},
+    timeout::Timeouts,
 };
 
 use super::{
     ABSENT_INTERFACE, Addresses, PlannedNetwork, PlannedRoute, Problem, family_of, uplinks,
 };
 use crate::{
-    definition::{self, ForwardMode},
+    definition::{self, Filtering, ForwardMode},
     host::{Link, LinkKind, Snapshot},
 };
 
@@ -51,6 +52,7 @@ pub(super) fn plan(
     definition: &definition::Network,
     slot: u16,
     modes: Modes,
+    share: u32,
     host: &Snapshot,
     problems: &mut Vec<Problem>,
 ) -> PlannedNetwork {
@@ -58,6 +60,9 @@ pub(super) fn plan(
     let bridge = bridge.ok();
     let forward_ifindex = forward_ifindex(definition, host, problems);
     let nat = definition.forward.nat.as_ref();
+    let limits = &definition.options.limits;
+    let flows_per_guest =
+        limits.flows.as_ref().map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value);
     let mut network = PlannedNetwork {
         slot,
         name: definition.name.value.clone(),
@@ -79,13 +84,39 @@ pub(super) fn plan(
         forward_ifindex,
         ports: nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end),
         pool: nat.and_then(|nat| nat.addresses.as_ref()).map(|range| range.value),
-        flows_per_guest: (definition.options.limits.flows.as_ref())
-            .map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value),
+        endpoint_independent: definition.options.filtering() == Filtering::EndpointIndependent,
+        flows_per_guest,
+        // Each flow holds at most one.
+        ports_per_guest: limits.ports.as_ref().map_or(flows_per_guest, |ports| ports.value.into()),
+        new_flows_per_second: limits.new_flows.as_ref().map_or(0, |new_flows| new_flows.value),
+        flow_limit: limits.network_flows.as_ref().map_or(share, |flows| flows.value),
+        timeouts: timeouts(&definition.options.timeouts),
         isolated_ports: definition.port_isolated.as_ref().is_some_and(|isolated| isolated.value),
         masquerade: Addresses::default(),
     };
     network.masquerade = masquerade(&network, host);
     network
+}
+
+/// How many slots of the flow table the guests of one network may use unless it is set: one network
+/// alone all of them; several so many that none takes the table from the others.
+pub(super) fn share_of_flows(flow_limit: u32, networks: usize) -> u32 {
+    if networks > 1 { flow_limit - flow_limit / 4 } else { flow_limit }
+}
+
+fn timeouts(set: &definition::Timeouts) -> Timeouts {
+    let unset = Timeouts::default();
+    let of = |set: &Option<definition::Located<u32>>, unset| {
+        set.as_ref().map_or(unset, |seconds| seconds.value)
+    };
+    Timeouts {
+        tcp_established: of(&set.tcp, unset.tcp_established),
+        tcp_transitory: of(&set.tcp_transitory, unset.tcp_transitory),
+        udp: of(&set.udp, unset.udp),
+        icmp_query: of(&set.icmp, unset.icmp_query),
+        other: of(&set.other, unset.other),
+        port_hold_down: of(&set.port_hold_down, unset.port_hold_down),
+    }
 }
 
 /// Guests of a NAT network reach those of routed and open ones with an address of the bridge there,

@@ -1,7 +1,7 @@
 //! Guests' ports: what each may send, and what the bridge does with it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -30,6 +30,8 @@ pub struct PlannedPort {
     pub network: u16,
     /// The guest's MAC address; none while it is not known.
     pub mac: Option<MacAddress>,
+    /// The addresses that its guest is known to have, by the definition or by leases.
+    pub addresses: Vec<IpAddr>,
     /// What its guest may send; none if it is not guarded.
     pub guard: Option<GuestPort>,
     /// Whether the bridge keeps it from other ports that it keeps so.
@@ -66,7 +68,7 @@ pub struct Seen {
 impl Plan {
     /// Plans the ports that the networks' bridges have on the host.
     pub fn add_ports(&mut self, definitions: &[Network], host: &Snapshot, seen: &Seen) {
-        let (mut ports, mut guard) = (Vec::new(), GuardTables::default());
+        let (mut ports, mut guard) = (Vec::<PlannedPort>::new(), GuardTables::default());
         for network in &self.networks {
             let definition = definitions.iter().find(|other| other.name.value == network.name);
             let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
@@ -78,7 +80,10 @@ impl Plan {
             let is_shared = shared.count() > 1;
             let planner = Planner { definition, network, bridge, known, is_shared };
             let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
-            let of_network: Vec<_> = guests.filter_map(|port| planner.port(port, seen)).collect();
+            // The first of two networks that know the same guest has its port.
+            let is_free = |port: &&Link| !ports.iter().any(|other| other.ifindex == port.index);
+            let of_network: Vec<_> =
+                guests.filter(is_free).filter_map(|port| planner.port(port, seen)).collect();
             if definition.options.has_guard() {
                 guard.add_network(&planner, host);
                 guard.add_ports(bridge.index, &of_network);
@@ -87,6 +92,27 @@ impl Plan {
         }
         ports.sort_by_key(|port| port.ifindex);
         (self.ports, self.guard) = (ports, guard);
+    }
+}
+
+impl Plan {
+    /// The addresses that another plan takes from guests that this one has: the guest's port is gone,
+    /// or somebody else has the address.
+    #[must_use]
+    pub fn departed(&self, next: &Self) -> BTreeSet<IpAddr> {
+        let mut departed = BTreeSet::new();
+        for port in &self.ports {
+            let of_network = || next.ports.iter().filter(|other| other.network == port.network);
+            let stays = of_network().any(|other| other.mac == port.mac);
+            let is_lost = |address: &&IpAddr| {
+                let now_has = |other: &PlannedPort| {
+                    other.mac != port.mac && other.addresses.contains(address)
+                };
+                !stays || of_network().any(now_has)
+            };
+            departed.extend(port.addresses.iter().filter(is_lost));
+        }
+        departed
     }
 }
 
@@ -126,6 +152,7 @@ impl Planner<'_> {
             name: port.name.clone(),
             network: self.network.slot,
             mac,
+            addresses: mac.map_or_else(Vec::new, |mac| self.known.addresses(mac).to_vec()),
             guard: self.guard(mac),
             isolated: self.network.isolated_ports,
             vlans: self.vlans(),

@@ -8,15 +8,16 @@ use std::{
 use ipnet::IpNet;
 use vnet_common::{
     address::{Address, Ipv4Be},
+    forward::Forward,
     limits,
     network::{
-        NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST, SUBNET_IS_HOST, Subnet, Uplink,
-        UplinkAddress,
+        NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST,
+        SUBNET_IS_HOST, Subnet, Uplink, UplinkAddress,
     },
     port::PortRange,
 };
 
-use super::{ABSENT_INTERFACE, Addresses, Plan, PlannedNetwork};
+use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
 
 /// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
 pub type SubnetKey = (u32, [u8; 16]);
@@ -32,6 +33,8 @@ pub struct Tables {
     pub subnets: BTreeMap<SubnetKey, Subnet>,
     /// Interface index to uplink.
     pub uplinks: BTreeMap<u32, Uplink>,
+    /// Prefix of external endpoints to where they lead.
+    pub forwards: BTreeMap<ForwardPrefix, Forward>,
     /// The host's ephemeral ports.
     pub host_ports: Option<PortRange>,
 }
@@ -78,7 +81,27 @@ impl Tables {
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
         }
+        for forward in &plan.forwards {
+            // What leaves by an uplink without hooks would not be translated.
+            if tables.uplinks.contains_key(&forward.uplink) {
+                tables.forwards.extend(forward.entries());
+            }
+        }
         tables
+    }
+
+    /// Whether flows may have this address outside.
+    #[must_use]
+    pub fn masquerades_to(&self, external: Address) -> bool {
+        let of_pool =
+            |network: &Network| external.is_ipv4() && network.pool().contains(external.ipv4_part());
+        let of_uplink = |uplink: &Uplink| {
+            let ipv4 = &uplink.addresses[..uplink.address_count as usize];
+            let ipv6 = &uplink.addresses_ipv6[..uplink.address_count_ipv6 as usize];
+            ipv4.iter().any(|own| Address::from_ipv4(own.address) == external)
+                || ipv6.iter().any(|own| own.address == external)
+        };
+        self.networks.values().any(of_pool) || self.uplinks.values().any(of_uplink)
     }
 
     fn add_subnets(&mut self, network: u16, flags: u16, prefixes: impl Iterator<Item = IpNet>) {
@@ -92,6 +115,7 @@ impl Tables {
         self.bridges.extend(&others.bridges);
         self.subnets.extend(&others.subnets);
         self.uplinks.extend(&others.uplinks);
+        self.forwards.extend(&others.forwards);
     }
 }
 
@@ -107,7 +131,12 @@ fn network_entry(network: &PlannedNetwork) -> Network {
         mtu: u16::try_from(network.mtu).unwrap_or(u16::MAX),
         ports: PortRange { first: *network.ports.start(), last: *network.ports.end() },
         flows_per_guest: network.flows_per_guest,
-        flags: if network.isolated_ports { NETWORK_ISOLATED_PORTS } else { 0 },
+        ports_per_guest: network.ports_per_guest,
+        new_flows_per_second: network.new_flows_per_second,
+        flow_limit: network.flow_limit,
+        timeouts: network.timeouts,
+        flags: flag(network.isolated_ports, NETWORK_ISOLATED_PORTS)
+            | flag(network.endpoint_independent, NETWORK_ENDPOINT_INDEPENDENT),
         gateway: network.gateway.map_or(Ipv4Be::UNSPECIFIED, Ipv4Be::from_addr),
         pool_first: Ipv4Be::from_addr(pool_first),
         pool_last: Ipv4Be::from_addr(pool_last),
@@ -115,6 +144,10 @@ fn network_entry(network: &PlannedNetwork) -> Network {
             .gateway_ipv6
             .map_or_else(Address::default, |address| Address::from_addr(address.into())),
     }
+}
+
+fn flag(is_set: bool, flag: u32) -> u32 {
+    if is_set { flag } else { 0 }
 }
 
 fn uplink_entry(addresses: &Addresses) -> Uplink {

@@ -59,6 +59,17 @@ pub enum Warning {
         /// The length of its subnet's prefix in bits.
         prefix: u8,
     },
+    /// No uplink that the network may use has an address for a `<vnet:forward>`.
+    #[error(
+        "network `{network}`: no uplink that it may use has an address for {what}, which leads \
+         nowhere until one has"
+    )]
+    ForwardWithoutUplink {
+        /// The network.
+        network: String,
+        /// The element.
+        what: String,
+    },
     /// Another route is in the place of a `<route>`.
     #[error(
         "network `{network}`: the host has another route to {destination} with metric {metric} \

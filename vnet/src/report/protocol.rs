@@ -14,7 +14,7 @@ pub struct Protocol(pub u8);
 #[error("a protocol is `tcp`, `udp`, `icmp`, another name as in /etc/protocols, or a number")]
 pub struct InvalidProtocol;
 
-const NAMES: [(u8, &str); 11] = [
+const NAMES: [(u8, &str); 12] = [
     (1, "icmp"),
     (2, "igmp"),
     (4, "ipip"),
@@ -26,6 +26,7 @@ const NAMES: [(u8, &str); 11] = [
     (51, "ah"),
     (58, "ipv6-icmp"),
     (132, "sctp"),
+    (136, "udplite"),
 ];
 
 impl fmt::Display for Protocol {

@@ -80,6 +80,7 @@ pub(super) async fn is_needed(running: &mut Running) -> bool {
 async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow::Result<()> {
     report(&running.plan, &plan);
     let hooks_before = programs(running);
+    depart(running, &plan, host)?;
     running.datapath.enter_guard(&plan.guard)?;
     let mut failures = hooks::attach_missing(running, &plan).await;
     let mut served = plan.clone();
@@ -101,6 +102,20 @@ async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow
         hooks::write_state(running)?;
     }
     if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failures.join("; "))) }
+}
+
+/// Flows of guests that have gone end before others have their addresses.
+fn depart(running: &mut Running, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
+    // Ports may be missing that are there.
+    if host.interrupted {
+        return Ok(());
+    }
+    let mut departed = running.plan.departed(plan);
+    let is_gone =
+        |port: &&plan::PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
+    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
+    departed.extend(running.datapath.addresses_learned_at(&gone)?);
+    Ok(running.datapath.depart(&departed)?)
 }
 
 fn programs(running: &Running) -> Vec<crate::datapath::HookSpec> {

@@ -70,7 +70,8 @@ pub(super) async fn set_up(journal: &mut Journal, plan: &Plan, host: &Snapshot) 
         }
     }
     if plan.ports.iter().any(|port| !port.vlans.is_empty()) {
-        failures.extend(set_vlans(journal, plan).await.err().map(|error| format!("{error:#}")));
+        failures
+            .extend(set_vlans(journal, plan, host).await.err().map(|error| format!("{error:#}")));
     }
     failures
 }
@@ -83,33 +84,46 @@ async fn isolate(journal: &mut Journal, port: &PlannedPort) -> anyhow::Result<()
     Ok(())
 }
 
-async fn set_vlans(journal: &mut Journal, plan: &Plan) -> anyhow::Result<()> {
+async fn set_vlans(journal: &mut Journal, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
     let current = bridge_port::vlans().await?;
     for port in plan.ports.iter().filter(|port| !port.vlans.is_empty()) {
         let of_port = current.iter().find(|(index, _)| *index == port.ifindex);
+        let of_port = of_port.map_or(&[] as &[_], |(_, vlans)| vlans.as_slice());
+        let link = host.link(port.ifindex);
+        let bridge = link.and_then(|link| link.master).and_then(|bridge| host.link(bridge));
+        let default = bridge.and_then(|bridge| bridge.default_vlan).map(own_vlan);
         // Other VLANs than the bridge's default are somebody's decision: libvirt's, since version 11.
-        let Some((_, [former])) = of_port.map(|(index, vlans)| (index, vlans.as_slice())) else {
-            continue;
-        };
-        if !(former.pvid && former.untagged) || port.vlans == [*former] {
+        if of_port != default.as_slice() || port.vlans == of_port {
             continue;
         }
         journal.record(Undo::PortVlans {
             interface: port.ifindex,
             given: port.vlans.clone(),
-            former: *former,
+            former: default,
         })?;
-        if replace_vlans(port.ifindex, *former, &port.vlans).await? == Changed::Yes {
+        if replace_vlans(port.ifindex, default, &port.vlans).await? == Changed::Yes {
             log::info!("port `{}` has the VLANs of its network", port.name);
         }
     }
     Ok(())
 }
 
-async fn replace_vlans(port: u32, former: PortVlan, new: &[PortVlan]) -> anyhow::Result<Changed> {
+/// As a bridge gives it to a new port.
+const fn own_vlan(id: u16) -> PortVlan {
+    PortVlan { id, pvid: true, untagged: true }
+}
+
+async fn replace_vlans(
+    port: u32,
+    former: Option<PortVlan>,
+    new: &[PortVlan],
+) -> anyhow::Result<Changed> {
     let changed = bridge_port::add_vlans(port, new).await?;
-    if changed == Changed::Yes && !new.iter().any(|vlan| vlan.id == former.id) {
-        return Ok(bridge_port::delete_vlans(port, &[former]).await?);
+    let stays = |former: &PortVlan| new.iter().any(|vlan| vlan.id == former.id);
+    match former.filter(|former| !stays(former)) {
+        Some(former) if changed == Changed::Yes => {
+            Ok(bridge_port::delete_vlans(port, &[former]).await?)
+        }
+        _ => Ok(changed),
     }
-    Ok(changed)
 }

@@ -31,12 +31,17 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
                 retry.note(follow(running).await);
+                sweep = begin_sweep(running);
             }
             result = leases_changed(running.leases.as_mut()) => {
                 result.context("cannot follow the DHCP leases")?;
                 retry.note(follow(running).await);
+                sweep = begin_sweep(running);
             }
-            () = retry.due() => retry.note(follow(running).await),
+            () = retry.due() => {
+                retry.note(follow(running).await);
+                sweep = begin_sweep(running);
+            }
             result = drain(running.kernel_log.as_mut()) => {
                 if let Err(error) = result {
                     log::error!("cannot read the programs' log any more: {error:#}");
@@ -44,21 +49,30 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
                 }
             }
             _ = round.tick() => {
-                if sweep.is_done() {
-                    sweep = running.datapath.begin_sweep().unwrap_or_else(|error| unswept(&error));
-                }
                 if is_needed(running).await {
                     retry.note(follow(running).await);
+                    sweep = begin_sweep(running);
+                } else if sweep.is_done() {
+                    sweep = begin_sweep(running);
                 }
             }
             // Everything else has its turn between two slices.
             () = yield_now(), if !sweep.is_done() => {
                 if let Err(error) = running.datapath.sweep_slice(&mut sweep) {
                     sweep = unswept(&error);
+                } else if sweep.is_done()
+                    && let Err(error) = running.datapath.forget_departures()
+                {
+                    log::error!("cannot forget guests that have gone: {error}");
                 }
             }
         }
     }
+}
+
+/// Also after each change: what may not live on ends without a packet.
+fn begin_sweep(running: &mut Running) -> Sweep {
+    running.datapath.begin_sweep().unwrap_or_else(|error| unswept(&error))
 }
 
 /// The next round tries again.

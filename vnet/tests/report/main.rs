@@ -21,7 +21,7 @@ use vnet_common::{
     address::{Address, PortBe},
     flow::{Phase, Session, SessionCursor, Traffic},
     names::map,
-    network::{Network, NetworkTraffic},
+    network::{Config, Network, NetworkTraffic},
     reason::{DropReason, Handover},
     tcp,
 };
@@ -189,7 +189,8 @@ fn a_map_of_another_layout_is_refused() {
         assert_eq!(error.to_string(), refused(&network));
         instance.pin_instead(map::SESSION_CURSOR, map::CONFIG);
         let error = status::read(&instance.name).unwrap_err();
-        let other = refused("values of 36 bytes, not 24").replace("SESSIONS", "SESSION_CURSOR");
+        let config = format!("values of {} bytes, not 24", size_of::<Config>());
+        let other = refused(&config).replace("SESSIONS", "SESSION_CURSOR");
         assert_eq!(error.to_string(), other);
     });
 }

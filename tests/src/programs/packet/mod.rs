@@ -1,5 +1,6 @@
 //! IP packets as values: what goes in, and what is expected to come out.
 
+mod transport;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
@@ -27,6 +28,27 @@ pub enum Body {
         destination: u16,
         /// Whether it has a checksum (RFC 768).
         has_checksum: bool,
+    },
+    /// A UDP-Lite datagram whose checksum covers its header alone.
+    UdpLite {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// A DCCP request.
+    Dccp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+    },
+    /// An SCTP packet; the payload is its chunks.
+    Sctp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
     },
     /// An ICMP echo request or reply.
     Echo {
@@ -102,6 +124,31 @@ pub fn udp(from: &str, to: &str) -> Packet {
     let (destination, to_port) = endpoint(to);
     let body = Body::Udp { source: from_port, destination: to_port, has_checksum: true };
     Packet::new(source, destination, body).payload(b"datagram")
+}
+
+/// A UDP-Lite datagram with a few bytes of data between two endpoints as `address:port`.
+#[must_use]
+pub fn udp_lite(from: &str, to: &str) -> Packet {
+    let ((source, from_port), (destination, to_port)) = (endpoint(from), endpoint(to));
+    let body = Body::UdpLite { source: from_port, destination: to_port };
+    Packet::new(source, destination, body).payload(b"datagram")
+}
+
+/// A DCCP request with a few bytes of data between two endpoints as `address:port`.
+#[must_use]
+pub fn dccp(from: &str, to: &str) -> Packet {
+    let ((source, from_port), (destination, to_port)) = (endpoint(from), endpoint(to));
+    let body = Body::Dccp { source: from_port, destination: to_port };
+    Packet::new(source, destination, body).payload(b"request")
+}
+
+/// An SCTP packet with one DATA chunk between two endpoints as `address:port`.
+#[must_use]
+pub fn sctp(from: &str, to: &str) -> Packet {
+    let ((source, from_port), (destination, to_port)) = (endpoint(from), endpoint(to));
+    let body = Body::Sctp { source: from_port, destination: to_port };
+    let chunk = [0, 3, 0, 20, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, b'd', b'a', b't', b'a'];
+    Packet::new(source, destination, body).payload(&chunk)
 }
 
 /// An ICMP echo request from `address:identifier` to an address.
@@ -189,7 +236,14 @@ impl Packet {
     pub fn from(mut self, source: &str) -> Self {
         let port = self.replace(source, true);
         match (&mut self.body, port) {
-            (Body::Tcp { source, .. } | Body::Udp { source, .. }, Some(port)) => *source = port,
+            (
+                Body::Tcp { source, .. }
+                | Body::Udp { source, .. }
+                | Body::UdpLite { source, .. }
+                | Body::Dccp { source, .. }
+                | Body::Sctp { source, .. },
+                Some(port),
+            ) => *source = port,
             (Body::Echo { identifier, .. }, Some(port)) => *identifier = port,
             _ => {}
         }
@@ -201,9 +255,14 @@ impl Packet {
     pub fn to(mut self, destination: &str) -> Self {
         let port = self.replace(destination, false);
         match (&mut self.body, port) {
-            (Body::Tcp { destination, .. } | Body::Udp { destination, .. }, Some(port)) => {
-                *destination = port;
-            }
+            (
+                Body::Tcp { destination, .. }
+                | Body::Udp { destination, .. }
+                | Body::UdpLite { destination, .. }
+                | Body::Dccp { destination, .. }
+                | Body::Sctp { destination, .. },
+                Some(port),
+            ) => *destination = port,
             (Body::Echo { identifier, .. }, Some(port)) => *identifier = port,
             _ => {}
         }

@@ -6,7 +6,7 @@ use etherparse::{
     IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpFragOffset,
     IpNumber, Ipv4Header, TcpHeader, UdpHeader,
 };
-use vnet_common::tcp::flags;
+use vnet_common::{flow::protocol, tcp::flags};
 
 use super::{Body, Extension, Packet};
 
@@ -58,6 +58,9 @@ impl Packet {
             Body::Udp { .. } => IpNumber::UDP.0,
             Body::Echo { .. } | Body::Icmp { .. } if self.source.is_ipv6() => IpNumber::IPV6_ICMP.0,
             Body::Echo { .. } | Body::Icmp { .. } => IpNumber::ICMP.0,
+            Body::UdpLite { .. } => protocol::UDP_LITE,
+            Body::Dccp { .. } => protocol::DCCP,
+            Body::Sctp { .. } => protocol::SCTP,
             Body::Raw { protocol } => protocol,
         }
     }
@@ -119,6 +122,9 @@ impl Packet {
             }
             Body::Echo { request, identifier } => self.echo(request, identifier),
             Body::Icmp { kind, code, rest } => self.icmp(kind, code, rest),
+            Body::UdpLite { source, destination } => self.udp_lite(source, destination),
+            Body::Dccp { source, destination } => self.dccp(source, destination),
+            Body::Sctp { source, destination } => self.sctp(source, destination),
             Body::Raw { .. } => Vec::new(),
         };
         [header.as_slice(), &self.payload].concat()
@@ -196,6 +202,8 @@ fn tcp_header(source: u16, destination: u16, bits: u8) -> TcpHeader {
     header.syn = bits & flags::SYN != 0;
     header.rst = bits & flags::RST != 0;
     header.ack = bits & flags::ACK != 0;
+    header.psh = bits & 0x08 != 0;
+    header.urg = bits & 0x20 != 0;
     if header.ack {
         header.acknowledgment_number = 2000;
     }

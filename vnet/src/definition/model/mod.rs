@@ -16,6 +16,7 @@ pub use link::{
 };
 pub use options::{
     AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
+    Timeouts,
 };
 pub use service::{
     Bootp, Dhcp, DhcpHost, DhcpRange, Dns, DnsForwarder, DnsHost, DnsService, DnsText, Domain,

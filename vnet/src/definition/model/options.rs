@@ -19,8 +19,10 @@ pub struct Options {
     pub uplinks: Vec<Located<String>>,
     /// Who may send to a guest's masqueraded port; [`Filtering::default`] unless given.
     pub filtering: Option<Located<Filtering>>,
-    /// What one guest may use.
+    /// What guests may use.
     pub limits: Limits,
+    /// How long idle flows live.
+    pub timeouts: Timeouts,
     /// The guard of every guest of the network; none if it is off.
     pub guard: Option<Located<Guard>>,
     /// What is particular to guests; each MAC address once.
@@ -40,15 +42,34 @@ pub enum Filtering {
     EndpointIndependent,
 }
 
-/// `<vnet:limits>`: each is of one guest; vnet's own default unless given.
+/// `<vnet:limits>`: each is of one guest unless it says otherwise; vnet's own default unless given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Limits {
     /// Live flows, at least 1.
     pub flows: Option<Located<u32>>,
-    /// External ports of each protocol, at least 1.
+    /// External ports of all protocols, at least 1.
     pub ports: Option<Located<u16>>,
     /// New flows per second, at least 1.
     pub new_flows: Option<Located<u32>>,
+    /// Flows of all guests of the network, at least 1.
+    pub network_flows: Option<Located<u32>>,
+}
+
+/// `<vnet:timeouts>`: each in seconds; vnet's own default unless given.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Timeouts {
+    /// TCP after the handshake, at least 1.
+    pub tcp: Option<Located<u32>>,
+    /// TCP opening or closing, at least 1.
+    pub tcp_transitory: Option<Located<u32>>,
+    /// UDP, at least 1.
+    pub udp: Option<Located<u32>>,
+    /// ICMP queries, at least 1.
+    pub icmp: Option<Located<u32>>,
+    /// Protocols without ports, at least 1.
+    pub other: Option<Located<u32>>,
+    /// How long the port of an ended flow is kept from other guests.
+    pub port_hold_down: Option<Located<u32>>,
 }
 
 /// `<vnet:guard>`: what is checked of the frames that a guest sends.

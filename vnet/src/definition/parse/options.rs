@@ -7,7 +7,7 @@ use super::{
         diagnostic::{Diagnostic, Located},
         model::{
             AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
-            PortRange,
+            PortRange, Timeouts,
         },
         schema,
         values::{self, Fault},
@@ -30,6 +30,10 @@ impl Reader<'_> {
                 .next()
                 .and_then(|filtering| self.required(filtering, "mode", filtering_mode)),
             limits: ours(node, "limits").next().map(|node| self.limits(node)).unwrap_or_default(),
+            timeouts: ours(node, "timeouts")
+                .next()
+                .map(|node| self.timeouts(node))
+                .unwrap_or_default(),
             guard: ours(node, "guard")
                 .next()
                 .map(|guard| Located { value: self.guard(guard), span: self.tag(guard) }),
@@ -54,15 +58,30 @@ impl Reader<'_> {
     }
 
     fn limits(&mut self, node: Node) -> Limits {
-        let most = values::number::<1, { u32::MAX as u64 }>;
-        let flows = self.value(node, "flows", most);
-        let ports = self.value(node, "ports", values::port_count);
-        let new_flows = self.value(node, "new-flows", most);
         Limits {
-            flows: flows.map(|flows| flows.map(|flows| flows as u32)),
-            ports,
-            new_flows: new_flows.map(|new_flows| new_flows.map(|new_flows| new_flows as u32)),
+            flows: self.positive(node, "flows"),
+            ports: self.value(node, "ports", values::port_count),
+            new_flows: self.positive(node, "new-flows"),
+            network_flows: self.positive(node, "network-flows"),
         }
+    }
+
+    fn timeouts(&mut self, node: Node) -> Timeouts {
+        let hold_down =
+            self.value(node, "port-hold-down", values::number::<0, { u32::MAX as u64 }>);
+        Timeouts {
+            tcp: self.positive(node, "tcp"),
+            tcp_transitory: self.positive(node, "tcp-transitory"),
+            udp: self.positive(node, "udp"),
+            icmp: self.positive(node, "icmp"),
+            other: self.positive(node, "other"),
+            port_hold_down: hold_down.map(|seconds| seconds.map(|seconds| seconds as u32)),
+        }
+    }
+
+    fn positive(&mut self, node: Node, name: &str) -> Option<Located<u32>> {
+        let number = self.value(node, name, values::number::<1, { u32::MAX as u64 }>);
+        number.map(|number| number.map(|number| number as u32))
     }
 
     fn guard(&mut self, node: Node) -> Guard {

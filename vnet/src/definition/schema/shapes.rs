@@ -145,7 +145,8 @@ pub(super) static VNET_OPTIONS: Shape = parent(
     &[
         many(empty("uplink", &["dev"])),
         empty("filtering", &["mode"]),
-        empty("limits", &["flows", "ports", "new-flows"]),
+        empty("limits", &["flows", "ports", "new-flows", "network-flows"]),
+        empty("timeouts", &["tcp", "tcp-transitory", "udp", "icmp", "other", "port-hold-down"]),
         empty("guard", &["mac", "addresses", "servers", "tags", "from"]),
         many(parent("guest", &["mac", "guard"], &[many(empty("address", &["ip"]))])),
         many(empty("forward", &["protocol", "address", "port", "last-port", "to", "to-port"])),

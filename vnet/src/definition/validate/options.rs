@@ -6,13 +6,14 @@ use super::{
     super::{
         across::{clash, what_clashes},
         diagnostic::{Diagnostic, Located, Span},
-        model::{ForwardMode, Ip, Network, PortForward},
+        model::{ForwardMode, ForwardProtocol, Ip, Network, PortForward, Timeouts},
     },
     no_station,
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     guests(network, diagnostics);
+    diagnostics.extend(short_timeouts(&network.options.timeouts));
     diagnostics.extend(guard_without_addresses(network));
     for (index, forward) in network.options.forwards.iter().enumerate() {
         let earlier = &network.options.forwards[..index];
@@ -25,6 +26,25 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         }
         diagnostics.extend(port_forward(forward, network));
     }
+}
+
+/// Idle times below what the RFCs ask for: connections may break, but that is the operator's business.
+fn short_timeouts(timeouts: &Timeouts) -> impl Iterator<Item = Diagnostic> {
+    let least = [
+        (&timeouts.tcp, "tcp", 7440, "RFC 5382, REQ-5"),
+        (&timeouts.tcp_transitory, "tcp-transitory", 240, "RFC 5382, REQ-5"),
+        (&timeouts.udp, "udp", 120, "RFC 4787, REQ-5"),
+        (&timeouts.icmp, "icmp", 60, "RFC 5508, REQ-2"),
+        (&timeouts.port_hold_down, "port-hold-down", 120, "RFC 6888, REQ-8"),
+    ];
+    least.into_iter().filter_map(|(timeout, name, least, source)| {
+        let timeout = timeout.as_ref().filter(|timeout| timeout.value < least)?;
+        let message = format!("`{name}` is shorter than the {least} s of {source}");
+        Some(
+            Diagnostic::warning(timeout.span.clone(), message)
+                .label(format!("{} s", timeout.value)),
+        )
+    })
 }
 
 fn guests(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
@@ -151,6 +171,13 @@ fn port_forward(forward: &PortForward, network: &Network) -> Option<Diagnostic> 
                 .help("an isolated network is reached by nobody; mode='nat' masquerades it"),
             _ => diagnostic.help("its guests are reached at their own addresses"),
         });
+    }
+    if forward.protocol == ForwardProtocol::Sctp && forward.to_port != forward.ports.value.start {
+        return Some(
+            Diagnostic::error(forward.span.clone(), "SCTP ports are not translated")
+                .label(format!("port {} leads to {}", forward.ports.value.start, forward.to_port))
+                .help("leave `to-port` out: the guest has to use the port that is forwarded"),
+        );
     }
     guest_address(to, "the guest of a port forward", network)
 }

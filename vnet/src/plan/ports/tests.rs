@@ -51,12 +51,20 @@ fn planned(host: &Host, options: &str, rest: &str, dhcp: &str, seen: &Seen) -> P
 }
 
 fn plan_of(host: &Host, text: &str, seen: &Seen) -> Plan {
-    let loaded = definition::load_text(Path::new("network.xml"), text);
-    let report = loaded.report.render(definition::Severity::Error);
-    assert!(!loaded.report.has_errors(), "{report}");
+    plan_all(host, &[text], seen)
+}
+
+fn plan_all(host: &Host, texts: &[&str], seen: &Seen) -> Plan {
+    let mut networks = Vec::new();
+    for text in texts {
+        let loaded = definition::load_text(Path::new("network.xml"), text);
+        let report = loaded.report.render(definition::Severity::Error);
+        assert!(!loaded.report.has_errors(), "{report}");
+        networks.extend(loaded.networks);
+    }
     let options = plan::Options::default();
-    let mut plan = plan::plan(&loaded.networks, &host.0, 32768..=60999, &options).plan;
-    plan.add_ports(&loaded.networks, &host.0, seen);
+    let mut plan = plan::plan(&networks, &host.0, 32768..=60999, &options).plan;
+    plan.add_ports(&networks, &host.0, seen);
     plan
 }
 
@@ -201,4 +209,66 @@ fn vlans_are_for_bridges_that_filter() {
     assert_eq!(of(&filtering(), tagged), [vlan(42, true, false), vlan(47, false, false)]);
     let group = "<portgroup name='a' default='yes'><vlan><tag id='7'/></vlan></portgroup>";
     assert_eq!(of(&filtering(), group), [vlan(7, true, true)]);
+}
+
+#[test]
+fn port_of_a_shared_bridge_is_of_the_network_that_knows_its_guest() {
+    let mut host = host();
+    host.0.links[1].vlan_filtering = Some(true);
+    let network = |name: &str, guest: &str, vlan: u16| {
+        format!(
+            "<network><name>{name}</name><metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>\
+             <vnet:guest mac='{guest}'/></vnet:options></metadata><forward mode='bridge'/>\
+             <bridge name='virbr0'/><vlan><tag id='{vlan}'/></vlan></network>"
+        )
+    };
+    let red = network("red", "52:54:00:00:00:01", 42);
+    let blue = network("blue", "52:54:00:00:00:02", 47);
+    let of = |texts: &[&str]| {
+        let plan = plan_all(&host, texts, &Seen::default());
+        let port = |port: &PlannedPort| (port.name.clone(), port.network, port.vlans.clone());
+        plan.ports.iter().map(port).collect::<Vec<_>>()
+    };
+    let own = |id| vec![PortVlan { id, pvid: true, untagged: true }];
+    // The veth's guest is nobody's, so that its port stays as it is.
+    let expected = [("vnet0".to_owned(), 1, own(42)), ("vnet1".to_owned(), 2, own(47))];
+    assert_eq!(of(&[&red, &blue]), expected);
+    // Alone on its bridge, a network has every guest there.
+    let everybody = ["vnet0", "vnet1", "veth0"].map(|name| (name.to_owned(), 1, own(42)));
+    assert_eq!(of(&[&red]), everybody);
+    // The first of two that know the same guest has its port, which never gets both VLANs.
+    let twice = network("blue", "52:54:00:00:00:01", 47);
+    assert_eq!(of(&[&red, &twice]), expected[..1]);
+}
+
+#[test]
+fn addresses_of_guests_that_go_or_that_others_get_are_given_up() {
+    let port = |ifindex: u32, mac: u8, addresses: &[&str]| PlannedPort {
+        ifindex,
+        name: format!("vnet{ifindex}"),
+        network: 1,
+        mac: Some(MacAddress([0x52, 0x54, 0, 0, 0, mac])),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        guard: None,
+        isolated: false,
+        vlans: Vec::new(),
+    };
+    let plan = |ports: &[PlannedPort]| {
+        let mut plan = planned(&host(), "", "", "", &Seen::default());
+        plan.ports = ports.to_vec();
+        plan
+    };
+    let (one, two) = (port(5, 1, &["192.168.122.5", "fd00::5"]), port(6, 2, &["192.168.122.6"]));
+    let old = plan(&[one.clone(), two.clone()]);
+    let departed = |ports: &[PlannedPort]| -> Vec<String> {
+        old.departed(&plan(ports)).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(departed(&[one.clone(), two.clone()]), [""; 0]);
+    assert_eq!(departed(std::slice::from_ref(&two)), ["192.168.122.5", "fd00::5"]);
+    // The same guest on another port.
+    assert_eq!(departed(&[port(7, 1, &[]), two.clone()]), [""; 0]);
+    // A lease that ran out, and one that another guest has now.
+    assert_eq!(departed(&[port(5, 1, &["fd00::5"]), two]), [""; 0]);
+    let taken = port(6, 2, &["192.168.122.6", "192.168.122.5"]);
+    assert_eq!(departed(&[one, taken]), ["192.168.122.5"]);
 }

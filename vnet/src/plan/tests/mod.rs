@@ -1,4 +1,5 @@
 mod fit;
+mod forwards;
 mod networks;
 mod uplinks;
 

@@ -4,6 +4,7 @@ use vnet_common::{
     address::{Address, Ipv4Be},
     network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST},
     policy::Mode,
+    timeout::Timeouts,
 };
 
 use super::*;
@@ -185,6 +186,43 @@ fn options_of_nat_and_port_are_in_the_entry() {
     let (_, tables) = fits(&host(), &network("<forward mode='nat'/>", IPV4));
     assert_eq!(self::entry(&tables).pool_first, Ipv4Be::UNSPECIFIED);
     assert_eq!(self::entry(&tables).flags, 0);
+}
+
+#[test]
+fn limits_and_idle_times_are_in_the_entry() {
+    let options = "<metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>\
+                   <vnet:limits flows='10' ports='20' new-flows='30' network-flows='40'/>\
+                   <vnet:timeouts tcp='7441' tcp-transitory='241' udp='121' icmp='61' other='5' \
+                   port-hold-down='122'/></vnet:options></metadata>";
+    let (_, tables) =
+        fits(&host(), &network("<forward mode='nat'/>", &(options.to_owned() + IPV4)));
+    let entry = entry(&tables);
+    assert_eq!((entry.flows_per_guest, entry.ports_per_guest), (10, 20));
+    assert_eq!((entry.new_flows_per_second, entry.flow_limit), (30, 40));
+    let timeouts = Timeouts {
+        tcp_established: 7441,
+        tcp_transitory: 241,
+        udp: 121,
+        icmp_query: 61,
+        other: 5,
+        port_hold_down: 122,
+    };
+    assert_eq!(entry.timeouts, timeouts);
+    let (_, tables) = fits(&host(), &network("<forward mode='nat'/>", IPV4));
+    let entry = self::entry(&tables);
+    assert_eq!((entry.flows_per_guest, entry.ports_per_guest), (1 << 14, 1 << 14));
+    assert_eq!((entry.new_flows_per_second, entry.flow_limit), (0, 1 << 18));
+    assert_eq!(entry.timeouts, Timeouts::default());
+}
+
+#[test]
+fn none_of_several_masqueraded_networks_may_take_the_whole_table() {
+    let second = "<network><name>m</name><forward mode='nat'/><bridge name='virbr1'/>\
+                  <ip address='192.168.123.1' prefix='24'/></network>";
+    let host = host().link(4, "virbr1", LinkKind::Bridge);
+    let planned = planned(&host, &[&network("<forward mode='nat'/>", IPV4), second]);
+    let limits: Vec<u32> = planned.plan.networks.iter().map(|network| network.flow_limit).collect();
+    assert_eq!(limits, [3 << 16, 3 << 16]);
 }
 
 #[test]

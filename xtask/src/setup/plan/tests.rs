@@ -46,7 +46,7 @@ fn only_linker(rustc_llvm: u32) -> Missing {
 }
 
 fn tools(programs: &[&str]) -> Vec<&'static Tool> {
-    static ALL: [Tool; 13] = TOOLS;
+    static ALL: [Tool; TOOLS.len()] = TOOLS;
     ALL.iter().filter(|tool| programs.contains(&tool.program)).collect()
 }
 

@@ -1,47 +1,9 @@
-//! `<vlan>` on a bridge that filters by VLAN.
+//! `<vlan>` on a bridge that filters by VLAN: what the bridge is told of guests' ports.
 
-use serde_json::Value;
-use vnet_tests::lab::{Guest, Lab, Node, require_vlan, wait_until};
+use vnet_tests::lab::{Guest, Lab, Node, require_vlan};
 use vnet_tests::vnet::Vnet;
 
-use crate::support::DEADLINE;
-
-/// A network on the bridge `br0`.
-fn bridged(vlan: &str) -> String {
-    format!(
-        "<network>\n  <name>lan</name>\n  <forward mode='bridge'/>\n  <bridge name='br0'/>\n  \
-         {vlan}\n</network>\n"
-    )
-}
-
-/// The VLANs of a port with their flags, as `42 PVID Egress Untagged`.
-fn vlans(host: &Node, port: &str) -> anyhow::Result<Vec<String>> {
-    let shown = host.run(&["bridge", "-j", "vlan", "show", "dev", port])?;
-    let json: Value = serde_json::from_str(&shown)?;
-    let list = json[0]["vlans"].as_array().cloned().unwrap_or_default();
-    let text = |vlan: &Value| {
-        let flags = vlan["flags"].as_array().cloned().unwrap_or_default();
-        let words = flags.iter().filter_map(Value::as_str).map(|flag| format!(" {flag}"));
-        format!("{}{}", vlan["vlan"], words.collect::<String>())
-    };
-    Ok(list.iter().map(text).collect())
-}
-
-fn wait_for_vlans(host: &Node, port: &str, wanted: &[&str]) -> anyhow::Result<()> {
-    wait_until(&format!("{port} has VLANs {wanted:?}"), DEADLINE, || match vlans(host, port) {
-        Ok(found) if found == wanted => Ok(()),
-        other => Err(format!("{other:?}")),
-    })?;
-    Ok(())
-}
-
-/// A host with a bridge that filters; `None` on a kernel that cannot.
-fn filtering_bridge(lab: &Lab) -> anyhow::Result<Node> {
-    let host = lab.host("host")?;
-    host.bridge("br0", &[])?;
-    host.run(&["ip", "link", "set", "br0", "type", "bridge", "vlan_filtering", "1"])?;
-    Ok(host)
-}
+use crate::support::*;
 
 const DEFAULT: &str = "1 PVID Egress Untagged";
 
@@ -72,7 +34,7 @@ fn guests_ports_get_the_vlans_of_their_network_and_lose_them_at_the_end() -> any
         host.run(&["ip", "link", "add", "wire0", "type", "vxlan", "id", "7", "dstport", "4789"])?;
         host.run(&["ip", "link", "set", "wire0", "master", "br0"])?;
 
-        let vnet = Vnet::start(&host, &[bridged(vlan)])?;
+        let vnet = Vnet::start(&host, &[bridged("lan", "", vlan)])?;
         wait_for_vlans(&host, &port(&first), expected)?;
         let later = lab.guest(&host, "br0", &Guest::veth("later"))?;
         wait_for_vlans(&host, &port(&later), expected)?;
@@ -83,6 +45,39 @@ fn guests_ports_get_the_vlans_of_their_network_and_lose_them_at_the_end() -> any
             assert_eq!(vlans(&host, &port(guest))?, [DEFAULT]);
         }
         assert_eq!(vlans(&host, &foreign)?, [DEFAULT, "99"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn bridges_default_vlan_is_whatever_the_bridge_says() -> anyhow::Result<()> {
+    if !require_vlan() {
+        return Ok(());
+    }
+    for (default, before) in [("0", &[] as &[&str]), ("5", &["5 PVID Egress Untagged"])] {
+        let lab = Lab::new()?;
+        let host = filtering_bridge(&lab)?;
+        let settings = ["type", "bridge", "vlan_default_pvid", default];
+        host.run(&[["ip", "link", "set", "br0"].as_slice(), &settings].concat())?;
+        let guest = lab.guest(&host, "br0", &Guest::tap("guest"))?;
+        let decided = lab.guest(&host, "br0", &Guest::tap("decided"))?;
+        let port = |guest: &Node| host.port_of(guest.name()).unwrap();
+        let (guest, decided) = (port(&guest), port(&decided));
+        assert_eq!(vlans(&host, &guest)?, before);
+        // Somebody else's decision, although it is the only one and the number 1.
+        if !before.is_empty() {
+            host.run(&["bridge", "vlan", "del", "dev", &decided, "vid", default])?;
+        }
+        let vid = ["vid", "1", "pvid", "untagged"];
+        host.run(&[["bridge", "vlan", "add", "dev", &decided].as_slice(), &vid].concat())?;
+
+        let network = bridged("lan", "", "<vlan><tag id='42'/></vlan>");
+        let vnet = Vnet::start(&host, &[network])?;
+        wait_for_vlans(&host, &guest, &["42 PVID Egress Untagged"])?;
+        assert_eq!(vlans(&host, &decided)?, [DEFAULT]);
+        vnet.stop()?;
+        assert_eq!(vlans(&host, &guest)?, before);
+        assert_eq!(vlans(&host, &decided)?, [DEFAULT]);
     }
     Ok(())
 }

@@ -1,0 +1,68 @@
+//! Filling tables with more flows than packets would in a reasonable time, and measuring programs.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use aya::{TestRunOptions, programs::TestRun as _};
+use vnet_common::{
+    flow::{FlowKey4, FlowSlot, Session, SessionCursor},
+    names::map,
+};
+
+use super::load::{self, Plain};
+use super::rig::Rig;
+use super::run;
+
+impl Rig {
+    /// Writes live IPv4 sessions to the slots from `first` on, each with both keys, and says that so many
+    /// slots were used.
+    pub fn enter_sessions(
+        &mut self,
+        first: u32,
+        sessions: impl ExactSizeIterator<Item = Session>,
+    ) -> Result<()> {
+        let end = first + sessions.len() as u32;
+        let mut keys = Vec::with_capacity(2 * sessions.len());
+        let mut slots = load::array_mut::<Session>(self.ebpf_mut(), map::SESSIONS)?;
+        for (index, session) in (first..).zip(sessions) {
+            let slot = FlowSlot { index, generation: session.generation };
+            slots.set(index, Plain(session), 0)?;
+            keys.extend([(session.outbound_key(), slot), (session.inbound_key(), slot)]);
+        }
+        let mut flows = load::hash_mut::<FlowKey4, FlowSlot>(self.ebpf_mut(), map::FLOWS)?;
+        for (key, slot) in keys {
+            flows.insert(Plain(key), Plain(slot), 0)?;
+        }
+        let mut cursors = load::array_mut::<SessionCursor>(self.ebpf_mut(), map::SESSION_CURSOR)?;
+        let cursor = SessionCursor { fresh: u64::from(end), ..cursors.get(&0, 0)?.0 };
+        Ok(cursors.set(0, Plain(cursor), 0)?)
+    }
+
+    /// Flows that expiry has ended so far.
+    pub fn ended(&self) -> Result<u64> {
+        Ok(load::array::<SessionCursor>(self.ebpf(), map::SESSION_CURSOR)?.get(&0, 0)?.0.ended)
+    }
+
+    /// Keys in the flow table of IPv4.
+    pub fn flow_keys(&self) -> Result<usize> {
+        Ok(load::hash::<FlowKey4, FlowSlot>(self.ebpf(), map::FLOWS)?.keys().count())
+    }
+
+    /// The mean time of several runs of a program with the same frame, as the kernel measures it.
+    pub fn measure(
+        &mut self,
+        program: &str,
+        interface: &str,
+        frame: &[u8],
+        runs: u32,
+    ) -> Result<Duration> {
+        let context = run::context_at(self.ifindex(interface)?);
+        let result = self.program(program)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat: runs,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.duration)
+    }
+}
