@@ -116,8 +116,8 @@ fn forward_drop(chain: &Chain, ruleset: &Ruleset, facts: &Facts) -> Finding {
         "forward",
         format!(
             "chain {name} of table {family} {table} drops what it does not know, as Docker sets it: \
-             packets that vnet leaves to the host's stack (fragments too large for the way, IP \
-             options, errors) are lost, and networks in mode `open`"
+             packets that vnet leaves to the host's stack (with IP options, or to be fragmented) are \
+             lost, and all of networks in mode `open`"
         ),
         commands.join(" && "),
     )
