@@ -1,7 +1,7 @@
 //! What is read of the host; nothing is changed.
 
 use std::{
-    fs, io,
+    fs,
     net::IpAddr,
     process::{Command, Stdio},
 };
@@ -101,14 +101,11 @@ fn rules() -> Result<Ruleset, String> {
     Ruleset::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|error| error.to_string())
 }
 
+/// A host without the older iptables has no such files.
 fn legacy_tables() -> Vec<String> {
-    let read = |file: &str| -> io::Result<String> { fs::read_to_string(file) };
-    ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"]
-        .into_iter()
-        .flat_map(|file| {
-            read(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
-        })
-        .collect()
+    let files = ["/proc/thread-self/net/ip_tables_names", "/proc/thread-self/net/ip6_tables_names"];
+    let names = files.map(|file| fs::read_to_string(file).unwrap_or_default());
+    names.iter().flat_map(|names| names.lines()).map(str::to_owned).collect()
 }
 
 impl NetworkFacts {

@@ -30,18 +30,13 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             () = signals.stop() => return Ok(()),
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
-                retry.note(follow(running).await);
-                sweep = begin_sweep(running);
+                sweep = follow_and_sweep(running, &mut retry).await;
             }
             result = leases_changed(running.leases.as_mut()) => {
                 result.context("cannot follow the DHCP leases")?;
-                retry.note(follow(running).await);
-                sweep = begin_sweep(running);
+                sweep = follow_and_sweep(running, &mut retry).await;
             }
-            () = retry.due() => {
-                retry.note(follow(running).await);
-                sweep = begin_sweep(running);
-            }
+            () = retry.due() => sweep = follow_and_sweep(running, &mut retry).await,
             result = drain(running.kernel_log.as_mut()) => {
                 if let Err(error) = result {
                     log::error!("cannot read the programs' log any more: {error:#}");
@@ -50,8 +45,7 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
             }
             _ = round.tick() => {
                 if is_needed(running).await {
-                    retry.note(follow(running).await);
-                    sweep = begin_sweep(running);
+                    sweep = follow_and_sweep(running, &mut retry).await;
                 } else if sweep.is_done() {
                     sweep = begin_sweep(running);
                 }
@@ -70,7 +64,12 @@ pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyho
     }
 }
 
-/// Also after each change: what may not live on ends without a packet.
+/// A sweep follows each change: what may not live on ends without a packet.
+async fn follow_and_sweep(running: &mut Running, retry: &mut Retry) -> Sweep {
+    retry.note(follow(running).await);
+    begin_sweep(running)
+}
+
 fn begin_sweep(running: &mut Running) -> Sweep {
     running.datapath.begin_sweep().unwrap_or_else(|error| unswept(&error))
 }

@@ -150,7 +150,7 @@ impl Service {
             }
             running.end().await?;
         }
-        let started = start(name, &paths)?;
+        let started = start(name, &paths, directories)?;
         Ok((started, Change::Started))
     }
 
@@ -238,7 +238,7 @@ impl Paths {
 }
 
 /// Starts it; returns when it listens.
-fn start(network: &str, paths: &Paths) -> Result<Service, DnsmasqError> {
+fn start(network: &str, paths: &Paths, directories: &Directories) -> Result<Service, DnsmasqError> {
     let failed = |source| DnsmasqError::Start { network: network.to_owned(), source };
     let refused = |reason: String| DnsmasqError::Refused { network: network.to_owned(), reason };
     // In the background it tells by its exit code whether it could begin.
@@ -254,11 +254,7 @@ fn start(network: &str, paths: &Paths) -> Result<Service, DnsmasqError> {
         let said = said.trim().trim_start_matches("dnsmasq: ").to_owned();
         return Err(refused(if said.is_empty() { output.status.to_string() } else { said }));
     }
-    let directories = Directories {
-        runtime: paths.config.parent().map(Path::to_path_buf).unwrap_or_default(),
-        leases: paths.leases.parent().map(Path::to_path_buf).unwrap_or_default(),
-    };
-    Service::find(network, &directories)?
+    Service::find(network, directories)?
         .ok_or_else(|| refused(format!("it left no number in {}", paths.pid.display())))
 }
 
