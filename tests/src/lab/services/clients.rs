@@ -86,7 +86,7 @@ impl Namespace {
         deadline: Duration,
     ) -> Result<UdpSocket> {
         let what = || format!("UDP socket from {from} to {to} in {}", self.name());
-        let socket = self.enter(|| UdpSocket::bind(from))?.during(what)?;
+        let socket = self.bind(&what, || UdpSocket::bind(from))?;
         socket.connect(to).during(what)?;
         socket.set_read_timeout(Some(deadline)).during(what)?;
         Ok(socket)

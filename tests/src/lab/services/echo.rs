@@ -25,7 +25,7 @@ impl UdpEcho {
     /// Starts a server in `namespace`; port 0 means any. It is bound when this returns.
     pub fn start(namespace: &Namespace, address: SocketAddr) -> Result<Self> {
         let what = || format!("UDP socket at {address} in {}", namespace.name());
-        let socket = namespace.enter(|| UdpSocket::bind(address))?.during(what)?;
+        let socket = namespace.bind(&what, || UdpSocket::bind(address))?;
         socket.set_nonblocking(true).during(what)?;
         let address = socket.local_addr().during(what)?;
         let peers = Peers::default();
@@ -105,7 +105,7 @@ impl TcpService {
         serve: impl Fn(TcpStream) + Clone + Send + 'static,
     ) -> Result<Self> {
         let what = || format!("TCP socket at {address} in {}", namespace.name());
-        let listener = namespace.enter(|| TcpListener::bind(address))?.during(what)?;
+        let listener = namespace.bind(&what, || TcpListener::bind(address))?;
         listener.set_nonblocking(true).during(what)?;
         let address = listener.local_addr().during(what)?;
         let peers = Peers::default();

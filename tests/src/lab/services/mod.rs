@@ -1,5 +1,6 @@
 //! Servers and clients that tests need in guests and outside.
 
+mod bind;
 mod clients;
 mod dhcp;
 mod dhcpv6;
