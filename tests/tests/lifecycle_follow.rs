@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use vnet_common::{
     flow::SessionCursor,
     names::map,
-    network::{Config, Network},
+    network::{Config, Network, generation},
 };
 use vnet_tests::{
     lab::{Node, listing, require_root, services::UdpEcho, wait_until},
@@ -24,6 +24,12 @@ fn element<T: aya::Pod + Send>(scene: &Scene, name: &str, index: u32) -> Result<
         let data = MapData::from_pin(path)?;
         Ok(Array::<_, T>::try_from(Map::Array(data))?.get(&index, 0)?)
     })?
+}
+
+/// A network as packets see it.
+fn network(scene: &Scene, slot: u16) -> Result<Network> {
+    let config: Config = element(scene, map::CONFIG, 0)?;
+    element(scene, map::NETWORKS, Network::index(slot, generation(config.epoch)))
 }
 
 /// The names of the pinned links.
@@ -186,13 +192,11 @@ fn mtu_of_the_bridge_is_followed() -> Result<()> {
     }
     let scene = Scene::new()?;
     let running = scene.ready(&[])?;
-    ensure!(element::<Network>(&scene, map::NETWORKS, 1)?.mtu == 1500);
+    ensure!(network(&scene, 1)?.mtu == 1500);
     scene.lab.host.run(&["ip", "link", "set", "virbr0", "mtu", "1400"])?;
-    wait_until("the programs know the MTU", DEADLINE, || {
-        match element::<Network>(&scene, map::NETWORKS, 1) {
-            Ok(network) if network.mtu == 1400 => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
+    wait_until("the programs know the MTU", DEADLINE, || match network(&scene, 1) {
+        Ok(network) if network.mtu == 1400 => Ok(()),
+        other => Err(format!("{other:?}")),
     })?;
     scene.lab.host.run(&["ip", "link", "set", "virbr0", "mtu", "1500"])?;
     scene.stop(running, Signal::SIGTERM)?;

@@ -25,8 +25,8 @@ pub struct ForwardKey {
     pub external: Address,
     /// IP protocol number.
     pub protocol: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// See [`crate::network::generation`].
+    pub generation: u8,
     /// The external port, or the first one of a prefix.
     pub port: PortBe,
 }

@@ -8,7 +8,9 @@ use crate::{
     },
     forward::Forward,
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
-    network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    network::{
+        Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
+    },
     port_map::PortMap,
 };
 
@@ -40,6 +42,7 @@ map_elements! {
     FragmentSlot,
     GuestPort,
     GuestUsage,
+    InterfaceKey,
     Learned,
     MacKey,
     Mapping,
@@ -52,6 +55,7 @@ map_elements! {
     Session,
     SessionCursor,
     Subnet,
+    SubnetKey,
     TokenBucket,
     Uplink,
 }

@@ -44,13 +44,13 @@ pub mod program {
 pub mod map {
     /// One [`crate::network::Config`].
     pub const CONFIG: &str = "CONFIG";
-    /// Slot to [`crate::network::Network`].
+    /// [`crate::network::Network::index`] to [`crate::network::Network`].
     pub const NETWORKS: &str = "NETWORKS";
-    /// Bridge interface index to network slot (`u32`).
+    /// [`crate::network::InterfaceKey`] of a bridge to network slot (`u32`).
     pub const BRIDGES: &str = "BRIDGES";
-    /// Prefix to [`crate::network::Subnet`].
+    /// Prefix of a [`crate::network::SubnetKey`] to [`crate::network::Subnet`].
     pub const SUBNETS: &str = "SUBNETS";
-    /// Interface index to [`crate::network::Uplink`].
+    /// [`crate::network::InterfaceKey`] to [`crate::network::Uplink`].
     pub const UPLINKS: &str = "UPLINKS";
     /// [`crate::flow::FlowKey`] to [`crate::flow::FlowSlot`].
     pub const FLOWS: &str = "FLOWS";

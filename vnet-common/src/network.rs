@@ -11,12 +11,22 @@ use crate::{
     timeout::Timeouts,
 };
 
+/// Which of its two places in a table an entry of an epoch has. Tables that say what the definitions and
+/// the host's addresses are have room for two generations: one that packets see, and one to write the
+/// next into. A new epoch of the other parity makes it visible, all at once.
+#[inline]
+#[must_use]
+pub const fn generation(epoch: u32) -> u32 {
+    epoch & 1
+}
+
 /// Settings that every program reads; one element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Config {
     /// Counts changes of definitions, routes, addresses and links. A session judged in another
-    /// epoch is judged again before it is used; never 0, which no epoch is.
+    /// epoch is judged again before it is used; never 0, which no epoch is. Its parity says which
+    /// [`generation`] of the tables is the current one.
     pub epoch: u32,
     /// Slots of the session array that may be used.
     pub session_limit: u32,
@@ -125,8 +135,41 @@ pub const NETWORK_ISOLATED_PORTS: u32 = 1;
 /// endpoint-independent filtering), not only those to whom they have sent.
 pub const NETWORK_ENDPOINT_INDEPENDENT: u32 = 2;
 
-/// The key of the subnet trie: the prefix length in bits, then the IPv4-mapped address.
-pub const SUBNET_KEY_BYTES: usize = 16;
+impl Network {
+    /// Its index in the network table.
+    #[inline]
+    #[must_use]
+    pub const fn index(slot: u16, generation: u32) -> u32 {
+        2 * slot as u32 + generation
+    }
+}
+
+/// An interface in the tables of bridges and uplinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
+#[repr(C)]
+pub struct InterfaceKey {
+    /// Its index.
+    pub ifindex: u32,
+    /// See [`generation`].
+    pub generation: u32,
+}
+
+/// An address as the subnet trie orders its bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SubnetKey {
+    /// See [`generation`]; part of every prefix.
+    pub generation: u32,
+    /// IPv4 addresses in their mapped form.
+    pub address: Address,
+}
+
+/// Bytes of a [`SubnetKey`].
+pub const SUBNET_KEY_BYTES: usize = size_of::<SubnetKey>();
+/// Bits of a [`SubnetKey`] in front of its address.
+pub const SUBNET_KEY_LEADING_BITS: u32 = 8 * size_of::<u32>() as u32;
+/// Bits of a [`SubnetKey`], which a look-up has.
+pub const SUBNET_KEY_BITS: u32 = 8 * SUBNET_KEY_BYTES as u32;
 
 /// The network that a subnet (`<ip>`, or `<route>` behind a guest) belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -238,6 +281,8 @@ mod tests {
     fn sizes_and_alignments_are_what_the_programs_were_compiled_for() {
         assert_eq!((size_of::<Config>(), align_of::<Config>()), (16, 4));
         assert_eq!((size_of::<Network>(), align_of::<Network>()), (88, 4));
+        assert_eq!((size_of::<InterfaceKey>(), align_of::<InterfaceKey>()), (8, 4));
+        assert_eq!((size_of::<SubnetKey>(), align_of::<SubnetKey>()), (20, 4));
         assert_eq!((size_of::<Subnet>(), align_of::<Subnet>()), (4, 2));
         assert_eq!((size_of::<UplinkAddress>(), align_of::<UplinkAddress>()), (8, 4));
         assert_eq!((size_of::<Uplink>(), align_of::<Uplink>()), (232, 4));

@@ -12,8 +12,8 @@ use vnet_common::{
 use crate::{
     atomic::SharedWord,
     flow::{self, NewFlow},
-    maps::{GUESTS, NETWORK_FLOWS, NETWORKS},
-    outcome,
+    maps::{GUESTS, NETWORK_FLOWS},
+    outcome, tables,
 };
 
 /// A guest's flows and ports are one word: flows in the lower half.
@@ -36,7 +36,7 @@ pub extern "C" fn vnet_enter_guest(new: *const NewFlow) -> u64 {
 #[inline(always)]
 fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
     let inside = &new.mapping.inside;
-    let network = NETWORKS.get(u32::from(new.network)).ok_or(DropReason::GuestFlowLimit)?;
+    let network = tables::network(new.network).ok_or(DropReason::GuestFlowLimit)?;
     let usage = add(inside, FLOW).ok_or(DropReason::GuestFlowLimit)?;
     // Its own flow is among them.
     if flows(usage) > network.flows_per_guest {
@@ -59,7 +59,7 @@ pub fn leave_guest(inside: &Address) {
 /// Puts a slot of the session array on a network's account.
 #[inline(always)]
 pub fn enter_network(network: u16) -> Result<(), DropReason> {
-    let limit = NETWORKS.get(u32::from(network)).map_or(0, |network| network.flow_limit);
+    let limit = tables::network(network).map_or(0, |network| network.flow_limit);
     let slots = network_slots(network).ok_or(DropReason::NetworkFlowLimit)?;
     if slots.fetch_add(1) < u64::from(limit) {
         return Ok(());
@@ -84,7 +84,7 @@ pub extern "C" fn vnet_enter_port(new: *const NewFlow) -> u32 {
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let inside = &new.mapping.inside;
-    let limit = NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.ports_per_guest);
+    let limit = tables::network(new.network).map_or(0, |network| network.ports_per_guest);
     let Some(usage) = add(inside, PORT) else { return 0 };
     // The new one is among them.
     if ports(usage) > limit {

@@ -8,15 +8,15 @@ use crate::{
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{self, NETWORKS, SESSION_CURSOR},
+    maps::{self, SESSION_CURSOR},
     session::SessionSlot,
-    slots,
+    slots, tables,
 };
 
 /// Looks at the next slots of the table. Userspace repeats it until the cursor is round.
 #[inline(always)]
 pub fn slice() {
-    let Some(config) = maps::config() else { return };
+    let (Some(_), Some(config)) = (tables::begin(), maps::config()) else { return };
     let now = flow::now();
     for _ in 0..limits::SWEEP_SLICE {
         next_slot(config, now);
@@ -55,7 +55,7 @@ fn review_next(config: &Config) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_review_session(index: u32) -> u32 {
-    let (Some(epoch), Some(session)) = (maps::epoch(), SessionSlot::at(index)) else { return 0 };
+    let (Some(epoch), Some(session)) = (tables::epoch(), SessionSlot::at(index)) else { return 0 };
     if session.phase() != Phase::Live as u32 || session.epoch_inbound() == epoch {
         return 0;
     }
@@ -91,7 +91,7 @@ extern "C" fn vnet_visit_session(index: u32, now: u64) -> u32 {
     let Some(session) = SessionSlot::at(index) else { return 0 };
     match Phase::from_word(session.phase()) {
         Phase::Live => {
-            let Some(network) = NETWORKS.get(u32::from(session.network())) else { return 0 };
+            let Some(network) = tables::network(session.network()) else { return 0 };
             let idle_ns = || {
                 let state = State::from_byte(session.state());
                 u64::from(network.timeouts.of(session.protocol(), state)) * NANOSECONDS

@@ -1,13 +1,10 @@
 //! Ports of the host behind which a guest is: port forwards, and the mappings of guests.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use vnet_common::{
-    address::{Address, PortBe},
     flow::{
         Direction, ExternalPort, FLAG_FORWARDED, FLAG_FROM_OUTSIDE, FLAG_HAIRPIN,
         FLAG_INSIDE_IS_ROUTED, FLAG_UNMAPPED, FlowKey, protocol,
     },
-    forward::{FORWARD_KEY_BITS, Forward, ForwardKey},
     network::{NETWORK_ENDPOINT_INDEPENDENT, SUBNET_BEHIND_GUEST},
     policy::Verdict as PolicyVerdict,
     reason::DropReason,
@@ -20,12 +17,13 @@ use crate::{
     hook::{Hook, Step},
     ip::Ip,
     mapping,
-    maps::{self, EXTERNAL_PORTS, FORWARDS},
+    maps::{self, EXTERNAL_PORTS},
     parse::{Fragment, Packet},
     policy::{self, End, Slot},
     ports,
     session::SessionSlot,
     skb::Skb,
+    tables,
 };
 
 // Whose a port is: what `find` says.
@@ -67,7 +65,7 @@ fn find_guest<V: Ip>() -> u32 {
 #[inline(always)]
 fn find_forward(new: &mut NewFlow) -> bool {
     let port = new.external_port;
-    let Some(forward) = forward_of(new.mapping.external, new.mapping.protocol, port) else {
+    let Some(forward) = tables::forward_of(new.mapping.external, new.mapping.protocol, port) else {
         return false;
     };
     new.mapping.inside = forward.inside;
@@ -111,18 +109,11 @@ fn host_has_socket(skb: Skb) -> bool {
     ports::host_has_socket(skb.raw(), new, new.external_port)
 }
 
-/// The forward of an external endpoint.
-#[inline(always)]
-pub fn forward_of(external: Address, ip_protocol: u8, port: PortBe) -> Option<&'static Forward> {
-    let key = ForwardKey { external, protocol: ip_protocol, reserved: 0, port };
-    FORWARDS.get(Key::new(FORWARD_KEY_BITS, bytemuck::cast(key)))
-}
-
 /// Whether the forward that let a flow in still leads to its guest.
 #[inline(always)]
 pub fn leads_to(session: SessionSlot) -> bool {
     let port = session.external_port();
-    let Some(forward) = forward_of(session.external(), session.protocol(), port) else {
+    let Some(forward) = tables::forward_of(session.external(), session.protocol(), port) else {
         return false;
     };
     forward.network == session.network()

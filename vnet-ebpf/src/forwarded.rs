@@ -11,7 +11,6 @@ use crate::{
     hook::{Hook, Step, Verdict},
     icmp,
     ip::Ip,
-    maps,
     nat::{self, Side, Ttl},
     outbound,
     parse::Packet,
@@ -19,6 +18,7 @@ use crate::{
     route::{self, Route},
     session::SessionSlot,
     skb::Skb,
+    tables,
 };
 
 /// TC egress of an uplink.
@@ -28,6 +28,7 @@ pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if emit::take_mark(skb) {
         return Ok(Verdict::Pass);
     }
+    tables::begin();
     let (source, _) = V::ends(skb, hook.l3())?;
     let owner = policy::owner_of::<V>(source);
     let outside = End::outside(skb.ifindex());
@@ -73,6 +74,7 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if emit::take_mark(skb) {
         return Ok(Verdict::Pass);
     }
+    tables::begin();
     let ingress = skb.ingress_ifindex();
     if emit::take_inbound_mark(skb) && ingress != 0 {
         return to_own_bridge::<V>(hook);
@@ -127,7 +129,7 @@ pub fn masquerade<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if V::is_link_local_group(packet.destination) {
         return Err(DropReason::MulticastLeak.into());
     }
-    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
     let known = SessionSlot::known(find_known::<V>());
     if let Some(session) = known
         && session.uplink_ifindex() == skb.ifindex()

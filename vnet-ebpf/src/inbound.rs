@@ -18,6 +18,7 @@ use crate::{
     policy::{self, End},
     route, routed,
     session::SessionSlot,
+    tables,
 };
 
 /// TC ingress of an uplink.
@@ -27,19 +28,20 @@ pub fn from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if skb.is_none_of_ours() {
         return Ok(Verdict::Pass);
     }
+    let epoch = tables::begin().ok_or(DropReason::NoNetwork)?;
     let packet = match Packet::<V>::parse(skb, hook.link) {
         // For a guest it is judged at the bridge; for the host it is the host's to judge.
         Err(DropReason::HeaderChain) => return Err(Handover::IpOptions.into()),
         parsed => parsed?,
     };
-    reply(hook, packet)
+    reply(hook, packet, epoch)
 }
 
 /// The same hook, for an ICMP error.
 #[inline(always)]
 pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
-    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
     icmp::from_outside(hook, packet, epoch)
 }
 
@@ -77,7 +79,8 @@ pub fn from_uplink_known<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    reply(hook, packet)
+    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
+    reply(hook, packet, epoch)
 }
 
 /// The same, for an ICMP error.
@@ -110,7 +113,8 @@ pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    reply(hook, packet)
+    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
+    reply(hook, packet, epoch)
 }
 
 /// The same hook, for a packet of no flow.
@@ -123,8 +127,7 @@ pub fn to_host_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 
 /// A packet of a flow; [`Verdict::Error`] for an ICMP error, [`Verdict::Unjudged`] for any other.
 #[inline(always)]
-fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
-    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+fn reply<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> Step<Verdict> {
     if let Some(session) = fragment::find_flow(packet, Direction::Inbound)
         && may_arrive_at(session, hook.arrived_at())
         && is_current::<V>(session, epoch)

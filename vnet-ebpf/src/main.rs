@@ -51,6 +51,7 @@ mod session;
 mod skb;
 mod slots;
 mod steps;
+mod tables;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use vnet_common::{family::Family, reason::Handover};

@@ -9,12 +9,8 @@ use vnet_common::{
 };
 
 use crate::{
-    account,
-    atomic::SharedWord,
-    flow::NewFlow,
-    maps::{MAPPINGS, NETWORKS},
-    outcome, ports,
-    session::SessionSlot,
+    account, atomic::SharedWord, flow::NewFlow, maps::MAPPINGS, outcome, ports,
+    session::SessionSlot, tables,
 };
 
 /// The key of the mapping that a session uses.
@@ -82,8 +78,7 @@ pub fn release(key: &MappingKey, ended: u64) -> bool {
 /// How long the port of an ended flow of a network is kept from other guests, in nanoseconds.
 #[inline(always)]
 fn hold_down_ns(network: u16) -> u64 {
-    let seconds =
-        NETWORKS.get(u32::from(network)).map_or(0, |network| network.timeouts.port_hold_down);
+    let seconds = tables::network(network).map_or(0, |network| network.timeouts.port_hold_down);
     u64::from(seconds) * NANOSECONDS
 }
 

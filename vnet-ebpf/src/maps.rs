@@ -17,7 +17,9 @@ use vnet_common::{
     },
     forward::{FORWARD_KEY_BYTES, Forward},
     limits,
-    network::{Config, Network, NetworkTraffic, Subnet, TokenBucket, Uplink},
+    network::{
+        Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
+    },
     port_map::PortMap,
     reason::{DropReason, Handover},
 };
@@ -26,17 +28,18 @@ use vnet_common::{
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
 #[map]
-pub static NETWORKS: Array<Network> = Array::with_max_entries(limits::NETWORKS, 0);
+pub static NETWORKS: Array<Network> = Array::with_max_entries(2 * limits::NETWORKS, 0);
 
 #[map]
-pub static BRIDGES: HashMap<u32, u32> = HashMap::with_max_entries(limits::NETWORKS, 0);
+pub static BRIDGES: HashMap<InterfaceKey, u32> = HashMap::with_max_entries(2 * limits::NETWORKS, 0);
 
 #[map]
-pub static SUBNETS: LpmTrie<[u8; 16], Subnet> =
-    LpmTrie::with_max_entries(limits::SUBNETS, BPF_F_NO_PREALLOC);
+pub static SUBNETS: LpmTrie<SubnetKey, Subnet> =
+    LpmTrie::with_max_entries(2 * limits::SUBNETS, BPF_F_NO_PREALLOC);
 
 #[map]
-pub static UPLINKS: HashMap<u32, Uplink> = HashMap::with_max_entries(limits::UPLINKS, 0);
+pub static UPLINKS: HashMap<InterfaceKey, Uplink> =
+    HashMap::with_max_entries(2 * limits::UPLINKS, 0);
 
 #[map]
 pub static FLOWS: HashMap<FlowKey4, FlowSlot> =
@@ -67,7 +70,7 @@ pub static EXTERNAL_PORTS: HashMap<ExternalPort, PortHolder> =
 
 #[map]
 pub static FORWARDS: LpmTrie<[u8; FORWARD_KEY_BYTES], Forward> =
-    LpmTrie::with_max_entries(limits::FORWARDS, BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(2 * limits::FORWARDS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static DEPARTURES: HashMap<Address, u64> = HashMap::with_max_entries(limits::DEPARTURES, 0);
@@ -122,6 +125,10 @@ pub static DROPS: PerCpuArray<u64> =
 #[map]
 pub static HANDOVERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(limits::NETWORKS * Handover::PER_NETWORK, 0);
+
+/// See `tables::begin`; as `NEW_FLOW`.
+#[map]
+pub static EPOCH_OF_RUN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// Room for what the stack of 512 bytes has no room for.
 #[map]
@@ -198,14 +205,6 @@ pub fn rejection_ipv4() -> Option<&'static mut reject_ipv4::Frame> {
 pub fn rejection_ipv6() -> Option<&'static mut reject_ipv6::Frame> {
     // SAFETY: the element is this CPU's own until the program ends.
     REJECTION_IPV6.get_ptr_mut(0).map(|frame| unsafe { &mut *frame })
-}
-
-/// The current epoch, read once: what is judged after this reading is stamped with it, so that a
-/// change meanwhile makes it stale.
-#[inline(always)]
-pub fn epoch() -> Option<u32> {
-    // SAFETY: map memory outlives the program; the field is aligned plain data.
-    CONFIG.get_ptr(0).map(|config| unsafe { (&raw const (*config).epoch).read_volatile() })
 }
 
 /// The settings; `None` only if the verifier's formality fails.

@@ -14,14 +14,13 @@ use vnet_common::{
 use crate::{
     account,
     flow::{NewFlow, now},
-    forward,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{FLOWS, FLOWS_IPV6, NETWORKS},
+    maps::{FLOWS, FLOWS_IPV6},
     outcome, ports,
     session::SessionSlot,
-    slots,
+    slots, tables,
 };
 
 /// How often a port is shared that another CPU then has a flow at.
@@ -52,7 +51,7 @@ pub extern "C" fn vnet_open_flow(ctx: *mut __sk_buff, new: *mut NewFlow) -> u64 
 #[inline(always)]
 fn kept(new: &NewFlow) -> Result<u32, DropReason> {
     let is_forwarded = new.flags & FLAG_FORWARDED == 0
-        && forward::forward_of(new.mapping.external, new.mapping.protocol, new.external_port)
+        && tables::forward_of(new.mapping.external, new.mapping.protocol, new.external_port)
             .is_some();
     if is_forwarded {
         return Err(DropReason::FlowConflict);
@@ -165,7 +164,7 @@ fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
     session.set_state(State::Opening as u8);
     session.set_flags(new.flags);
     session.set_mtu_outbound(new.mtu);
-    session.set_mtu_inbound(NETWORKS.get(u32::from(new.network)).map_or(0, |network| network.mtu));
+    session.set_mtu_inbound(tables::network(new.network).map_or(0, |network| network.mtu));
     session.set_inside_port(new.mapping.inside_port);
     session.set_external_port(new.external_port);
     session.set_remote_port(new.remote_port);

@@ -20,6 +20,7 @@ use crate::{
     routed,
     session::SessionSlot,
     skb::Skb,
+    tables,
 };
 
 /// TC ingress of a bridge.
@@ -29,8 +30,8 @@ pub fn from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if skb.is_none_of_ours() {
         return Ok(Verdict::Pass);
     }
+    let epoch = tables::begin().ok_or(DropReason::NoNetwork)?;
     let packet = Packet::<V>::parse(skb, Link::Ethernet)?;
-    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
     if let Some(slot) = fragment::find_slot(packet, Direction::Outbound)
         && let Some(session) = SessionSlot::live(slot)
     {
@@ -60,7 +61,7 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     let packet = &*packet;
-    let epoch = maps::epoch().ok_or(DropReason::NoNetwork)?;
+    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
     let known = SessionSlot::known(packet.known);
     hook.network = known.map_or(0, SessionSlot::network);
     let judged = match judge(hook, packet) {

@@ -1,6 +1,5 @@
 //! Asks the policy table about the places of this host.
 
-use aya_ebpf::maps::lpm_trie::Key;
 use vnet_common::{
     family::Family,
     network::{NETWORK_ISOLATED_PORTS, Network, Pool, SUBNET_IS_HOST, Subnet},
@@ -8,10 +7,7 @@ use vnet_common::{
     reason::DropReason,
 };
 
-use crate::{
-    ip::Ip,
-    maps::{BRIDGES, NETWORKS, SUBNETS, UPLINKS},
-};
+use crate::{ip::Ip, tables};
 
 /// The slot of a network; 0 is none. A plain word wherever it goes: an absent one has no undefined
 /// part, which the verifier would refuse.
@@ -28,7 +24,7 @@ impl Slot {
 
     #[inline(always)]
     pub fn network(self) -> Option<&'static Network> {
-        NETWORKS.get(u32::from(self.0))
+        tables::network(self.0)
     }
 
     /// Interface index of its bridge; 0 if there is no such network.
@@ -71,11 +67,7 @@ fn modes(network: &Network) -> Modes {
 /// The network whose bridge this is.
 #[inline(always)]
 pub fn network_of_bridge(ifindex: u32) -> Slot {
-    // SAFETY: the value is one word; a look-up that races with removal reads an old or a new slot.
-    match unsafe { BRIDGES.get(ifindex) } {
-        Some(slot) => Slot(*slot as u16),
-        None => Slot::NONE,
-    }
+    tables::slot_of_bridge(ifindex).map_or(Slot::NONE, Slot)
 }
 
 /// The network that an address belongs to.
@@ -103,9 +95,7 @@ pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
     if wide.is_ipv4() != (V::FAMILY as u8 == Family::Ipv4 as u8) {
         return Owner { slot: Slot::NONE, flags: 0 };
     }
-    let words = wide.to_wire();
-    let key = Key::new(128, bytemuck::cast::<[u32; 4], [u8; 16]>(words));
-    match SUBNETS.get(key) {
+    match tables::subnet_of(wide) {
         Some(Subnet { network, flags }) => Owner { slot: Slot(*network), flags: *flags },
         None => Owner { slot: Slot::NONE, flags: 0 },
     }
@@ -210,7 +200,7 @@ impl End {
 /// Whether flows are masqueraded at this interface.
 #[inline(always)]
 pub fn is_uplink(ifindex: u32) -> bool {
-    UPLINKS.get_ptr(ifindex).is_some()
+    tables::uplink(ifindex).is_some()
 }
 
 /// The verdict on a packet from one end to another, as if it opened a connection: replies have

@@ -18,13 +18,12 @@ use vnet_common::{
 use crate::{
     account, count,
     flow::NewFlow,
-    forward,
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{self, EXTERNAL_PORTS, NETWORKS},
-    outcome, port_map,
+    maps::{self, EXTERNAL_PORTS},
+    outcome, port_map, tables,
 };
 
 /// Claims an external port for a flow's inside endpoint and puts it on the guest's account: the
@@ -83,7 +82,7 @@ impl Usable {
         if matches!(new.mapping.protocol, protocol::ICMP | protocol::ICMPV6) {
             return Some(Self { range: PortRange::ALL, reserved: PortRange::EMPTY });
         }
-        let range = NETWORKS.get(u32::from(new.network))?.ports;
+        let range = tables::network(new.network)?.ports;
         Some(Self { range, reserved: maps::config()?.host_ports })
     }
 }
@@ -136,7 +135,7 @@ extern "C" fn vnet_claim_port(
         return 0;
     }
     // Its bit stays, so that no search finds it again; userspace makes a new map when the forward goes.
-    if forward::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some() {
+    if tables::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some() {
         return 0;
     }
     let key = key(new, port_wire);
@@ -202,7 +201,7 @@ extern "C" fn vnet_may_share(ctx: *mut __sk_buff, new: *const NewFlow, port: u32
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let port = PortBe::from_wire(port as u16);
     let is_free = !new.has_flow_at(port)
-        && forward::forward_of(new.mapping.external, new.mapping.protocol, port).is_none()
+        && tables::forward_of(new.mapping.external, new.mapping.protocol, port).is_none()
         && !is_held_down_for_another(new, port)
         && !host_has_socket(ctx, new, port);
     u32::from(is_free)

@@ -13,9 +13,10 @@ use crate::{
     emit, flow,
     hook::{Hook, Link, Verdict},
     ip::Ip,
-    maps::{ICMP_ERRORS, NETWORKS, UPLINKS},
+    maps::ICMP_ERRORS,
     route,
     skb::Skb,
+    tables,
 };
 
 /// What the error says.
@@ -66,7 +67,7 @@ pub fn guest<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         | DropReason::FlowConflict => Code::Prohibited,
         _ => return None,
     };
-    let source = V::gateway(NETWORKS.get(u32::from(hook.network))?);
+    let source = V::gateway(tables::network(hook.network)?);
     Some(V::reject(hook.skb, source, Manner { code, link: Link::Ethernet, towards: 0 }))
 }
 
@@ -96,7 +97,7 @@ pub fn forwarded<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         match route::source_towards::<V>(hook.skb, sender, towards) {
             Some(address) => address,
             // The kernel does not tell: any address of the host will do.
-            None => V::gateway(NETWORKS.get(u32::from(hook.network))?),
+            None => V::gateway(tables::network(hook.network)?),
         }
     };
     Some(V::reject(hook.skb, source, Manner { code: Code::Port, link: Link::Ethernet, towards }))
@@ -104,9 +105,7 @@ pub fn forwarded<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
 
 #[inline(always)]
 fn uplink_address<V: Ip>(ifindex: u32) -> Option<V::Address> {
-    // SAFETY: entries are replaced as a whole by userspace.
-    let uplink = unsafe { UPLINKS.get(ifindex) }?;
-    let (addresses, count) = V::addresses(uplink);
+    let (addresses, count) = V::addresses(tables::uplink(ifindex)?);
     (count != 0).then_some(addresses[0].address)
 }
 

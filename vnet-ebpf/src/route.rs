@@ -17,11 +17,12 @@ use vnet_common::{
 use crate::{
     flow, forward,
     ip::Ip,
-    maps::{self, UPLINKS},
+    maps,
     parse::Packet,
     policy::{End, Slot},
     session::SessionSlot,
     skb::Skb,
+    tables,
 };
 
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH` of the kernel's `include/uapi/linux/bpf.h`: the route alone.
@@ -199,8 +200,7 @@ pub fn choose_external<V: Ip>() -> bool {
         new.mapping.external = Address::from_ipv4(pool.pick(new.mapping.inside.ipv4_part()));
         return true;
     }
-    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
-    let Some(uplink) = (unsafe { UPLINKS.get(new.uplink_ifindex) }) else { return false };
+    let Some(uplink) = tables::uplink(new.uplink_ifindex) else { return false };
     let (addresses, count) = V::addresses(uplink);
     if count == 0 {
         return false;
@@ -237,8 +237,7 @@ pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
     if pool.is_some() {
         return pool.contains(V::widen(external).ipv4_part());
     }
-    // SAFETY: entries are replaced as a whole by userspace, which bumps the epoch afterwards.
-    let Some(uplink) = (unsafe { UPLINKS.get(uplink_ifindex) }) else { return false };
+    let Some(uplink) = tables::uplink(uplink_ifindex) else { return false };
     let (addresses, count) = V::addresses(uplink);
     for (index, candidate) in addresses.iter().enumerate() {
         if index as u32 >= count {

@@ -12,7 +12,6 @@ use vnet_common::{
         RouteKey, flags,
     },
     names::{map, program},
-    network::Subnet,
 };
 
 use super::load::{self, Plain};
@@ -90,10 +89,7 @@ impl Rig {
 
     /// Makes an IPv6 prefix one of the network's own.
     pub fn add_ipv6_subnet(&mut self, slot: u16, prefix: &str, length: u32) -> Result<()> {
-        let found = load::found_mut(self.ebpf_mut(), map::SUBNETS)?;
-        let mut subnets = LpmTrie::<_, [u8; 16], Plain<Subnet>>::try_from(found)?;
-        let key = Key::new(length, bytemuck::cast(any_address(prefix).to_wire()));
-        Ok(subnets.insert(&key, Plain(Subnet { network: slot, flags: 0 }), 0)?)
+        self.add_subnet(slot, &format!("{prefix}/{length}"), 0)
     }
 
     /// Who holds an address of `virbr0`.

@@ -32,7 +32,7 @@ pub(crate) fn object(log_level: u8, networks: u32, slots: u32) -> Result<Ebpf> {
     use vnet_common::reason::{DropReason, Handover};
     let mut loader = EbpfLoader::new();
     for (name, entries) in [
-        (map::NETWORKS, networks),
+        (map::NETWORKS, 2 * networks),
         (map::TRAFFIC, networks),
         (map::DROPS, networks * DropReason::PER_NETWORK),
         (map::HANDOVERS, networks * Handover::PER_NETWORK),
@@ -42,7 +42,7 @@ pub(crate) fn object(log_level: u8, networks: u32, slots: u32) -> Result<Ebpf> {
         (map::FLOWS_IPV6, 2 * slots),
         (map::MAPPINGS, slots),
         (map::EXTERNAL_PORTS, 2 * slots),
-        (map::FORWARDS, 2 * SLOTS),
+        (map::FORWARDS, 4 * SLOTS),
         (map::DEPARTURES, SLOTS),
         (map::PORT_MAPS, PORT_MAPS),
         (map::NETWORK_FLOWS, networks),

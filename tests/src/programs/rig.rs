@@ -18,7 +18,10 @@ use vnet_common::{
     },
     forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
-    network::{Config, Network, Subnet, TokenBucket, Uplink, UplinkAddress},
+    network::{
+        Config, InterfaceKey, Network, SUBNET_KEY_LEADING_BITS, Subnet, SubnetKey, TokenBucket,
+        Uplink, UplinkAddress,
+    },
     policy::Mode,
     port::PortRange,
     timeout::Timeouts,
@@ -274,8 +277,10 @@ impl Rig {
                 gateway_ipv6: Address::default(),
             };
         })?;
-        let mut bridges = load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?;
-        bridges.insert(Plain(bridge_ifindex), Plain(u32::from(slot)), 0)?;
+        let mut bridges = load::hash_mut::<InterfaceKey, u32>(&mut self.ebpf, map::BRIDGES)?;
+        for key in interface_keys(bridge_ifindex) {
+            bridges.insert(key, Plain(u32::from(slot)), 0)?;
+        }
         for subnet in subnets {
             self.add_subnet(slot, subnet, 0)?;
         }
@@ -285,7 +290,11 @@ impl Rig {
     /// Enters a prefix (`address/length`) of a network, with `SUBNET_*` flags.
     pub fn add_subnet(&mut self, slot: u16, subnet: &str, flags: u16) -> Result<()> {
         let value = Plain(Subnet { network: slot, flags });
-        Ok(self.subnets()?.insert(&subnet_key(subnet), value, 0)?)
+        let mut subnets = self.subnets()?;
+        for key in subnet_keys(subnet) {
+            subnets.insert(&key, value, 0)?;
+        }
+        Ok(())
     }
 
     /// Forwards ports of an address at an uplink to a guest's address and ports.
@@ -352,17 +361,25 @@ impl Rig {
     /// Changes a network's settings.
     pub fn set_network(&mut self, slot: u16, change: impl FnOnce(&mut Network)) -> Result<()> {
         let mut networks = load::array_mut::<Network>(&mut self.ebpf, map::NETWORKS)?;
-        let mut network = networks.get(&u32::from(slot), 0)?.0;
+        let mut network = networks.get(&Network::index(slot, 0), 0)?.0;
         change(&mut network);
-        Ok(networks.set(u32::from(slot), Plain(network), 0)?)
+        for generation in GENERATIONS {
+            networks.set(Network::index(slot, generation), Plain(network), 0)?;
+        }
+        Ok(())
     }
 
     /// Takes a network's bridge and subnets out.
     pub fn remove_network(&mut self, bridge: &str, subnets: &[&str]) -> Result<()> {
         let ifindex = self.ifindex(bridge)?;
-        load::hash_mut::<u32, u32>(&mut self.ebpf, map::BRIDGES)?.remove(&Plain(ifindex))?;
+        let mut bridges = load::hash_mut::<InterfaceKey, u32>(&mut self.ebpf, map::BRIDGES)?;
+        for key in interface_keys(ifindex) {
+            bridges.remove(&key)?;
+        }
         for subnet in subnets {
-            self.subnets()?.remove(&subnet_key(subnet))?;
+            for key in subnet_keys(subnet) {
+                self.subnets()?.remove(&key)?;
+            }
         }
         Ok(())
     }
@@ -393,18 +410,26 @@ impl Rig {
             }
         }
         let ifindex = self.ifindex(name)?;
-        let mut uplinks = load::hash_mut::<u32, Uplink>(&mut self.ebpf, map::UPLINKS)?;
-        Ok(uplinks.insert(Plain(ifindex), Plain(uplink), 0)?)
+        let mut uplinks = load::hash_mut::<InterfaceKey, Uplink>(&mut self.ebpf, map::UPLINKS)?;
+        for key in interface_keys(ifindex) {
+            uplinks.insert(key, Plain(uplink), 0)?;
+        }
+        Ok(())
     }
 
     /// Takes an uplink out.
     pub fn remove_uplink(&mut self, name: &str) -> Result<()> {
         let ifindex = self.ifindex(name)?;
-        let mut uplinks = load::hash_mut::<u32, Uplink>(&mut self.ebpf, map::UPLINKS)?;
-        Ok(uplinks.remove(&Plain(ifindex))?)
+        let mut uplinks = load::hash_mut::<InterfaceKey, Uplink>(&mut self.ebpf, map::UPLINKS)?;
+        for key in interface_keys(ifindex) {
+            uplinks.remove(&key)?;
+        }
+        Ok(())
     }
 
-    fn subnets(&mut self) -> Result<LpmTrie<&mut aya::maps::MapData, [u8; 16], Plain<Subnet>>> {
+    fn subnets(
+        &mut self,
+    ) -> Result<LpmTrie<&mut aya::maps::MapData, Plain<SubnetKey>, Plain<Subnet>>> {
         Ok(LpmTrie::try_from(load::found_mut(&mut self.ebpf, map::SUBNETS)?)?)
     }
 
@@ -571,17 +596,30 @@ fn forward_keys(
     ports: PortRange,
 ) -> impl Iterator<Item = Key<[u8; FORWARD_KEY_BYTES]>> {
     let external = address(external);
-    forward::prefixes(ports).map(move |(port, length)| {
-        let key = ForwardKey { external, protocol, reserved: 0, port: PortBe::from_host(port) };
-        Key::new(FORWARD_KEY_BITS - 16 + length, bytemuck::cast(key))
-    })
+    let keys = move |(port, length)| {
+        GENERATIONS.map(|generation| {
+            let (generation, port) = (generation as u8, PortBe::from_host(port));
+            let key = ForwardKey { external, protocol, generation, port };
+            Key::new(FORWARD_KEY_BITS - 16 + length, bytemuck::cast(key))
+        })
+    };
+    forward::prefixes(ports).flat_map(keys)
 }
 
-fn subnet_key(text: &str) -> Key<[u8; 16]> {
+/// A rig's tables say the same in both generations, so that any epoch shows it.
+const GENERATIONS: [u32; 2] = [0, 1];
+
+fn interface_keys(ifindex: u32) -> [Plain<InterfaceKey>; 2] {
+    GENERATIONS.map(|generation| Plain(InterfaceKey { ifindex, generation }))
+}
+
+/// The keys of a prefix (`address/length`).
+pub(crate) fn subnet_keys(text: &str) -> [Key<Plain<SubnetKey>>; 2] {
     let (network, length) = prefix(text);
     let leading = if network.is_ipv4() { Address::IPV4_PREFIX_BITS } else { 0 };
-    let words = Address::from_addr(network).to_wire();
-    Key::new(leading + u32::from(length), bytemuck::cast(words))
+    let address = Address::from_addr(network);
+    let bits = SUBNET_KEY_LEADING_BITS + leading + u32::from(length);
+    GENERATIONS.map(|generation| Key::new(bits, Plain(SubnetKey { generation, address })))
 }
 
 fn interfaces() -> Result<HashMap<String, u32>> {

@@ -244,9 +244,16 @@ fn array<V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<V>> {
 fn forwards(ebpf: &Ebpf) -> Result<Vec<(u32, ForwardKey)>> {
     let map = ebpf.map(map::FORWARDS).context("no map of forwards")?;
     let forwards = LpmTrie::<_, [u8; FORWARD_KEY_BYTES], Plain<Forward>>::try_from(map)?;
-    let keys =
-        forwards.keys().map(|key| key.map(|key| (key.prefix_len(), bytemuck::cast(key.data()))));
-    Ok(keys.collect::<Result<_, _>>()?)
+    let mut found = Vec::new();
+    for key in forwards.keys() {
+        let key = key?;
+        let data: ForwardKey = bytemuck::cast(key.data());
+        // The other generation says the same.
+        if data.generation == 0 {
+            found.push((key.prefix_len(), data));
+        }
+    }
+    Ok(found)
 }
 
 fn entries<K: bytemuck::Pod, V: bytemuck::Pod>(ebpf: &Ebpf, name: &str) -> Result<Vec<(K, V)>> {

@@ -11,7 +11,7 @@ use vnet_common::{
 };
 
 use super::maps::{GUARD_ADDRESSES, GUARD_LEARNED, GUARD_MACS, GUARD_PORTS, GUARD_ROUTES};
-use crate::{atomic::SharedWord, flow::now, maps::SUBNETS};
+use crate::{atomic::SharedWord, flow::now, tables};
 
 #[inline(always)]
 pub fn port_of(ifindex: u32) -> Option<&'static GuestPort> {
@@ -265,9 +265,8 @@ fn is_learnable(port: &GuestPort, address: Address) -> bool {
     if port.flags & flags::ANY_SUBNET != 0 {
         return true;
     }
-    let key = Key::new(128, bytemuck::cast::<[u32; 4], [u8; 16]>(words));
     // Neither the host's own address nor one behind a guest, which have flags.
-    matches!(SUBNETS.get(key), Some(Subnet { network, flags: 0 }) if *network == port.network)
+    matches!(tables::subnet_of(address), Some(Subnet { network, flags: 0 }) if *network == port.network)
 }
 
 /// Enters the guest as the holder of an address that nobody holds.

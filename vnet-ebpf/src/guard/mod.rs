@@ -19,6 +19,7 @@ use vnet_common::{
 use crate::{
     hook::{Hook, Step, Verdict},
     skb::Skb,
+    tables,
 };
 use guest::Guest;
 
@@ -63,6 +64,7 @@ struct Payload {
 #[inline(always)]
 pub fn from_guest(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
+    tables::begin();
     let port = guest::port_of(skb.ifindex()).ok_or(DropReason::NoNetwork)?;
     hook.network = port.network;
     let mut header = EthernetHeader::zeroed();

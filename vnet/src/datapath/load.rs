@@ -5,11 +5,8 @@ use std::{fs, path::Path};
 use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
 use vnet_common::{limits, names, network::Config, port::PortRange};
 
-use super::DatapathError;
-use crate::{
-    object,
-    plan::{GuardTables, Tables},
-};
+use super::{DatapathError, tables::Generation};
+use crate::{object, plan::GuardTables};
 
 /// What is set when the object is loaded.
 #[derive(Debug, Clone)]
@@ -31,11 +28,10 @@ impl Default for LoadOptions {
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) config: Config,
-    pub(super) tables: Tables,
+    /// What packets see, and what they see next or have seen before.
+    pub(super) generations: [Generation; 2],
     /// What the guard's maps say, beside what the programs have learned.
     pub(super) guard: GuardTables,
-    /// Whether the maps say what `tables` says.
-    pub(super) tables_are_certain: bool,
 }
 
 impl Datapath {
@@ -63,13 +59,7 @@ impl Datapath {
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };
-        Ok(Self {
-            ebpf,
-            config,
-            tables: Tables::default(),
-            guard: GuardTables::default(),
-            tables_are_certain: true,
-        })
+        Ok(Self { ebpf, config, generations: Default::default(), guard: GuardTables::default() })
     }
 
     /// Pins every map in a directory, for other processes.

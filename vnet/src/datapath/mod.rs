@@ -3,6 +3,7 @@
 mod attach;
 mod departures;
 mod error;
+mod grace;
 mod guard;
 mod kernel_log;
 mod load;

@@ -1,52 +1,161 @@
-//! Filling the programs' maps.
+//! Filling the programs' tables: what packets do not see yet is written, then shown all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapError, lpm_trie::Key};
+use bytemuck::Zeroable as _;
 use vnet_common::{
+    address::Address,
     flow::ExternalPort,
     forward::{FORWARD_KEY_BYTES, Forward, ForwardKey},
     names,
-    network::{Config, Network, Subnet, Uplink},
+    network::{
+        Config, InterfaceKey, Network, SUBNET_KEY_LEADING_BITS, Subnet, SubnetKey, Uplink,
+        generation,
+    },
     port_map::PortMap,
 };
 
-use super::{Datapath, DatapathError};
-use crate::plan::Tables;
+use super::{Datapath, DatapathError, grace};
+use crate::plan::{ForwardPrefix, SubnetPrefix, Tables};
+
+/// What one generation of the tables says.
+#[derive(Debug, Default)]
+pub(super) struct Generation {
+    tables: Tables,
+    /// Whether a write has failed half way: then they may say less than `tables`.
+    is_torn: bool,
+}
 
 impl Datapath {
-    /// Makes the maps say what the tables say, then starts a new epoch, in which every flow is
-    /// judged anew. After a failure the maps may say some of both; the next call mends that.
+    /// Shows packets these tables, all at once, and starts a new epoch, in which every flow is judged
+    /// anew. After a failure packets still see what they saw before.
     pub fn write(&mut self, tables: &Tables) -> Result<(), DatapathError> {
-        let mut old = std::mem::take(&mut self.tables);
-        let written = self.write_maps(&old, tables);
-        self.tables_are_certain = written.is_ok();
-        if written.is_ok() {
-            self.tables = tables.clone();
-        } else {
-            old.extend(tables);
-            self.tables = old;
+        let current = generation(self.config.epoch);
+        if self.tables_of(current) == Some(tables) {
+            return self.next_epoch();
         }
+        let next = 1 - current;
+        // Runs that began when it was shown last may still read it.
+        grace::wait_for_running_programs();
+        self.write_generation(next, tables)?;
+        let former = self.config;
         if let Some(host_ports) = tables.host_ports {
             self.config.host_ports = host_ports;
         }
-        // Also after a failure: what has changed so far holds for flows, too.
-        let begun = self.next_epoch();
-        written.and(begun)
+        self.config.epoch = next_epoch(former.epoch, next);
+        if let Err(error) = self.write_config() {
+            self.config = former;
+            return Err(error);
+        }
+        self.forget_port_maps(current, next)
     }
 
-    fn write_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        self.write_networks(old, new)?;
-        self.write_subnets(old, new)?;
-        self.write_uplinks(old, new)?;
-        self.write_forwards(old, new)?;
-        self.forget_port_maps(old, new)
+    /// Starts a new epoch: something outside of the tables has changed, such as a route.
+    pub fn next_epoch(&mut self) -> Result<(), DatapathError> {
+        let epoch = self.config.epoch;
+        self.config.epoch = next_epoch(epoch, generation(epoch));
+        self.write_config()
+    }
+
+    /// What packets see; `None` while nothing is certain.
+    fn tables_of(&self, generation: u32) -> Option<&Tables> {
+        let generation = self.generations.get(generation as usize)?;
+        (!generation.is_torn).then_some(&generation.tables)
+    }
+
+    pub(super) fn write_config(&mut self) -> Result<(), DatapathError> {
+        let config = self.config;
+        let mut map: Array<_, Config> = self.map(names::map::CONFIG)?;
+        map.set(0, config, 0).map_err(failed(names::map::CONFIG))
+    }
+
+    /// Makes a generation say what the tables say. After a failure it may say some of both; the next
+    /// call mends that.
+    fn write_generation(&mut self, number: u32, new: &Tables) -> Result<(), DatapathError> {
+        let generation = self.generations.get_mut(number as usize).map(std::mem::take);
+        let Generation { tables: mut old, is_torn } = generation.unwrap_or_default();
+        let change = Change { generation: number, is_torn, old: &old, new };
+        let written = self.write_maps(&change);
+        let is_torn = written.is_err();
+        if is_torn {
+            old.extend(new);
+        } else {
+            old = new.clone();
+        }
+        if let Some(generation) = self.generations.get_mut(number as usize) {
+            *generation = Generation { tables: old, is_torn };
+        }
+        written
+    }
+
+    fn write_maps(&mut self, change: &Change<'_>) -> Result<(), DatapathError> {
+        let Change { generation, old, new, .. } = *change;
+        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
+        let index = |slot: &u32| 2 * slot + generation;
+        change
+            .replace(
+                (&old.networks, &new.networks),
+                &mut networks,
+                |networks, slot, network| networks.set(index(slot), network, 0),
+                // Nothing that is there names it any more.
+                |networks, slot| networks.set(index(slot), Network::zeroed(), 0),
+            )
+            .map_err(failed(names::map::NETWORKS))?;
+
+        let of_interface = |ifindex: &u32| InterfaceKey { ifindex: *ifindex, generation };
+        let mut bridges: HashMap<_, InterfaceKey, u32> = self.map(names::map::BRIDGES)?;
+        change
+            .replace(
+                (&old.bridges, &new.bridges),
+                &mut bridges,
+                |bridges, bridge, slot| bridges.insert(of_interface(bridge), slot, 0),
+                |bridges, bridge| bridges.remove(&of_interface(bridge)),
+            )
+            .map_err(failed(names::map::BRIDGES))?;
+
+        let mut subnets: LpmTrie<_, SubnetKey, Subnet> = self.map(names::map::SUBNETS)?;
+        change
+            .replace(
+                (&old.subnets, &new.subnets),
+                &mut subnets,
+                |subnets, prefix, subnet| {
+                    subnets.insert(&subnet_key(generation, prefix), subnet, 0)
+                },
+                |subnets, prefix| subnets.remove(&subnet_key(generation, prefix)),
+            )
+            .map_err(failed(names::map::SUBNETS))?;
+
+        let mut uplinks: HashMap<_, InterfaceKey, Uplink> = self.map(names::map::UPLINKS)?;
+        change
+            .replace(
+                (&old.uplinks, &new.uplinks),
+                &mut uplinks,
+                |uplinks, ifindex, uplink| uplinks.insert(of_interface(ifindex), uplink, 0),
+                |uplinks, ifindex| uplinks.remove(&of_interface(ifindex)),
+            )
+            .map_err(failed(names::map::UPLINKS))?;
+
+        let mut forwards: LpmTrie<_, [u8; FORWARD_KEY_BYTES], Forward> =
+            self.map(names::map::FORWARDS)?;
+        change
+            .replace(
+                (&old.forwards, &new.forwards),
+                &mut forwards,
+                |forwards, prefix, forward| {
+                    forwards.insert(&forward_key(generation, prefix), forward, 0)
+                },
+                |forwards, prefix| forwards.remove(&forward_key(generation, prefix)),
+            )
+            .map_err(failed(names::map::FORWARDS))
     }
 
     /// Removes the maps of taken ports that are of no use any more: of addresses that are gone, and where
     /// forwards are gone, whose ports count as taken there. Who holds a port is said by another table, so
     /// that a new map costs a few steps and nothing else.
-    fn forget_port_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+    fn forget_port_maps(&mut self, former: u32, current: u32) -> Result<(), DatapathError> {
+        let [former, current] = [former, current].map(|number| number as usize & 1);
+        let (old, new) = (&self.generations[former].tables, &self.generations[current].tables);
         if (&old.networks, &old.uplinks, &old.forwards)
             == (&new.networks, &new.uplinks, &new.forwards)
         {
@@ -57,6 +166,7 @@ impl Datapath {
             .map(|(_, key)| bytemuck::cast::<_, ForwardKey>(*key))
             .map(|key| (key.external.to_wire(), key.protocol))
             .collect();
+        let new = new.clone();
         let mut port_maps: HashMap<_, ExternalPort, PortMap> = self.map(names::map::PORT_MAPS)?;
         let keys: Vec<_> = port_maps.keys().filter_map(Result::ok).collect();
         for key in keys {
@@ -74,89 +184,63 @@ impl Datapath {
         Ok(())
     }
 
-    /// Starts a new epoch: something outside of the maps has changed, such as a route.
-    pub fn next_epoch(&mut self) -> Result<(), DatapathError> {
-        // Zero is no epoch.
-        self.config.epoch = self.config.epoch.checked_add(1).unwrap_or(1);
-        self.write_config()
+    /// What packets see, as the maps of a datapath that is taken over say.
+    pub(super) fn read_generations(&mut self) -> Result<(), DatapathError> {
+        let map: Array<_, Config> = self.map(names::map::CONFIG)?;
+        self.config = map.get(&0, 0).map_err(failed(names::map::CONFIG))?;
+        self.generations = Default::default();
+        for generation in 0..2 {
+            let mut tables = self.read_tables(generation)?;
+            tables.host_ports = Some(self.config.host_ports);
+            self.generations[generation as usize].tables = tables;
+        }
+        Ok(())
     }
 
-    pub(super) fn write_config(&mut self) -> Result<(), DatapathError> {
-        let config = self.config;
-        let mut map: Array<_, Config> = self.map(names::map::CONFIG)?;
-        map.set(0, config, 0).map_err(failed(names::map::CONFIG))
-    }
-
-    fn write_networks(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let certain = self.tables_are_certain;
-        let mut networks: Array<_, Network> = self.map(names::map::NETWORKS)?;
-        replace(
-            certain,
-            &old.networks,
-            &new.networks,
-            &mut networks,
-            |networks, slot, network| networks.set(*slot, network, 0),
-            // Slots that no bridge and no subnet names any more are never read.
-            |_, _| Ok(()),
-        )
-        .map_err(failed(names::map::NETWORKS))?;
-        let mut bridges: HashMap<_, u32, u32> = self.map(names::map::BRIDGES)?;
-        replace(
-            certain,
-            &old.bridges,
-            &new.bridges,
-            &mut bridges,
-            |bridges, bridge, slot| bridges.insert(bridge, slot, 0),
-            HashMap::remove,
-        )
-        .map_err(failed(names::map::BRIDGES))
-    }
-
-    fn write_subnets(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let certain = self.tables_are_certain;
-        let mut subnets: LpmTrie<_, [u8; 16], Subnet> = self.map(names::map::SUBNETS)?;
-        replace(
-            certain,
-            &old.subnets,
-            &new.subnets,
-            &mut subnets,
-            |subnets, (length, prefix), subnet| {
-                subnets.insert(&Key::new(*length, *prefix), subnet, 0)
-            },
-            |subnets, (length, prefix)| subnets.remove(&Key::new(*length, *prefix)),
-        )
-        .map_err(failed(names::map::SUBNETS))
-    }
-
-    fn write_uplinks(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let certain = self.tables_are_certain;
-        let mut uplinks: HashMap<_, u32, Uplink> = self.map(names::map::UPLINKS)?;
-        replace(
-            certain,
-            &old.uplinks,
-            &new.uplinks,
-            &mut uplinks,
-            |uplinks, ifindex, uplink| uplinks.insert(ifindex, uplink, 0),
-            HashMap::remove,
-        )
-        .map_err(failed(names::map::UPLINKS))
-    }
-
-    fn write_forwards(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
-        let certain = self.tables_are_certain;
-        let mut forwards: LpmTrie<_, [u8; FORWARD_KEY_BYTES], Forward> =
-            self.map(names::map::FORWARDS)?;
-        replace(
-            certain,
-            &old.forwards,
-            &new.forwards,
-            &mut forwards,
-            |forwards, (length, prefix), forward| {
-                forwards.insert(&Key::new(*length, *prefix), forward, 0)
-            },
-            |forwards, (length, prefix)| forwards.remove(&Key::new(*length, *prefix)),
-        )
-        .map_err(failed(names::map::FORWARDS))
+    fn read_tables(&mut self, generation: u32) -> Result<Tables, DatapathError> {
+        let mut tables = Tables::default();
+        let map: Array<_, Network> = self.map(names::map::NETWORKS)?;
+        for slot in 0..map.len() / 2 {
+            let network = map.get(&(2 * slot + generation), 0);
+            let network = network.map_err(failed(names::map::NETWORKS))?;
+            if network != Network::zeroed() {
+                tables.networks.insert(slot, network);
+            }
+        }
+        let map: HashMap<_, InterfaceKey, u32> = self.map(names::map::BRIDGES)?;
+        for entry in map.iter() {
+            let (key, slot) = entry.map_err(failed(names::map::BRIDGES))?;
+            if key.generation == generation {
+                tables.bridges.insert(key.ifindex, slot);
+            }
+        }
+        let map: LpmTrie<_, SubnetKey, Subnet> = self.map(names::map::SUBNETS)?;
+        for entry in map.iter() {
+            let (key, subnet) = entry.map_err(failed(names::map::SUBNETS))?;
+            let (length, data) = (key.prefix_len(), key.data());
+            if data.generation == generation {
+                let prefix = bytemuck::cast(data.address.to_wire());
+                let length = length.saturating_sub(SUBNET_KEY_LEADING_BITS);
+                tables.subnets.insert((length, prefix), subnet);
+            }
+        }
+        let map: HashMap<_, InterfaceKey, Uplink> = self.map(names::map::UPLINKS)?;
+        for entry in map.iter() {
+            let (key, uplink) = entry.map_err(failed(names::map::UPLINKS))?;
+            if key.generation == generation {
+                tables.uplinks.insert(key.ifindex, uplink);
+            }
+        }
+        let map: LpmTrie<_, [u8; FORWARD_KEY_BYTES], Forward> = self.map(names::map::FORWARDS)?;
+        for entry in map.iter() {
+            let (key, forward) = entry.map_err(failed(names::map::FORWARDS))?;
+            let mut data: ForwardKey = bytemuck::cast(key.data());
+            if u32::from(data.generation) == generation {
+                data.generation = 0;
+                tables.forwards.insert((key.prefix_len(), bytemuck::cast(data)), forward);
+            }
+        }
+        Ok(tables)
     }
 
     pub(super) fn map<'a, T>(&'a mut self, name: &'static str) -> Result<T, DatapathError>
@@ -172,8 +256,49 @@ pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathErro
     move |source| DatapathError::Map { map, source }
 }
 
-/// Writes what is new or another value, then removes what is gone. If it is not certain that the
-/// map says what `old` says, everything is written, and what is to be removed may be absent.
+/// The first epoch after another one that shows a generation. Zero is no epoch.
+fn next_epoch(epoch: u32, shown: u32) -> u32 {
+    let step = if generation(epoch) == shown { 2 } else { 1 };
+    match epoch.wrapping_add(step) {
+        0 => 2,
+        next => next,
+    }
+}
+
+fn subnet_key(generation: u32, (length, prefix): &SubnetPrefix) -> Key<SubnetKey> {
+    let address = Address::from_wire(bytemuck::cast(*prefix));
+    Key::new(SUBNET_KEY_LEADING_BITS + length, SubnetKey { generation, address })
+}
+
+fn forward_key(generation: u32, (length, prefix): &ForwardPrefix) -> Key<[u8; FORWARD_KEY_BYTES]> {
+    let key: ForwardKey = bytemuck::cast(*prefix);
+    Key::new(*length, bytemuck::cast(ForwardKey { generation: generation as u8, ..key }))
+}
+
+/// What a generation is to say instead of what it says.
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    generation: u32,
+    /// See [`Generation::is_torn`].
+    is_torn: bool,
+    old: &'a Tables,
+    new: &'a Tables,
+}
+
+impl Change<'_> {
+    /// Writes what is new or another value, then removes what is gone. If it is not certain that the
+    /// map says what `old` says, everything is written, and what is to be removed may be absent.
+    fn replace<M, K: Ord, V: PartialEq>(
+        &self,
+        (old, new): (&BTreeMap<K, V>, &BTreeMap<K, V>),
+        map: &mut M,
+        insert: impl Fn(&mut M, &K, &V) -> Result<(), MapError>,
+        remove: impl Fn(&mut M, &K) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        replace(!self.is_torn, old, new, map, insert, remove)
+    }
+}
+
 fn replace<M, K: Ord, V: PartialEq>(
     certain: bool,
     old: &BTreeMap<K, V>,
@@ -207,6 +332,16 @@ mod tests {
     use super::*;
 
     type Map = BTreeMap<u32, u32>;
+
+    #[test]
+    fn epochs_show_the_generation_that_is_wanted_and_are_never_0() {
+        assert_eq!(next_epoch(7, 1), 9);
+        assert_eq!(next_epoch(7, 0), 8);
+        assert_eq!(next_epoch(u32::MAX, 0), 2);
+        assert_eq!(next_epoch(u32::MAX, 1), 1);
+        assert_eq!(next_epoch(u32::MAX - 1, 0), 2);
+        assert_eq!(next_epoch(u32::MAX - 1, 1), u32::MAX);
+    }
 
     fn write(certain: bool, old: &Map, new: &Map, map: &mut Map, room: usize) -> bool {
         let insert = |map: &mut Map, key: &u32, value: &u32| {

@@ -8,7 +8,7 @@ use vnet_common::{
     address::Ipv4Be,
     family::Family,
     names::map,
-    network::{NETWORK_ISOLATED_PORTS, Network},
+    network::{Config, NETWORK_ISOLATED_PORTS, Network, generation},
     policy::{self, Connection, Mode, Modes, Verdict, verdict},
 };
 
@@ -86,11 +86,11 @@ impl Matrix {
         let table: Array<MapData, Network> = Map::from_map_data(maps.data(map::NETWORKS)?)
             .and_then(Array::try_from)
             .map_err(|error| maps.failed(map::NETWORKS, error))?;
+        let config: Config = maps.single(map::CONFIG)?;
         let mut networks = Vec::new();
         for network in &state.networks {
-            let entry = table
-                .get(&u32::from(network.slot), 0)
-                .map_err(|error| maps.failed(map::NETWORKS, error))?;
+            let index = Network::index(network.slot, generation(config.epoch));
+            let entry = table.get(&index, 0).map_err(|error| maps.failed(map::NETWORKS, error))?;
             networks.push(running_network(network, &entry, &state.uplinks));
         }
         let uplinks = state.uplinks.iter().map(running_uplink);

@@ -148,7 +148,7 @@ impl PlannedForward {
             let key = ForwardKey {
                 external: Address::from_addr(self.external),
                 protocol: self.protocol,
-                reserved: 0,
+                generation: 0,
                 port: PortBe::from_host(port),
             };
             ((FIXED_BITS + length, bytemuck::cast(key)), entry)

@@ -25,7 +25,7 @@ pub use forwards::{ForwardPrefix, PlannedForward};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
-pub use tables::{SubnetKey, Tables};
+pub use tables::{SubnetPrefix, Tables};
 pub use warning::Warning;
 
 use crate::{

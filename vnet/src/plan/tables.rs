@@ -19,10 +19,10 @@ use vnet_common::{
 
 use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
 
-/// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
-pub type SubnetKey = (u32, [u8; 16]);
+/// A prefix of a subnet: its length in bits and the IPv4-mapped address.
+pub type SubnetPrefix = (u32, [u8; 16]);
 
-/// The entries of the programs' maps.
+/// The entries of the programs' maps, of whichever generation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     /// Slot to network.
@@ -30,7 +30,7 @@ pub struct Tables {
     /// Bridge interface index to slot.
     pub bridges: BTreeMap<u32, u32>,
     /// Prefix to subnet.
-    pub subnets: BTreeMap<SubnetKey, Subnet>,
+    pub subnets: BTreeMap<SubnetPrefix, Subnet>,
     /// Interface index to uplink.
     pub uplinks: BTreeMap<u32, Uplink>,
     /// Prefix of external endpoints to where they lead.
@@ -172,7 +172,7 @@ fn fill<A: Copy + Default>(
     (count, entries)
 }
 
-fn subnet_key(subnet: IpNet) -> SubnetKey {
+fn subnet_key(subnet: IpNet) -> SubnetPrefix {
     let address = Address::from_addr(subnet.network());
     let offset = match subnet.network() {
         IpAddr::V4(_) => Address::IPV4_PREFIX_BITS,
