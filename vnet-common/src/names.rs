@@ -1,5 +1,9 @@
 //! Names of programs, maps and marks.
 
+/// Counts changes of what the maps' bytes mean. Maps of another layout cannot be taken over, whatever
+/// their sizes.
+pub const LAYOUT: u32 = 1;
+
 /// The mark on packets that vnet has judged and forwarded itself, between its hook on the way in
 /// and its hook on the way out, which takes it off. Spells "vnet".
 pub const FORWARDED_MARK: u32 = 0x766e_6574;

@@ -1,5 +1,6 @@
 //! The library behind the `vnet` binary.
 
+pub mod control;
 pub mod datapath;
 pub mod definition;
 pub mod doctor;

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod apply;
 mod check;
 mod detach;
 mod doctor;
@@ -29,6 +30,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Apply(apply::Apply),
     Check(check::Check),
     Status(status::Status),
     Flows(flows::Flows),
@@ -58,6 +60,7 @@ pub fn run() -> ExitCode {
         .init();
     let result = match Cli::parse().command {
         Command::Run(run) => run.run(),
+        Command::Apply(apply) => apply.run(),
         Command::Check(check) => check.run(),
         Command::Detach(detach) => detach.run(),
         Command::Janitor(janitor) => janitor.run(),

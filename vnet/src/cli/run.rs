@@ -8,21 +8,30 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use vnet::{
-    datapath::{AttachMode, LoadOptions},
+    datapath::AttachMode,
     guests::watch::LIBVIRT_DIRECTORY,
     instance::Name,
-    plan,
     supervise::{self, RunError},
 };
-use vnet_common::limits;
 
 use super::{REFUSED, print, runtime};
 
 /// Attach to the bridges that the definitions name, and serve them until SIGINT or SIGTERM.
 ///
-/// Prints `ready` when every program is in place. At the end the host is left as it was found.
+/// Prints `ready` when every program is in place. At the end the host is left as it was found, unless
+/// `--keep` is given. SIGHUP reads the definitions again.
 #[derive(Debug, Args)]
 pub struct Run {
+    #[command(flatten)]
+    start: Start,
+    /// Leave the datapath in place at the end
+    #[arg(long)]
+    keep: bool,
+}
+
+/// What a start of the datapath is told.
+#[derive(Debug, Args)]
+pub struct Start {
     /// libvirt network XML, or directories of it
     #[arg(required = true, value_name = "FILE|DIR")]
     definitions: Vec<PathBuf>,
@@ -38,10 +47,10 @@ pub struct Run {
     /// How programs are attached
     #[arg(long, default_value = "auto", value_name = "HOOK")]
     attach: Attach,
-    /// Flows that there may be at the same time
-    #[arg(long, default_value_t = limits::DEFAULT_SESSIONS, value_name = "NUMBER",
+    /// Flows that there may be at the same time [default: 262144, or what a running datapath has]
+    #[arg(long, value_name = "NUMBER",
           value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    max_flows: u32,
+    max_flows: Option<u32>,
     /// What the programs in the kernel log about packets
     #[arg(long, default_value = "off", value_name = "LEVEL")]
     log: LogLevel,
@@ -71,33 +80,43 @@ enum LogLevel {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let options = supervise::Options {
-            definitions: self.definitions,
-            instance: self.instance,
-            plan: plan::Options { uplinks: self.uplinks, flow_limit: self.max_flows },
-            leases: self.leases,
-            attach: match self.attach {
-                Attach::Auto => AttachMode::Auto,
-                Attach::Tcx => AttachMode::Tcx,
-                Attach::Clsact => AttachMode::Clsact,
-            },
-            load: LoadOptions { flow_limit: self.max_flows, log: self.log.level() },
-        };
+        let options = self.start.options(self.keep);
         let ready = || {
             // Nobody may be listening, which is no reason to stop serving.
             let _ = print("ready\n");
         };
         match runtime()?.block_on(supervise::run(&options, ready)) {
             Ok(()) => Ok(ExitCode::SUCCESS),
-            Err(RunError::Refused(refusal)) => {
-                let text = refusal.to_string();
-                let prefix = if text.starts_with("error") { "" } else { "error: " };
-                let _ = writeln!(io::stderr(), "{prefix}{}", text.trim_end());
-                Ok(ExitCode::from(REFUSED))
-            }
+            Err(RunError::Refused(refusal)) => Ok(refused(&refusal.to_string())),
             Err(RunError::Failed(error)) => Err(error),
         }
     }
+}
+
+impl Start {
+    pub fn options(self, keep: bool) -> supervise::Options {
+        supervise::Options {
+            definitions: self.definitions,
+            instance: self.instance,
+            uplinks: self.uplinks,
+            leases: self.leases,
+            attach: match self.attach {
+                Attach::Auto => AttachMode::Auto,
+                Attach::Tcx => AttachMode::Tcx,
+                Attach::Clsact => AttachMode::Clsact,
+            },
+            flow_limit: self.max_flows,
+            log: self.log.level(),
+            keep,
+        }
+    }
+}
+
+/// Says why, and that nothing was changed by the exit code.
+pub fn refused(reason: &str) -> ExitCode {
+    let prefix = if reason.starts_with("error") { "" } else { "error: " };
+    let _ = writeln!(io::stderr(), "{prefix}{}", reason.trim_end());
+    ExitCode::from(REFUSED)
 }
 
 impl LogLevel {

@@ -10,7 +10,7 @@ use std::{
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::{FdLink, PinnedLink},
-    tc::{TcAttachOptions, TcError},
+    tc::{SchedClassifierLink, TcAttachOptions, TcError},
 };
 
 use super::{Datapath, DatapathError, error::with_sources};
@@ -24,6 +24,8 @@ use crate::{
 /// Our place among the filters of clsact, or the first free one after it.
 const FILTER_PRIORITY: u16 = 49;
 const FILTER_HANDLE: u32 = 1;
+/// Where links are pinned, below the instance's directory.
+const LINKS: &str = "links";
 
 /// How programs are attached.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +78,12 @@ impl Direction {
         }
     }
 
+    /// The direction of a word.
+    #[must_use]
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Ingress, Self::Egress].into_iter().find(|direction| direction.name() == word)
+    }
+
     fn attach_type(self) -> TcAttachType {
         match self {
             Self::Ingress => TcAttachType::Ingress,
@@ -122,6 +130,8 @@ pub struct Hook {
     pub program_id: u32,
     /// How it is attached.
     pub mechanism: Mechanism,
+    /// Whether an earlier process has attached it, by which it may be another version's.
+    pub is_inherited: bool,
     hold: Hold,
 }
 
@@ -131,7 +141,7 @@ enum Hold {
     /// The kernel keeps the link as long as this or its pin is there.
     Link {
         pin: PathBuf,
-        _link: PinnedLink,
+        _link: Option<PinnedLink>,
     },
     Filter {
         name: String,
@@ -152,7 +162,8 @@ pub struct Attachment<'a> {
 }
 
 impl Datapath {
-    /// Attaches a program so that it outlives this process.
+    /// Attaches a program so that it outlives this process. Another one of the instance that is at the
+    /// hook is replaced without a packet in between.
     pub async fn attach(
         &mut self,
         spec: HookSpec,
@@ -174,13 +185,23 @@ impl Datapath {
     }
 
     fn attach_tcx(&mut self, spec: &HookSpec, pins: &Path) -> Result<Hook, Tcx> {
-        let directory = pins.join("links");
-        let pin = directory.join(format!("{}-{}", spec.ifindex, spec.direction.name()));
+        let directory = pins.join(LINKS);
+        let pin = link_pin(pins, spec);
         let unpinned =
             |reason: String| Tcx::Failed(DatapathError::Pin { path: pin.clone(), reason });
         let program = self.classifier(spec.program).map_err(Tcx::Failed)?;
         let failed = |error: &ProgramError| Tcx::Failed(refused(spec, with_sources(error)));
         let program_id = program.info().map_err(|error| failed(&error))?.id();
+        let hook = |link| Hook {
+            spec: spec.clone(),
+            program_id,
+            mechanism: Mechanism::Tcx,
+            is_inherited: false,
+            hold: Hold::Link { pin: pin.clone(), _link: Some(link) },
+        };
+        if let Some(link) = replace_in_link(program, &pin) {
+            return Ok(hook(link));
+        }
         let link_id = program
             .attach_with_options(
                 &spec.interface,
@@ -194,15 +215,9 @@ impl Datapath {
         // meanwhile.
         check_index(spec).map_err(Tcx::Failed)?;
         fs::create_dir_all(&directory).map_err(|error| unpinned(error.to_string()))?;
-        // Left by an interface that had this index earlier.
+        // Of an interface that had this index earlier, or taken off by others.
         let _ = fs::remove_file(&pin);
-        let link = link.pin(&pin).map_err(|error| unpinned(with_sources(&error)))?;
-        Ok(Hook {
-            spec: spec.clone(),
-            program_id,
-            mechanism: Mechanism::Tcx,
-            hold: Hold::Link { pin, _link: link },
-        })
+        Ok(hook(link.pin(&pin).map_err(|error| unpinned(with_sources(&error)))?))
     }
 
     async fn attach_clsact(
@@ -232,11 +247,22 @@ impl Datapath {
         };
         qdisc::set_bpf_filter(slot, fd.as_fd()).await.map_err(qdisc_failed)?;
         let hold = Hold::Filter { name: name.to_owned() };
-        Ok(Hook { spec, program_id, mechanism: Mechanism::Clsact, hold })
+        let mechanism = Mechanism::Clsact;
+        Ok(Hook { spec, program_id, mechanism, is_inherited: false, hold })
     }
 }
 
 impl Hook {
+    /// One that an earlier process has attached.
+    #[must_use]
+    pub fn inherited(spec: HookSpec, mechanism: Mechanism, pins: &Path, filter: &str) -> Self {
+        let hold = match mechanism {
+            Mechanism::Tcx => Hold::Link { pin: link_pin(pins, &spec), _link: None },
+            Mechanism::Clsact => Hold::Filter { name: filter.to_owned() },
+        };
+        Self { spec, program_id: 0, mechanism, is_inherited: true, hold }
+    }
+
     /// Whether the program is still at its hook: an interface that goes takes it along, and anybody
     /// may take it off.
     pub async fn is_attached(&self) -> bool {
@@ -274,6 +300,32 @@ impl Hook {
             }
         }
     }
+}
+
+/// The hooks of the links that an instance has pinned.
+#[must_use]
+pub fn pinned_links(pins: &Path) -> Vec<(u32, Direction)> {
+    let Ok(entries) = fs::read_dir(pins.join(LINKS)) else { return Vec::new() };
+    let hook = |name: &str| {
+        let (ifindex, direction) = name.split_once('-')?;
+        Some((ifindex.parse().ok()?, Direction::named(direction)?))
+    };
+    entries.flatten().filter_map(|entry| hook(entry.file_name().to_str()?)).collect()
+}
+
+fn link_pin(pins: &Path, spec: &HookSpec) -> PathBuf {
+    pins.join(LINKS).join(format!("{}-{}", spec.ifindex, spec.direction.name()))
+}
+
+/// Puts a program in the place of the one that a pinned link holds. `None` if there is no such link, or
+/// if it holds nothing any more: its interface has gone, or somebody has taken it off.
+fn replace_in_link(program: &mut SchedClassifier, pin: &Path) -> Option<PinnedLink> {
+    let pinned = PinnedLink::from_pin(pin).ok()?;
+    let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
+    let link_id = program.attach_to_link(link).ok()?;
+    // The pin keeps the link, this only its file descriptor.
+    drop(program.take_link(link_id).ok()?);
+    PinnedLink::from_pin(pin).ok()
 }
 
 /// By the interface's name of the moment, since it may be renamed at any time. Not knowing is no

@@ -93,6 +93,41 @@ impl Datapath {
         Ok(())
     }
 
+    /// What userspace has entered into the maps of a datapath that is taken over, not what its programs
+    /// have learned.
+    pub(super) fn read_guard(&mut self) -> Result<(), DatapathError> {
+        let mut guard = GuardTables::default();
+        let ports: HashMap<_, u32, GuestPort> = self.map(map::GUARD_PORTS)?;
+        for entry in ports.iter() {
+            let (port, entry) = entry.map_err(failed(map::GUARD_PORTS))?;
+            guard.ports.insert(port, entry);
+        }
+        let mut learned = BTreeSet::new();
+        let map: HashMap<_, u32, Learned> = self.map(map::GUARD_LEARNED)?;
+        for entry in map.iter().flatten() {
+            learned.insert((entry.0, entry.1.mac));
+        }
+        let map: HashMap<_, MacKey, u32> = self.map(map::GUARD_MACS)?;
+        // A guest may learn while this runs, which ends a walk early; what is missed only stays.
+        for (key, port) in map.iter().flatten() {
+            if !learned.contains(&(port, key.mac.to_word())) {
+                guard.macs.insert(key, port);
+            }
+        }
+        let map: HashMap<_, AddressKey, AddressHolder> = self.map(map::GUARD_ADDRESSES)?;
+        for (key, holder) in map.iter().flatten().filter(|(_, holder)| holder.learned_at == 0) {
+            guard.addresses.insert(key, holder);
+        }
+        let map: LpmTrie<_, RouteKey, Address> = self.map(map::GUARD_ROUTES)?;
+        for (key, gateway) in map.iter().flatten() {
+            let RouteKey { bridge, address } = key.data();
+            let prefix = bytemuck::cast(address.to_wire());
+            guard.routes.insert((key.prefix_len(), bridge, prefix), gateway);
+        }
+        self.guard = guard;
+        Ok(())
+    }
+
     /// The MAC addresses that were learned at ports whose guests are not known.
     pub fn learned_macs(&mut self) -> Result<BTreeMap<u32, MacAddress>, DatapathError> {
         let ports: Vec<u32> = self.guard.ports.keys().copied().collect();

@@ -2,10 +2,14 @@
 
 use std::{fs, path::Path};
 
-use aya::{Ebpf, EbpfLoader, maps::Map, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Map, MapInfo},
+    programs::SchedClassifier,
+};
 use vnet_common::{limits, names, network::Config, port::PortRange};
 
-use super::{DatapathError, tables::Generation};
+use super::{DatapathError, error::with_sources, tables::Generation};
 use crate::{object, plan::GuardTables};
 
 /// What is set when the object is loaded.
@@ -34,12 +38,67 @@ pub struct Datapath {
     pub(super) guard: GuardTables,
 }
 
+/// Maps whose sizes follow the limit of flows.
+const SIZED_BY_FLOWS: [&str; 7] = [
+    names::map::SESSIONS,
+    names::map::FREE_SESSIONS,
+    names::map::MAPPINGS,
+    names::map::EXTERNAL_PORTS,
+    names::map::GUESTS,
+    names::map::FLOWS,
+    names::map::FLOWS_IPV6,
+];
+
+/// The limit of flows of the maps that are pinned in a directory.
+///
+/// # Errors
+/// Why this program's object cannot use them.
+pub fn flow_limit_of(directory: &Path) -> Result<u32, String> {
+    let object = object::object().map_err(|error| error.to_string())?;
+    let object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
+    let mut limit = 0;
+    for name in names::map::ALL {
+        let ours = object.maps.get(name).ok_or_else(|| format!("the object has no `{name}`"))?;
+        let theirs = MapInfo::from_pin(directory.join(name))
+            .map_err(|error| format!("`{name}`: {}", with_sources(&error)))?;
+        let kind = theirs.map_type().map(|kind| kind as u32).ok();
+        let sizes = (theirs.key_size(), theirs.value_size());
+        if kind != Some(ours.map_type()) || sizes != (ours.key_size(), ours.value_size()) {
+            return Err(format!("`{name}` has another layout"));
+        }
+        if name == names::map::SESSIONS {
+            limit = theirs.max_entries();
+        } else if !SIZED_BY_FLOWS.contains(&name) && theirs.max_entries() != ours.max_entries() {
+            return Err(format!("`{name}` has another size"));
+        }
+    }
+    Ok(limit)
+}
+
 impl Datapath {
-    /// Loads every program; nothing is attached yet.
+    /// Loads every program with new maps; nothing is attached yet.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_with(options, None)
+    }
+
+    /// Loads every program with the maps that are pinned in a directory, which other programs use, and
+    /// reads what these say. [`flow_limit_of`] has found them fit.
+    pub fn take_over(options: &LoadOptions, directory: &Path) -> Result<Self, DatapathError> {
+        let mut datapath = Self::load_with(options, Some(directory))?;
+        datapath.read_generations()?;
+        datapath.read_guard()?;
+        Ok(datapath)
+    }
+
+    fn load_with(options: &LoadOptions, maps: Option<&Path>) -> Result<Self, DatapathError> {
         let level = options.log.map_or(0, |level| level as u8);
         let limit = options.flow_limit;
         let mut loader = EbpfLoader::new();
+        for name in names::map::ALL {
+            if let Some(directory) = maps {
+                loader.map_pin_path(name, directory.join(name));
+            }
+        }
         loader
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::map::SESSIONS, limit)
@@ -72,9 +131,15 @@ impl Datapath {
             map_data(map)
                 .ok_or(DatapathError::Missing(name))?
                 .pin(&path)
-                .map_err(|error| failed(&path, super::error::with_sources(&error)))?;
+                .map_err(|error| failed(&path, with_sources(&error)))?;
         }
         Ok(())
+    }
+
+    /// What the guard's maps say, beside what the programs have learned.
+    #[must_use]
+    pub const fn guard(&self) -> &GuardTables {
+        &self.guard
     }
 
     pub(super) fn classifier(

@@ -1,6 +1,7 @@
 //! The BPF side as userspace holds it: load, fill, attach, sweep.
 
 mod attach;
+mod counters;
 mod departures;
 mod error;
 mod grace;
@@ -10,8 +11,8 @@ mod load;
 mod sweep;
 mod tables;
 
-pub use attach::{AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism};
+pub use attach::{AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism, pinned_links};
 pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
-pub use load::{Datapath, LoadOptions};
+pub use load::{Datapath, LoadOptions, flow_limit_of};
 pub use sweep::Sweep;

@@ -7,6 +7,7 @@
 
 mod across;
 mod diagnostic;
+mod difference;
 mod model;
 mod parse;
 mod render;
@@ -20,6 +21,7 @@ mod xml;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Located, Related, Report, Severity, Span};
+pub use difference::{Difference, differences};
 pub use model::*;
 pub use render::Entry;
 pub use source::{SIZE_LIMIT, Source, SourceId, Sources};
@@ -48,6 +50,12 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
 #[must_use]
 pub fn load_text(path: &Path, text: &str) -> Loaded {
     examine(Sources::from_text(path, text), Vec::new())
+}
+
+/// Reads definitions that are in memory, each with what diagnostics call it.
+#[must_use]
+pub fn load_texts<'a>(texts: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Loaded {
+    examine(Sources::from_texts(texts), Vec::new())
 }
 
 fn examine(sources: Sources, mut diagnostics: Vec<Diagnostic>) -> Loaded {

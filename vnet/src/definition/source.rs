@@ -68,6 +68,14 @@ impl Sources {
         sources
     }
 
+    pub(super) fn from_texts<'a>(texts: impl IntoIterator<Item = (&'a Path, &'a str)>) -> Self {
+        let mut sources = Self::default();
+        for (path, text) in texts {
+            sources.add(path, Some(text.to_owned()), String::new());
+        }
+        sources
+    }
+
     /// The files with their numbers, in the order they were read.
     pub fn iter(&self) -> impl Iterator<Item = (SourceId, &Source)> {
         self.0.iter().enumerate().map(|(index, source)| (SourceId(index as u32), source))

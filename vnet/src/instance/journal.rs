@@ -4,7 +4,6 @@
 //! A file of JSON lines: whose it is, then one change after the other.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::PathBuf,
@@ -12,10 +11,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lock, Name, namespace, state};
+use super::{Lock, Name, namespace};
 use crate::host::{GatewayRoute, bridge_port::PortVlan};
 
 const FILE: &str = "journal";
+const NEW_EXTENSION: &str = "new";
 
 /// How to take one change back. Each is harmless if the change was never made or is gone already.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ pub struct Journal {
     file: File,
     /// Length of the whole lines.
     length: u64,
-    written: BTreeSet<Undo>,
+    entries: Vec<Undo>,
 }
 
 impl Journal {
@@ -115,7 +115,7 @@ impl Journal {
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
         let file = file.map_err(failed)?;
         let namespace = namespace::current().map_err(failed)?;
-        let mut journal = Self { path, file, length: 0, written: BTreeSet::new() };
+        let mut journal = Self { path, file, length: 0, entries: Vec::new() };
         let begun = journal.append(&Owner { process: std::process::id(), namespace });
         if begun.is_err() {
             // Nothing is to be taken back by it.
@@ -124,19 +124,75 @@ impl Journal {
         begun.map(|()| journal)
     }
 
+    /// Goes on with the journal that an earlier process has left, as the calling process's own.
+    pub fn take_over(lock: &Lock) -> Result<Self, JournalError> {
+        let path = file_of(lock.name());
+        let entries =
+            read(lock.name()).map_err(|source| JournalError { path: path.clone(), source })?;
+        Self::rewritten(path, entries.undos)
+    }
+
+    /// What has been written down, in that order.
+    #[must_use]
+    pub fn entries(&self) -> &[Undo] {
+        &self.entries
+    }
+
+    /// Forgets changes that have been taken back.
+    pub fn forget(&mut self, which: impl Fn(&Undo) -> bool) -> Result<(), JournalError> {
+        if !self.entries.iter().any(&which) {
+            return Ok(());
+        }
+        let mut kept = std::mem::take(&mut self.entries);
+        let all = kept.clone();
+        kept.retain(|undo| !which(undo));
+        match Self::rewritten(self.path.clone(), kept) {
+            Ok(journal) => *self = journal,
+            Err(error) => {
+                self.entries = all;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a journal of the calling process in the place of the one that is there, at once or not at
+    /// all.
+    fn rewritten(path: PathBuf, entries: Vec<Undo>) -> Result<Self, JournalError> {
+        let failed = |source| JournalError { path: path.clone(), source };
+        let new = path.with_extension(NEW_EXTENSION);
+        let written = || {
+            let namespace = namespace::current()?;
+            let mut text = Vec::new();
+            write_line(&mut text, &Owner { process: std::process::id(), namespace })?;
+            for undo in &entries {
+                write_line(&mut text, undo)?;
+            }
+            let mut file = File::create(&new)?;
+            file.write_all(&text)?;
+            fs::rename(&new, &path)?;
+            Ok((file, text.len() as u64))
+        };
+        let (file, length) = written().map_err(|source| {
+            let _ = fs::remove_file(&new);
+            failed(source)
+        })?;
+        Ok(Self { path, file, length, entries })
+    }
+
     /// Writes down how to take a change back, before it is made.
     pub fn record(&mut self, undo: Undo) -> Result<(), JournalError> {
-        if self.written.contains(&undo) {
+        if self.entries.contains(&undo) {
             return Ok(());
         }
         self.append(&undo)?;
-        self.written.insert(undo);
+        self.entries.push(undo);
         Ok(())
     }
 
     fn append(&mut self, entry: &impl Serialize) -> Result<(), JournalError> {
-        let written = serde_json::to_vec(entry).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
+        let mut line = Vec::new();
+        let written = write_line(&mut line, entry).and_then(|()| {
             self.file.write_all(&line)?;
             Ok(line.len() as u64)
         });
@@ -155,6 +211,12 @@ impl Journal {
     }
 }
 
+fn write_line(text: &mut Vec<u8>, entry: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *text, entry)?;
+    text.push(b'\n');
+    Ok(())
+}
+
 /// What a journal says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Entries {
@@ -170,6 +232,18 @@ pub fn exists(name: &Name) -> bool {
     file_of(name).exists()
 }
 
+/// What a journal says, if every line of it can be read.
+///
+/// # Errors
+/// Why it is no use.
+pub fn intact_entries(name: &Name) -> Result<Vec<Undo>, String> {
+    let entries = read(name).map_err(|error| format!("its journal cannot be read: {error}"))?;
+    if entries.owner.is_none() || !entries.damaged.is_empty() {
+        return Err("its journal is damaged".to_owned());
+    }
+    Ok(entries.undos)
+}
+
 /// The journal's file.
 pub(super) fn file_of(name: &Name) -> PathBuf {
     name.runtime_directory().join(FILE)
@@ -177,9 +251,10 @@ pub(super) fn file_of(name: &Name) -> PathBuf {
 
 /// Removes the journal and the state of an instance that nothing is left of.
 pub(super) fn forget(name: &Name) -> io::Result<()> {
-    for file in state::FILES {
+    for file in super::FILES.iter().copied().flatten() {
         let _ = fs::remove_file(name.runtime_directory().join(file));
     }
+    let _ = fs::remove_file(file_of(name).with_extension(NEW_EXTENSION));
     match fs::remove_file(file_of(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -12,7 +12,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{Name, journal, state};
+use super::{Name, journal};
 
 const FILE: &str = "lock";
 
@@ -94,7 +94,7 @@ impl Lock {
             return;
         }
         let directory = self.name.runtime_directory();
-        for file in state::FILES.into_iter().chain([FILE]) {
+        for file in super::FILES.iter().copied().flatten().copied().chain([FILE]) {
             let _ = fs::remove_file(directory.join(file));
         }
         let _ = fs::remove_dir(&directory);

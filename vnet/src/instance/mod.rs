@@ -3,7 +3,9 @@
 //! ```text
 //! /run/vnet/NAME/lock         held by the running daemon
 //! /run/vnet/NAME/journal      what was changed on the host, for taking it back
-//! /run/vnet/NAME/state.json   what runs: networks, uplinks, hooks
+//! /run/vnet/NAME/state.json   what runs: networks, uplinks, hooks, guests
+//! /run/vnet/NAME/told.json    what it was told to run: definitions and settings
+//! /run/vnet/NAME/control      the socket on which the daemon takes orders
 //! BPFFS/vnet/NAME/maps/MAP    the pinned maps
 //! BPFFS/vnet/NAME/links/…     the pinned links, which hold the programs
 //! ```
@@ -12,6 +14,7 @@ pub mod journal;
 pub mod lock;
 mod namespace;
 pub mod state;
+mod told;
 pub mod undo;
 
 use std::{
@@ -23,7 +26,13 @@ use std::{
 pub use journal::{Journal, JournalError, Undo};
 pub use lock::{Lock, LockError};
 pub use state::State;
-pub use undo::{Outcome, Whose, undo};
+pub use told::{DefinitionText, Settings, Told};
+pub use undo::{Outcome, Whose, retract, undo};
+
+/// What there may be of an instance beside its lock and its journal.
+const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL]];
+/// The daemon's socket.
+const CONTROL: &str = "control";
 
 const RUNTIME_ROOT: &str = "/run/vnet";
 
@@ -63,6 +72,12 @@ impl Name {
     #[must_use]
     pub fn pin_directory(&self, bpffs: &Path) -> PathBuf {
         bpffs.join("vnet").join(&self.0)
+    }
+
+    /// The socket on which the daemon takes orders.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.runtime_directory().join(CONTROL)
     }
 
     /// The name of the instance's filters in clsact.

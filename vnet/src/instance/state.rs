@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
+use crate::definition::MacAddress;
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -19,6 +20,9 @@ pub(super) const FILES: [&str; 2] = [NEW_FILE, FILE];
 /// What an instance runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// [`vnet_common::names::LAYOUT`] of the maps.
+    #[serde(default)]
+    pub layout: u32,
     /// Version of vnet that wrote this.
     pub version: String,
     /// The instance's name.
@@ -31,12 +35,15 @@ pub struct State {
     pub pins: PathBuf,
     /// Live flows that there may be.
     pub flow_limit: u32,
-    /// The networks, by slot.
+    /// The networks, in the order of their definitions.
     pub networks: Vec<NetworkState>,
     /// The interfaces towards outside.
     pub uplinks: Vec<UplinkState>,
     /// The attached programs, in the order of attachment.
     pub hooks: Vec<HookState>,
+    /// Guests whose addresses are known.
+    #[serde(default)]
+    pub guests: Vec<GuestState>,
 }
 
 /// A network that is served.
@@ -89,6 +96,21 @@ pub struct HookState {
     pub mechanism: String,
 }
 
+/// A guest's port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestState {
+    /// The port's name.
+    pub interface: String,
+    /// The port's index.
+    pub ifindex: u32,
+    /// Slot of the network.
+    pub network: u16,
+    /// The guest's MAC address, if it is known.
+    pub mac: Option<MacAddress>,
+    /// The addresses that it has by the definition or by leases.
+    pub addresses: Vec<IpAddr>,
+}
+
 impl State {
     /// Reads the state of an instance; `None` if there is no such instance.
     pub fn read(name: &Name) -> io::Result<Option<Self>> {
@@ -101,13 +123,23 @@ impl State {
 
     /// Writes the state into an instance's directory, at once or not at all.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let new = directory.join(NEW_FILE);
-        let written = fs::write(&new, serde_json::to_vec_pretty(self)?)
-            .and_then(|()| fs::rename(&new, directory.join(FILE)));
-        if written.is_err() {
-            // Half of it, on a full file system.
-            let _ = fs::remove_file(&new);
-        }
-        written
+        replace(directory, FILE, NEW_FILE, self)
     }
+}
+
+/// Writes a file of JSON, at once or not at all.
+pub(super) fn replace(
+    directory: &Path,
+    file: &str,
+    new_file: &str,
+    content: &impl Serialize,
+) -> io::Result<()> {
+    let new = directory.join(new_file);
+    let written = fs::write(&new, serde_json::to_vec_pretty(content)?)
+        .and_then(|()| fs::rename(&new, directory.join(file)));
+    if written.is_err() {
+        // Half of it, on a full file system.
+        let _ = fs::remove_file(&new);
+    }
+    written
 }

@@ -8,7 +8,7 @@ use std::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Lock, Undo,
+    Journal, Lock, Undo,
     journal::{self, Entries, Owner},
     namespace,
 };
@@ -146,6 +146,25 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.push(format!("cannot remove {}: {error}", file.display()));
     }
     outcome
+}
+
+/// Takes changes back that the rest can go without, and forgets them. Returns what failed.
+pub async fn retract(journal: &mut Journal, unwanted: &[Undo]) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut done = Vec::new();
+    // A qdisc goes after the filters in it.
+    let (qdiscs, rest): (Vec<_>, Vec<_>) =
+        unwanted.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
+    for undo in rest.into_iter().chain(qdiscs) {
+        match take_back(undo).await {
+            Ok(()) => done.push(undo),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Err(error) = journal.forget(|undo| done.contains(&undo)) {
+        failures.push(error.to_string());
+    }
+    failures
 }
 
 async fn take_back(undo: &Undo) -> Result<(), String> {

@@ -6,6 +6,7 @@ mod network;
 mod ports;
 mod problem;
 mod routes;
+mod slots;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub use forwards::{ForwardPrefix, PlannedForward};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
+pub use slots::Slots;
 pub use tables::{SubnetPrefix, Tables};
 pub use warning::Warning;
 
@@ -33,18 +35,20 @@ use crate::{
     host::Snapshot,
 };
 
-/// What the operator sets beside the definitions.
+/// What a plan depends on beside definitions and host.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Names of the interfaces towards outside; empty for all that the host's routes use.
     pub uplinks: Vec<String>,
     /// Live flows of all guests.
     pub flow_limit: u32,
+    /// The slots that networks have already.
+    pub slots: Slots,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { uplinks: Vec::new(), flow_limit: limits::DEFAULT_SESSIONS }
+        Self { uplinks: Vec::new(), flow_limit: limits::DEFAULT_SESSIONS, slots: Slots::default() }
     }
 }
 
@@ -66,7 +70,7 @@ pub struct Planned {
 /// What should run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// The networks, by rising slot.
+    /// The networks, in the order of their definitions.
     pub networks: Vec<PlannedNetwork>,
     /// The interfaces towards outside, by rising index.
     pub uplinks: Vec<PlannedUplink>,
@@ -169,9 +173,12 @@ pub fn plan(
         definitions.iter().filter_map(|definition| Some((definition, network::modes(definition)?)));
     let masquerading = definitions.iter().filter(|network| network.forward.nat.is_some()).count();
     let share = network::share_of_flows(options.flow_limit, masquerading);
+    let served: Vec<_> = served.collect();
+    let names: Vec<_> =
+        served.iter().map(|(definition, _)| definition.name.value.as_str()).collect();
     let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
-    for (slot, (definition, modes)) in (1_u16..).zip(served) {
+    for (slot, (definition, modes)) in options.slots.assign(&names).into_iter().zip(served) {
         let network = network::plan(definition, slot, modes, share, host, &mut problems);
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
@@ -205,6 +212,26 @@ fn own_addresses(host: &Snapshot) -> Vec<IpAddr> {
 }
 
 impl Plan {
+    /// One without networks.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            networks: Vec::new(),
+            uplinks: Vec::new(),
+            forwards: Vec::new(),
+            own: Vec::new(),
+            host_ports: 0..=0,
+            ports: Vec::new(),
+            guard: GuardTables::default(),
+        }
+    }
+
+    /// The slots that its networks have.
+    #[must_use]
+    pub fn slots(&self) -> Slots {
+        Slots::of(self.networks.iter().map(|network| (network.name.as_str(), network.slot)))
+    }
+
     /// The network that has the longest subnet with an address.
     fn network_of_subnet(&self, address: IpAddr) -> Option<&PlannedNetwork> {
         let subnets = self

@@ -5,10 +5,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{hooks, ports, routes, startup::Running};
+use super::{
+    change::{OnFailure, change_to},
+    hooks, ports,
+    startup::Running,
+};
 use crate::{
-    host::{self, Snapshot, sysctl},
-    plan::{self, Addresses, Plan, Planned, Tables},
+    host::{self, sysctl},
+    plan::{self, Planned},
 };
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -47,9 +51,9 @@ impl Retry {
 pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
     let host_ports = sysctl::ip_local_port_range()?;
-    let options = &running.options.plan;
+    let options = running.plan_options();
     let Planned { mut plan, problems, warnings } =
-        plan::plan(&running.definitions, &snapshot, host_ports, options);
+        plan::plan(&running.definitions, &snapshot, host_ports, &options);
     let mut seen = ports::seen_leases(running.leases.as_ref(), &plan);
     seen.learned = running.datapath.learned_macs()?;
     plan.add_ports(&running.definitions, &snapshot, &seen);
@@ -65,7 +69,7 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         }
         running.problems = problems;
     }
-    change_to(running, plan, &snapshot).await
+    change_to(running, plan, &snapshot, OnFailure::GoOn).await
 }
 
 /// Whether something has changed that the kernel sends no notice of.
@@ -74,67 +78,4 @@ pub(super) async fn is_needed(running: &mut Running) -> bool {
     sysctl::ip_local_port_range().ok().as_ref() != Some(&running.plan.host_ports)
         || ports::any_is_new(running)
         || hooks::any_is_lost(running).await
-}
-
-/// Hooks come before the maps send packets there, and go after the maps no longer do.
-async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow::Result<()> {
-    report(&running.plan, &plan);
-    let hooks_before = programs(running);
-    depart(running, &plan, host)?;
-    running.datapath.enter_guard(&plan.guard)?;
-    let mut failures = hooks::attach_missing(running, &plan).await;
-    let mut served = plan.clone();
-    // Nothing is sent to where nothing keeps untranslated packets from leaving.
-    served.uplinks.retain(|uplink| hooks::are_attached(running, uplink.ifindex));
-    for network in &mut served.networks {
-        if !network.bridge_ifindex.is_some_and(|bridge| hooks::are_attached(running, bridge)) {
-            network.masquerade = Addresses::default();
-        }
-    }
-    running.datapath.write(&Tables::of(&served))?;
-    failures.extend(hooks::detach_unwanted(running, &plan).await.err());
-    running.datapath.leave_guard(&plan.guard)?;
-    failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
-    failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
-    let changed = plan != running.plan || programs(running) != hooks_before;
-    running.plan = plan;
-    if changed {
-        hooks::write_state(running)?;
-    }
-    if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failures.join("; "))) }
-}
-
-/// Flows of guests that have gone end before others have their addresses.
-fn depart(running: &mut Running, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
-    // Ports may be missing that are there.
-    if host.interrupted {
-        return Ok(());
-    }
-    let mut departed = running.plan.departed(plan);
-    let is_gone =
-        |port: &&plan::PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
-    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
-    departed.extend(running.datapath.addresses_learned_at(&gone)?);
-    Ok(running.datapath.depart(&departed)?)
-}
-
-fn programs(running: &Running) -> Vec<crate::datapath::HookSpec> {
-    running.hooks.iter().map(|hook| hook.spec.clone()).collect()
-}
-
-fn report(old: &Plan, new: &Plan) {
-    for uplink in &new.uplinks {
-        match old.uplinks.iter().find(|other| other.ifindex == uplink.ifindex) {
-            None => log::info!("uplink `{}` appeared", uplink.name),
-            Some(other) if other.addresses != uplink.addresses => {
-                log::info!("uplink `{}` has other addresses", uplink.name);
-            }
-            Some(_) => {}
-        }
-    }
-    for uplink in &old.uplinks {
-        if !new.uplinks.iter().any(|other| other.ifindex == uplink.ifindex) {
-            log::info!("uplink `{}` is gone", uplink.name);
-        }
-    }
 }

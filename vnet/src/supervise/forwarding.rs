@@ -5,9 +5,11 @@ use vnet_common::family::Family;
 
 use crate::{
     host::sysctl,
-    instance::{Journal, Undo},
+    instance::{self, Journal, Undo},
     plan::Plan,
 };
+
+use super::startup::Running;
 
 /// Lets the host forward what the plan's networks need forwarded, without which its routing answers
 /// no look-up.
@@ -20,6 +22,27 @@ pub(super) fn enable(journal: &mut Journal, plan: &Plan) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the host's own setting back where no network needs forwarding any more. Returns what failed.
+pub(super) async fn retract_unwanted(running: &mut Running) -> Vec<String> {
+    let needed = |family| running.plan.forwards(family);
+    let unwanted: Vec<Undo> = running
+        .journal
+        .entries()
+        .iter()
+        .filter(|undo| match undo {
+            Undo::Forwarding { conf, .. } => !needed(family_of(conf)),
+            Undo::Sysctl { name, .. } => !needed(family_of(name)),
+            _ => false,
+        })
+        .cloned()
+        .collect();
+    instance::retract(&mut running.journal, &unwanted).await
+}
+
+fn family_of(parameter: &str) -> Family {
+    if parameter.replace('.', "/").starts_with("net/ipv6/") { Family::Ipv6 } else { Family::Ipv4 }
 }
 
 /// The kernel couples other parameters to this one (`inet_forward_change` in `net/ipv4/devinet.c`,

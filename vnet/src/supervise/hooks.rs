@@ -1,15 +1,11 @@
 //! Which programs belong where, and keeping it so.
 
-use anyhow::Context as _;
-use vnet_common::{names::program, policy::Mode};
+use vnet_common::names::program;
 
-use super::startup::Running;
+use super::{pause::pause, startup::Running};
 use crate::{
-    datapath::{Attachment, DatapathError, Direction, HookSpec},
-    instance::{
-        State,
-        state::{HookState, NetworkState, UplinkState},
-    },
+    datapath::{Attachment, DatapathError, Direction, Hook, HookSpec},
+    instance::{self, Undo},
     plan::{Plan, PlannedUplink},
 };
 
@@ -62,7 +58,7 @@ fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str 
     }
 }
 
-pub(super) async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
+async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
     let place = (spec.program, spec.ifindex);
     match try_to_attach(running, spec).await {
         // Guests come and go while this runs; the watch tells of it.
@@ -77,39 +73,40 @@ fn is_gone(ifindex: u32) -> bool {
 
 async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
     let attachment = Attachment {
-        mode: running.options.attach,
+        mode: running.attach,
         pins: &running.pins,
-        filter: &running.options.filter,
+        filter: &running.instance.filter(),
         journal: &mut running.journal,
     };
+    let step = format!("attached-{}-{}", spec.program, spec.interface);
     let hook = running.datapath.attach(spec, attachment).await?;
+    // What was there has been replaced or had gone.
+    running.hooks.retain(|other| !is_same_place(&other.spec, &hook.spec));
     running.hooks.push(hook);
+    pause(&step).await;
     Ok(())
 }
 
-/// Attaches what a plan has anew, and again what others have taken off. Returns what failed.
-pub(super) async fn attach_missing(running: &mut Running, plan: &Plan) -> Vec<String> {
+/// Attaches what is wanted anew, again what others have taken off, and in the place of programs of an
+/// earlier process. Returns what failed.
+pub(super) async fn attach_missing(running: &mut Running, wanted: &[HookSpec]) -> Vec<String> {
     let mut failures = Vec::new();
-    for spec in wanted(plan) {
+    for spec in wanted.iter().cloned() {
         let at = running.hooks.iter().position(|hook| is_same(&hook.spec, &spec));
         if let Some(hook) = at.and_then(|at| running.hooks.get_mut(at)) {
             // A renamed interface keeps its programs.
             hook.spec.interface.clone_from(&spec.interface);
-            if hook.is_attached().await {
-                continue;
+            if !hook.is_inherited {
+                if hook.is_attached().await {
+                    continue;
+                }
+                log::warn!(
+                    "`{}` was taken off {} of `{}` by somebody: attaching it again",
+                    spec.program,
+                    spec.direction.name(),
+                    spec.interface
+                );
             }
-            log::warn!(
-                "`{}` was taken off {} of `{}` by somebody: attaching it again",
-                spec.program,
-                spec.direction.name(),
-                spec.interface
-            );
-        }
-        // In the place of another program, or of a link that holds nothing any more.
-        let place = (spec.ifindex, spec.direction);
-        if let Err(error) = detach(running, |spec| (spec.ifindex, spec.direction) == place).await {
-            failures.push(error);
-            continue;
         }
         log::info!("attaching to {} of `{}`", spec.direction.name(), spec.interface);
         if let Err(error) = attach(running, spec).await {
@@ -119,9 +116,11 @@ pub(super) async fn attach_missing(running: &mut Running, plan: &Plan) -> Vec<St
     failures
 }
 
-/// Takes off what a plan does not have. Returns what failed, which stays known.
-pub(super) async fn detach_unwanted(running: &mut Running, plan: &Plan) -> Result<(), String> {
-    let wanted = wanted(plan);
+/// Takes off what is not wanted. Returns what failed, which stays known.
+pub(super) async fn detach_unwanted(
+    running: &mut Running,
+    wanted: &[HookSpec],
+) -> Result<(), String> {
     detach(running, |spec| !wanted.iter().any(|wanted| is_same(spec, wanted))).await
 }
 
@@ -147,7 +146,7 @@ pub(super) fn are_attached(running: &Running, ifindex: u32) -> bool {
 
 async fn detach(running: &mut Running, which: impl Fn(&HookSpec) -> bool) -> Result<(), String> {
     let mut failures = Vec::new();
-    let mut kept = Vec::new();
+    let mut kept: Vec<Hook> = Vec::new();
     for hook in std::mem::take(&mut running.hooks) {
         if !which(&hook.spec) {
             kept.push(hook);
@@ -162,67 +161,27 @@ async fn detach(running: &mut Running, which: impl Fn(&HookSpec) -> bool) -> Res
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
 }
 
+/// Removes qdiscs that were made for hooks which are gone. Returns what failed.
+pub(super) async fn retract_qdiscs(running: &mut Running) -> Vec<String> {
+    let hooks = &running.hooks;
+    let is_unused = |interface: u32| !hooks.iter().any(|hook| hook.spec.ifindex == interface);
+    let unused: Vec<Undo> = running
+        .journal
+        .entries()
+        .iter()
+        .filter(|undo| match undo {
+            Undo::Filters { interface, .. } | Undo::Clsact { interface } => is_unused(*interface),
+            _ => false,
+        })
+        .cloned()
+        .collect();
+    instance::retract(&mut running.journal, &unused).await
+}
+
 fn is_same(a: &HookSpec, b: &HookSpec) -> bool {
-    (a.ifindex, a.direction, a.program) == (b.ifindex, b.direction, b.program)
+    is_same_place(a, b) && a.program == b.program
 }
 
-/// Tells other processes what runs.
-pub(super) fn write_state(running: &Running) -> anyhow::Result<()> {
-    let state = State {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        instance: running.options.instance.clone(),
-        pid: std::process::id(),
-        started: running.started,
-        pins: running.pins.clone(),
-        flow_limit: running.options.flow_limit,
-        networks: running.plan.networks.iter().map(network_state).collect(),
-        uplinks: running.plan.uplinks.iter().map(uplink_state).collect(),
-        hooks: running
-            .hooks
-            .iter()
-            .map(|hook| HookState {
-                interface: hook.spec.interface.clone(),
-                ifindex: hook.spec.ifindex,
-                direction: hook.spec.direction.name().to_owned(),
-                program: hook.spec.program.to_owned(),
-                program_id: hook.program_id,
-                mechanism: hook.mechanism.name().to_owned(),
-            })
-            .collect(),
-    };
-    let directory = &running.runtime_directory;
-    state
-        .write(directory)
-        .with_context(|| format!("cannot write the state to {}", directory.display()))
-}
-
-fn network_state(network: &crate::plan::PlannedNetwork) -> NetworkState {
-    NetworkState {
-        slot: network.slot,
-        name: network.name.clone(),
-        mode: mode_name(network.modes.ipv4).to_owned(),
-        mode_ipv6: mode_name(network.modes.ipv6).to_owned(),
-        bridge: network.bridge.clone(),
-        bridge_ifindex: network.bridge_ifindex.unwrap_or(0),
-        subnets: network.subnets.clone(),
-        masquerade: network.masquerade.iter().collect(),
-    }
-}
-
-fn mode_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Isolated => "isolated",
-        Mode::Nat => "nat",
-        Mode::Route => "route",
-        Mode::Open => "open",
-        Mode::Bridged => "bridge",
-    }
-}
-
-fn uplink_state(uplink: &PlannedUplink) -> UplinkState {
-    UplinkState {
-        interface: uplink.name.clone(),
-        ifindex: uplink.ifindex,
-        addresses: uplink.addresses.iter().collect(),
-    }
+fn is_same_place(a: &HookSpec, b: &HookSpec) -> bool {
+    (a.ifindex, a.direction) == (b.ifindex, b.direction)
 }

@@ -1,15 +1,22 @@
-//! `vnet run`: bring the datapath up, follow the host's changes, take it all down.
+//! `vnet run` and `vnet apply`: make the datapath what the definitions say, follow the host's changes and
+//! other definitions, and take it all down.
 
+mod change;
 mod follow;
 mod forwarding;
 mod hooks;
 mod janitor;
+mod obey;
+mod pause;
 mod ports;
 mod prepare;
+mod reload;
 mod routes;
 mod serve;
 mod signals;
+mod standing;
 mod startup;
+mod state;
 
 use std::path::PathBuf;
 
@@ -17,39 +24,45 @@ pub use janitor::keep_watch;
 pub use prepare::Refusal;
 
 use crate::{
-    datapath::{AttachMode, LoadOptions},
-    definition::Network,
+    control::Listener,
+    datapath::AttachMode,
+    definition::Difference,
     host::privileges,
-    instance::{self, Lock, Name, Whose},
-    plan,
+    instance::{self, Lock, Name, Told, Whose},
 };
 use janitor::Janitor;
+use prepare::Request;
 use signals::Signals;
+use startup::Running;
 
-/// What `vnet run` was told.
+/// What `vnet run` and `vnet apply` were told.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Files and directories of definitions.
     pub definitions: Vec<PathBuf>,
     /// The instance.
     pub instance: Name,
-    /// What is set beside the definitions.
-    pub plan: plan::Options,
+    /// Interfaces towards outside; none for all that the host's routes use.
+    pub uplinks: Vec<String>,
     /// Where DHCP servers keep their leases.
     pub leases: PathBuf,
     /// How programs are attached.
     pub attach: AttachMode,
-    /// How the object is loaded.
-    pub load: LoadOptions,
+    /// Live flows of all guests; what a running datapath has, or the default, if it is not set.
+    pub flow_limit: Option<u32>,
+    /// What the programs log; `None` for nothing, which costs nothing.
+    pub log: Option<log::Level>,
+    /// Whether the datapath stays in place when the process ends.
+    pub keep: bool,
 }
 
-/// Why `vnet run` ended with an error.
+/// Why `vnet run` or `vnet apply` ended with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The definitions or the host as it is do not allow it; nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// A step of the start failed; what was changed has been taken back.
+    /// A step failed; what was changed has been taken back.
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
 }
@@ -57,46 +70,112 @@ pub enum RunError {
 /// Runs until SIGINT or SIGTERM. `ready` is called when every hook is in place.
 pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     let mut signals = Signals::listen()?;
-    let definitions = prepare::load_definitions(options)?;
-    privileges::check().map_err(Refusal::from)?;
-    // Before the first change, which is the lock's file.
-    let mut janitor = Janitor::start(&options.instance)?;
-    let lock = match Lock::take(&options.instance) {
-        Ok(lock) => lock,
-        Err(error) => {
-            janitor.dismiss();
-            return Err(Refusal::from(error).into());
-        }
+    let request = Request::read(&options.definitions, options.settings())?;
+    let mut tenure = Tenure::begin(options)?;
+    let result = async {
+        let Some(mut running) = tenure.start(options, request, &mut signals).await? else {
+            return Ok(());
+        };
+        let listener = Listener::bind(&options.instance)?;
+        ready();
+        tenure.leaves_nothing = !options.keep;
+        Ok(serve::serve(&mut running, listener, &mut signals).await?)
     };
-    let result = bring_up_and_serve(options, definitions, &lock, &mut signals, ready, &mut janitor);
     let result = result.await;
-    // The lock is held until nothing is left.
-    let outcome = instance::undo(&lock, Whose::Process(std::process::id())).await;
-    for message in outcome.messages() {
-        log::error!("while taking down: {message}");
-    }
-    lock.release();
-    janitor.dismiss();
+    tenure.end().await;
     result
 }
 
-async fn bring_up_and_serve(
-    options: &Options,
-    definitions: Vec<Network>,
-    lock: &Lock,
-    signals: &mut Signals,
-    ready: impl FnOnce(),
-    janitor: &mut Janitor,
-) -> Result<(), RunError> {
-    let started = async {
-        let prepared = prepare::prepare(options, definitions, lock).await?;
-        Ok::<_, RunError>(startup::start(options, prepared, lock).await?)
-    };
-    let mut running = tokio::select! {
-        started = started => started?,
-        () = signals.stop() => return Ok(()),
-    };
-    janitor.dismiss();
-    ready();
-    Ok(serve::serve(&mut running, signals).await?)
+/// Makes the datapath what the definitions say, and leaves it in place. What of the definitions has
+/// changed is returned.
+pub async fn apply(options: &Options) -> Result<Vec<Difference>, RunError> {
+    let mut signals = Signals::listen()?;
+    let request = Request::read(&options.definitions, options.settings())?;
+    let mut tenure = Tenure::begin(options)?;
+    let result = tenure.start(options, request, &mut signals).await;
+    if matches!(result, Ok(Some(_))) {
+        tenure.leaves_nothing = false;
+    }
+    tenure.end().await;
+    match result? {
+        Some(running) => Ok(running.differences),
+        None => Err(RunError::Failed(anyhow::anyhow!("interrupted"))),
+    }
+}
+
+/// What [`apply`] would change, after all checks that it makes.
+pub async fn compare(options: &Options) -> Result<Vec<Difference>, RunError> {
+    let request = Request::read(&options.definitions, options.settings())?;
+    privileges::check().map_err(Refusal::from)?;
+    Ok(prepare::compare(options, &request).await?)
+}
+
+/// What an order to apply the definitions is made of.
+pub fn told(options: &Options) -> Result<Told, RunError> {
+    Ok(Request::read(&options.definitions, options.settings())?.told)
+}
+
+/// A process's time with the instance's lock.
+struct Tenure {
+    lock: Lock,
+    janitor: Janitor,
+    /// Whether what is in place is taken down at the end.
+    leaves_nothing: bool,
+}
+
+impl Tenure {
+    fn begin(options: &Options) -> Result<Self, RunError> {
+        privileges::check().map_err(Refusal::from)?;
+        // Before the first change, which is the lock's file.
+        let mut janitor = Janitor::start(&options.instance)?;
+        match Lock::take(&options.instance) {
+            Ok(lock) => Ok(Self { lock, janitor, leaves_nothing: true }),
+            Err(error) => {
+                janitor.dismiss();
+                Err(Refusal::from(error).into())
+            }
+        }
+    }
+
+    /// `None` if a signal has come in between.
+    async fn start(
+        &mut self,
+        options: &Options,
+        request: Request,
+        signals: &mut Signals,
+    ) -> Result<Option<Running>, RunError> {
+        let started = async {
+            let prepared = prepare::prepare(options, request, &self.lock).await?;
+            // From here on nothing that this process does may end what runs already.
+            if prepared.standing.is_taken_over() {
+                self.janitor.dismiss();
+                self.leaves_nothing = false;
+            }
+            Ok::<_, RunError>(startup::start(options, prepared, &self.lock).await?)
+        };
+        let running = tokio::select! {
+            started = started => started?,
+            () = signals.stop() => return Ok(None),
+        };
+        self.janitor.dismiss();
+        Ok(Some(running))
+    }
+
+    /// The lock is held until nothing is left that is to go.
+    async fn end(mut self) {
+        if self.leaves_nothing {
+            let outcome = instance::undo(&self.lock, Whose::Process(std::process::id())).await;
+            for message in outcome.messages() {
+                log::error!("while taking down: {message}");
+            }
+        }
+        self.lock.release();
+        self.janitor.dismiss();
+    }
+}
+
+impl Options {
+    fn settings(&self) -> instance::Settings {
+        instance::Settings { uplinks: self.uplinks.clone(), leases: Some(self.leases.clone()) }
+    }
 }

@@ -14,7 +14,7 @@ use crate::{
         Port, Snapshot,
         bridge_port::{self, Changed, PortVlan},
     },
-    instance::{Journal, Undo},
+    instance::{self, Journal, Undo},
     plan::{Plan, PlannedPort, Seen},
 };
 
@@ -106,6 +106,31 @@ async fn set_vlans(journal: &mut Journal, plan: &Plan, host: &Snapshot) -> anyho
         }
     }
     Ok(())
+}
+
+/// Gives ports back what they had where the plan leaves them alone. Returns what failed.
+pub(super) async fn retract_unwanted(running: &mut Running, host: &Snapshot) -> Vec<String> {
+    // Ports may be missing that are there.
+    if host.interrupted {
+        return Vec::new();
+    }
+    let planned = |interface: u32, wanted: &dyn Fn(&PlannedPort) -> bool| {
+        running.plan.ports.iter().any(|port| port.ifindex == interface && wanted(port))
+    };
+    let unwanted: Vec<Undo> = running
+        .journal
+        .entries()
+        .iter()
+        .filter(|undo| match undo {
+            Undo::IsolatedPort { interface } => !planned(*interface, &|port| port.isolated),
+            Undo::PortVlans { interface, given, .. } => {
+                !planned(*interface, &|port| port.vlans == *given)
+            }
+            _ => false,
+        })
+        .cloned()
+        .collect();
+    instance::retract(&mut running.journal, &unwanted).await
 }
 
 /// As a bridge gives it to a new port.

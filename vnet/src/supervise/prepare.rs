@@ -1,23 +1,38 @@
 //! Everything that is checked before anything is changed.
 
-use vnet_common::family::Family;
+use std::path::{Path, PathBuf};
+
+use vnet_common::{family::Family, limits};
 
 use crate::{
-    definition::{self, Network},
+    definition::{self, Difference, Network},
     guests::LeaseWatch,
-    host::{self, Watch, WatchOptions, privileges, sysctl},
+    host::{self, Snapshot, Watch, WatchOptions, privileges, sysctl},
     instance::{
-        Lock, LockError,
+        DefinitionText, Lock, LockError, Settings, State, Told,
         undo::{self, Elsewhere},
     },
     plan::{self, Plan, Planned, Problem, Warning},
 };
 
-use super::{Options, ports};
+use super::{
+    Options, ports,
+    standing::{self, Standing},
+};
+
+/// Definitions that have no error, and the settings beside them.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub told: Told,
+    pub definitions: Vec<Network>,
+}
 
 /// What the checks leave for the start.
 pub(super) struct Prepared {
+    pub standing: Standing,
     pub definitions: Vec<Network>,
+    pub told: Told,
+    pub differences: Vec<Difference>,
     pub plan: Plan,
     /// What the operator has been told.
     pub warnings: Vec<Warning>,
@@ -27,7 +42,7 @@ pub(super) struct Prepared {
     pub watch: Watch,
 }
 
-/// Why nothing was started; nothing has been changed.
+/// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The definitions have errors; the text says which.
@@ -51,28 +66,104 @@ pub enum Refusal {
     /// inotify has no room, for example.
     #[error("cannot watch the DHCP leases: {0}")]
     Leases(std::io::Error),
+    /// The daemon that runs the instance says so.
+    #[error("{0}")]
+    Daemon(String),
     /// A parameter of the kernel cannot be read.
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
 }
 
+impl Request {
+    /// Reads files and directories.
+    pub fn read(paths: &[PathBuf], settings: Settings) -> Result<Self, Refusal> {
+        let loaded = definition::load(paths);
+        let texts = loaded.report.sources().iter().filter_map(|(_, source)| {
+            let text = source.text()?.to_owned();
+            Some(DefinitionText { path: absolute(source.path()), text })
+        });
+        let told = Told { definitions: texts.collect(), settings };
+        Self::of(loaded, told)
+    }
+
+    /// Examines what was read elsewhere.
+    pub fn examine(told: Told) -> Result<Self, Refusal> {
+        let texts = told.definitions.iter();
+        let loaded = definition::load_texts(
+            texts.map(|definition| (definition.path.as_path(), definition.text.as_str())),
+        );
+        Self::of(loaded, told)
+    }
+
+    fn of(loaded: definition::Loaded, told: Told) -> Result<Self, Refusal> {
+        let text = loaded.report.render(definition::Severity::Warning);
+        if loaded.report.has_errors() {
+            return Err(Refusal::Definitions(text));
+        }
+        for line in text.lines() {
+            log::warn!("{line}");
+        }
+        Ok(Self { told, definitions: loaded.networks })
+    }
+}
+
 pub(super) async fn prepare(
     options: &Options,
-    definitions: Vec<Network>,
+    request: Request,
     lock: &Lock,
 ) -> Result<Prepared, Refusal> {
     undo::check_namespace(lock)?;
+    let standing = Standing::examine(options);
+    let former = standing.former();
+    let Request { told, definitions } = request;
+    let plan_options = plan::Options {
+        uplinks: told.settings.uplinks.clone(),
+        flow_limit: former
+            .map(|former| former.flow_limit)
+            .or(options.flow_limit)
+            .unwrap_or(limits::DEFAULT_SESSIONS),
+        slots: former.map(|former| former.slots()).unwrap_or_default(),
+    };
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
+    let leases = watch_leases(&definitions, &options.leases)?;
+    let (plan, warnings) = fitting_plan(&definitions, &snapshot, leases.as_ref(), &plan_options)?;
+    let before = former.and_then(|former| former.told.as_ref());
+    let differences = definition::differences(&networks_of(before), &definitions);
+    Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
+}
+
+/// What would change.
+pub(super) async fn compare(
+    options: &Options,
+    request: &Request,
+) -> Result<Vec<Difference>, Refusal> {
+    let slots = State::read(&options.instance).ok().flatten();
+    let slots = slots.map(|state| standing::slots_of(&state)).unwrap_or_default();
+    let plan_options = plan::Options {
+        uplinks: request.told.settings.uplinks.clone(),
+        flow_limit: options.flow_limit.unwrap_or(limits::DEFAULT_SESSIONS),
+        slots,
+    };
+    let snapshot = host::snapshot().await?;
+    fitting_plan(&request.definitions, &snapshot, None, &plan_options)?;
+    let before = Told::read(&options.instance).ok().flatten();
+    Ok(definition::differences(&networks_of(before.as_ref()), &request.definitions))
+}
+
+/// The plan of definitions that fit the host as it is.
+pub(super) fn fitting_plan(
+    definitions: &[Network],
+    snapshot: &Snapshot,
+    leases: Option<&LeaseWatch>,
+    options: &plan::Options,
+) -> Result<(Plan, Vec<Warning>), Refusal> {
     let host_ports = sysctl::ip_local_port_range()?;
     let Planned { mut plan, mut problems, warnings } =
-        plan::plan(&definitions, &snapshot, host_ports, &options.plan);
-    let leases = ports::need_leases(&definitions)
-        .then(|| LeaseWatch::start(&options.leases).map_err(Refusal::Leases))
-        .transpose()?;
-    plan.add_ports(&definitions, &snapshot, &ports::seen_leases(leases.as_ref(), &plan));
+        plan::plan(definitions, snapshot, host_ports, options);
+    plan.add_ports(definitions, snapshot, &ports::seen_leases(leases, &plan));
     if sysctl::forwarding(Family::Ipv6)? == Some(false) {
-        problems.extend(plan::routes_lost_by_forwarding(&plan, &snapshot));
+        problems.extend(plan::routes_lost_by_forwarding(&plan, snapshot));
     }
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));
@@ -80,19 +171,28 @@ pub(super) async fn prepare(
     for warning in &warnings {
         log::warn!("{warning}");
     }
-    Ok(Prepared { definitions, plan, warnings, leases, watch })
+    Ok((plan, warnings))
 }
 
-pub(super) fn load_definitions(options: &Options) -> Result<Vec<Network>, Refusal> {
-    let loaded = definition::load(&options.definitions);
-    let text = loaded.report.render(definition::Severity::Warning);
-    if loaded.report.has_errors() {
-        return Err(Refusal::Definitions(text));
-    }
-    for line in text.lines() {
-        log::warn!("{line}");
-    }
-    Ok(loaded.networks)
+pub(super) fn watch_leases(
+    definitions: &[Network],
+    directory: &Path,
+) -> Result<Option<LeaseWatch>, Refusal> {
+    ports::need_leases(definitions)
+        .then(|| LeaseWatch::start(directory).map_err(Refusal::Leases))
+        .transpose()
+}
+
+/// The networks that an instance was told to run; none if it was not told any that this version reads.
+pub(super) fn networks_of(told: Option<&Told>) -> Vec<Network> {
+    let texts = told.map(|told| told.definitions.as_slice()).unwrap_or_default().iter();
+    let texts = texts.map(|definition| (definition.path.as_path(), definition.text.as_str()));
+    definition::load_texts(texts).networks
+}
+
+/// Whoever reads it later has another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn problems_text(problems: &[Problem]) -> String {

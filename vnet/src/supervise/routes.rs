@@ -1,8 +1,9 @@
 //! The routes to subnets behind guests.
 
+use super::startup::Running;
 use crate::{
-    host::Snapshot,
-    instance::{Journal, Undo},
+    host::{GatewayRoute, Snapshot},
+    instance::{self, Journal, Undo},
     plan::Plan,
 };
 
@@ -35,4 +36,25 @@ pub(super) async fn add_missing(
         }
     }
     failures
+}
+
+/// Deletes what was added for routes that the plan does not have. Returns what failed.
+pub(super) async fn retract_unwanted(running: &mut Running) -> Vec<String> {
+    let is_planned = |added: &GatewayRoute| {
+        running.plan.networks.iter().any(|network| {
+            network.bridge_ifindex == Some(added.interface)
+                && network.routes.iter().any(|route| {
+                    (route.destination, route.gateway, route.metric)
+                        == (added.destination, added.gateway, added.metric)
+                })
+        })
+    };
+    let unwanted: Vec<Undo> = running
+        .journal
+        .entries()
+        .iter()
+        .filter(|undo| matches!(undo, Undo::Route(route) if !is_planned(route)))
+        .cloned()
+        .collect();
+    instance::retract(&mut running.journal, &unwanted).await
 }

@@ -10,24 +10,43 @@ use tokio::{
 
 use super::{
     follow::{Retry, follow, is_needed},
+    obey,
     ports::leases_changed,
-    signals::Signals,
+    signals::{Signal, Signals},
     startup::Running,
 };
-use crate::datapath::{DatapathError, KernelLog, Sweep};
+use crate::{
+    control::Listener,
+    datapath::{DatapathError, KernelLog, Sweep},
+};
 
 /// How often every session is looked at, and every hook. New flows look at a few sessions
 /// themselves, so that this decides only how soon an idle host's table is tidy.
 const ROUND: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(running: &mut Running, signals: &mut Signals) -> anyhow::Result<()> {
+pub(super) async fn serve(
+    running: &mut Running,
+    mut listener: Listener,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry = Retry::default();
     let mut sweep = Sweep::default();
     loop {
         tokio::select! {
-            () = signals.stop() => return Ok(()),
+            signal = signals.next() => match signal {
+                Signal::Stop => return Ok(()),
+                Signal::ReadAgain => {
+                    obey::read_again(running).await;
+                    sweep = begin_sweep(running);
+                }
+            },
+            received = listener.next() => {
+                let answer = obey::obey(running, received.order.clone()).await;
+                received.answer(&answer).await;
+                sweep = begin_sweep(running);
+            }
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
                 sweep = follow_and_sweep(running, &mut retry).await;

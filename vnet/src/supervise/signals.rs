@@ -1,18 +1,26 @@
 //! The signals that the daemon answers to.
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind};
 
-/// SIGINT and SIGTERM ask for the end; SIGHUP must not end it by default.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// The end: SIGINT or SIGTERM.
+    Stop,
+    /// To read the definitions again: SIGHUP.
+    ReadAgain,
+}
+
 pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hang_up: unix::Signal,
 }
 
 impl Signals {
     pub(super) fn listen() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("cannot listen to signals");
+        let listen = |kind| unix::signal(kind).context("cannot listen to signals");
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -20,16 +28,17 @@ impl Signals {
         })
     }
 
-    /// Waits until the end is asked for. May be cancelled.
-    pub(super) async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                _ = self.hang_up.recv() => {
-                    log::warn!("SIGHUP ignored: this version cannot reload its definitions");
-                }
-            }
+    /// The next one. May be cancelled.
+    pub(super) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.hang_up.recv() => Signal::ReadAgain,
         }
+    }
+
+    /// Waits until the end is asked for, while there is nothing to read again. May be cancelled.
+    pub(super) async fn stop(&mut self) {
+        while self.next().await != Signal::Stop {}
     }
 }

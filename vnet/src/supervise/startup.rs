@@ -7,23 +7,41 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use vnet_common::limits;
 
 use crate::{
-    datapath::{AttachMode, Datapath, Hook, KernelLog},
-    definition::Network,
+    datapath::{AttachMode, Datapath, Hook, KernelLog, LoadOptions},
+    definition::{Difference, Network},
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
-    instance::{self, Journal, Lock, Undo, Whose, journal},
-    plan::{self, Plan, Problem, Tables, Warning},
+    instance::{self, Journal, Lock, Name, Told, Undo, Whose},
+    plan::{self, Plan, Problem, Slots, Warning},
 };
 
-use super::{Options, forwarding, hooks, ports, prepare::Prepared, routes};
+use super::{
+    Options,
+    change::{OnFailure, change_to},
+    forwarding,
+    pause::pause,
+    ports,
+    prepare::Prepared,
+    standing::{Former, Standing, maps_of},
+    state,
+};
 
 /// The running datapath.
 pub(super) struct Running {
-    pub options: RunningOptions,
+    pub instance: Name,
+    pub attach: AttachMode,
+    pub flow_limit: u32,
+    /// Files and directories that definitions are read from again.
+    pub paths: Vec<PathBuf>,
     pub definitions: Vec<Network>,
+    pub told: Told,
+    /// What the start has changed of what the instance was told before.
+    pub differences: Vec<Difference>,
+    /// The slots of the networks that packets see.
+    pub slots: Slots,
     /// What is in place, but for what `Running::hooks` lacks of it.
     pub plan: Plan,
     /// What the host lacks of the definitions for now.
@@ -32,6 +50,7 @@ pub(super) struct Running {
     pub warnings: Vec<Warning>,
     /// There only if guests' addresses depend on leases.
     pub leases: Option<LeaseWatch>,
+    pub lease_directory: PathBuf,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -39,18 +58,17 @@ pub(super) struct Running {
     pub hooks: Vec<Hook>,
     pub journal: Journal,
     pub pins: PathBuf,
-    pub runtime_directory: PathBuf,
     pub started: u64,
 }
 
-/// What of the options matters after the start.
-pub(super) struct RunningOptions {
-    pub instance: String,
-    /// The name of the instance's filters.
-    pub filter: String,
-    pub plan: plan::Options,
-    pub attach: AttachMode,
-    pub flow_limit: u32,
+/// The programs and what holds them, before anything is planned.
+struct Base {
+    datapath: Datapath,
+    journal: Journal,
+    pins: PathBuf,
+    hooks: Vec<Hook>,
+    plan: Plan,
+    slots: Slots,
 }
 
 pub(super) async fn start(
@@ -58,14 +76,92 @@ pub(super) async fn start(
     prepared: Prepared,
     lock: &Lock,
 ) -> anyhow::Result<Running> {
-    let Prepared { definitions, plan, warnings, leases, watch } = prepared;
     pause("prepared").await;
-
     privileges::raise_memlock_limit();
-    let mut datapath = Datapath::load(&options.load)?;
-    let kernel_log = options.load.log.map(|_| datapath.kernel_log()).transpose()?;
-    datapath.write(&Tables::of(&plan))?;
-    datapath.enter_guard(&plan.guard)?;
+    let former = prepared.standing.former();
+    let limit = former.map(|former| former.flow_limit).or(options.flow_limit);
+    let load =
+        LoadOptions { flow_limit: limit.unwrap_or(limits::DEFAULT_SESSIONS), log: options.log };
+    let attach = former.map_or(options.attach, Former::attach_mode);
+    let base = match &prepared.standing {
+        Standing::Fit(former) => take_over(&load, former, lock).await?,
+        Standing::Nothing => make(&load, lock).await?,
+        Standing::Unfit(reason) => {
+            log::warn!(
+                "an earlier run of instance `{}` was killed: replacing it, because {reason}",
+                lock.name()
+            );
+            make(&load, lock).await?
+        }
+    };
+    let Prepared { definitions, told, differences, mut plan, warnings, leases, watch, .. } =
+        prepared;
+    let Base { mut datapath, journal, pins, hooks, plan: former_plan, slots } = base;
+    let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
+
+    // Anew, because leftovers of an earlier run have gone since the plan was made.
+    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let mut seen = ports::seen_leases(leases.as_ref(), &plan);
+    seen.learned = datapath.learned_macs()?;
+    plan.add_ports(&definitions, &snapshot, &seen);
+
+    let mut running = Running {
+        instance: options.instance.clone(),
+        attach,
+        flow_limit: load.flow_limit,
+        paths: options.definitions.clone(),
+        definitions,
+        told,
+        differences,
+        slots,
+        plan: former_plan,
+        problems: Vec::new(),
+        warnings,
+        leases,
+        lease_directory: options.leases.clone(),
+        watch,
+        datapath,
+        kernel_log,
+        hooks,
+        journal,
+        pins,
+        started: unix_time(),
+    };
+    change_to(&mut running, plan, &snapshot, OnFailure::RollBack).await?;
+    // Last, and so taken back first: without hooks the host would forward guests untranslated.
+    forwarding::enable(&mut running.journal, &running.plan)?;
+    pause("forwarding").await;
+    state::write(&running)?;
+    state::write_told(&running)?;
+    pause("written").await;
+    Ok(running)
+}
+
+impl Running {
+    /// What its next plan depends on.
+    pub fn plan_options(&self) -> plan::Options {
+        plan::Options {
+            uplinks: self.told.settings.uplinks.clone(),
+            flow_limit: self.flow_limit,
+            slots: self.slots.clone(),
+        }
+    }
+}
+
+/// Loads this program's objects with the maps of those that run, which go on meanwhile.
+async fn take_over(load: &LoadOptions, former: &Former, lock: &Lock) -> anyhow::Result<Base> {
+    log::info!("going on with what an earlier run of instance `{}` has left", lock.name());
+    let datapath = Datapath::take_over(load, &former.maps())?;
+    pause("loaded").await;
+    let journal = Journal::take_over(lock)?;
+    let hooks = former.hooks(lock.name());
+    pause("taken-over").await;
+    let (pins, slots) = (former.pins.clone(), former.slots());
+    Ok(Base { datapath, journal, pins, hooks, plan: former.plan(), slots })
+}
+
+async fn make(load: &LoadOptions, lock: &Lock) -> anyhow::Result<Base> {
+    let datapath = Datapath::load(load)?;
     pause("loaded").await;
 
     // As late as can be: it has served its guests all the time.
@@ -74,73 +170,17 @@ pub(super) async fn start(
     let bpffs = mount_bpffs(&mut journal)?;
     pause("mounted").await;
 
-    let pins = options.instance.pin_directory(&bpffs);
+    let pins = lock.name().pin_directory(&bpffs);
     journal.record(Undo::Pins { path: pins.clone() })?;
     make_directory(&pins)?;
-    datapath.pin_maps(&pins.join("maps"))?;
+    datapath.pin_maps(&maps_of(&pins))?;
     pause("pinned").await;
-
-    let mut running = Running {
-        options: RunningOptions {
-            instance: options.instance.to_string(),
-            filter: options.instance.filter(),
-            plan: options.plan.clone(),
-            attach: options.attach,
-            flow_limit: options.load.flow_limit,
-        },
-        definitions,
-        plan,
-        problems: Vec::new(),
-        warnings,
-        leases,
-        watch,
-        datapath,
-        kernel_log,
-        hooks: Vec::new(),
-        journal,
-        pins,
-        runtime_directory: options.instance.runtime_directory(),
-        started: unix_time(),
-    };
-    for spec in hooks::wanted(&running.plan) {
-        let step = format!("attached-{}-{}", spec.program, spec.interface);
-        hooks::attach(&mut running, spec).await?;
-        pause(&step).await;
-    }
-    set_up_ports_and_routes(&mut running).await?;
-    // Last, and so taken back first: without hooks the host would forward guests untranslated.
-    forwarding::enable(&mut running.journal, &running.plan)?;
-    pause("forwarding").await;
-
-    hooks::write_state(&running)?;
-    pause("attached").await;
-    Ok(running)
+    let (hooks, plan, slots) = (Vec::new(), Plan::empty(), Slots::default());
+    Ok(Base { datapath, journal, pins, hooks, plan, slots })
 }
 
-/// What cannot be set up is tried again with the next change of the host.
-async fn set_up_ports_and_routes(running: &mut Running) -> anyhow::Result<()> {
-    let has_routes = running.plan.networks.iter().any(|network| !network.routes.is_empty());
-    let has_settings = |port: &plan::PlannedPort| port.isolated || !port.vlans.is_empty();
-    if !has_routes && !running.plan.ports.iter().any(has_settings) {
-        return Ok(());
-    }
-    // Anew, because leftovers of an earlier run have gone since the plan was made.
-    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    let (journal, plan) = (&mut running.journal, &running.plan);
-    let mut failures = ports::set_up(journal, plan, &snapshot).await;
-    failures.extend(routes::add_missing(journal, plan, &snapshot).await);
-    for failure in failures {
-        log::warn!("{failure}");
-    }
-    Ok(())
-}
-
-/// A daemon that was killed leaves its datapath in place; this start replaces it.
+/// A daemon that was killed leaves its datapath in place.
 async fn take_leftovers_down(lock: &Lock) -> anyhow::Result<()> {
-    if !journal::exists(lock.name()) {
-        return Ok(());
-    }
-    log::warn!("an earlier run of instance `{}` was killed: replacing it", lock.name());
     let outcome = instance::undo(lock, Whose::Anybodys).await;
     for message in &outcome.damage {
         log::warn!("{message}");
@@ -173,18 +213,4 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
 
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Where tests stop the start to see what its death leaves: with `VNET_PAUSE_AT=STEP` it says so
-/// and waits for its end, or for SIGUSR1 to go on.
-async fn pause(step: &str) {
-    if std::env::var_os("VNET_PAUSE_AT").is_none_or(|wanted| wanted != step) {
-        return;
-    }
-    let resume = signal(SignalKind::user_defined1());
-    eprintln!("paused at {step}");
-    match resume {
-        Ok(mut resume) => drop(resume.recv().await),
-        Err(_) => std::future::pending().await,
-    }
 }

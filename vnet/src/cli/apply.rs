@@ -1,0 +1,90 @@
+//! `vnet apply`: make what runs equal to these definitions, and return.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Args;
+use vnet::{
+    control::{self, Answer, ControlError, Order},
+    definition::Difference,
+    supervise::{self, Refusal, RunError},
+};
+
+use super::{
+    Output, print,
+    run::{Start, refused},
+    runtime,
+};
+
+/// How long a daemon may take from its lock to its socket.
+const DAEMON_DEADLINE: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Make what runs equal to these definitions, all of it or, with an error, nothing, and return.
+///
+/// Prints what has changed: `+` is a new network, `-` one that is gone, `~` one that is different. The
+/// datapath stays in place, with a daemon that `vnet run` has started or without one.
+#[derive(Debug, Args)]
+pub struct Apply {
+    #[command(flatten)]
+    start: Start,
+    /// Check everything and print what would change, but change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How the changes are written
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Output,
+}
+
+impl Apply {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { start, dry_run, output } = self;
+        let options = start.options(true);
+        let result = if dry_run {
+            runtime()?.block_on(supervise::compare(&options))
+        } else {
+            apply(&options)
+        };
+        match result {
+            Ok(differences) => {
+                print(&text(&differences, output)?)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(RunError::Refused(refusal)) => Ok(refused(&refusal.to_string())),
+            Err(RunError::Failed(error)) => Err(error),
+        }
+    }
+}
+
+/// By the daemon that runs the instance, else by this process.
+pub fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
+    let order = Order::Apply(supervise::told(options)?);
+    let mut waited = Duration::ZERO;
+    loop {
+        match control::send(&options.instance, &order) {
+            Ok(Answer::Applied(differences)) => return Ok(differences),
+            Ok(Answer::Refused(reason)) => return Err(Refusal::Daemon(reason).into()),
+            Ok(Answer::Failed(reason)) => return Err(anyhow::anyhow!(reason).into()),
+            Err(ControlError::Nobody(_)) => {}
+            Err(error @ ControlError::Broken { .. }) => {
+                return Err(RunError::Failed(error.into()));
+            }
+        }
+        let runtime = runtime().map_err(anyhow::Error::from)?;
+        match runtime.block_on(supervise::apply(options)) {
+            // A daemon that starts or ends at this moment, or another `vnet apply`.
+            Err(RunError::Refused(Refusal::Lock(_))) if waited < DAEMON_DEADLINE => {
+                std::thread::sleep(RETRY);
+                waited += RETRY;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn text(differences: &[Difference], output: Output) -> anyhow::Result<String> {
+    Ok(match output {
+        Output::Json => format!("{}\n", serde_json::to_string_pretty(differences)?),
+        Output::Table if differences.is_empty() => "no changes\n".to_owned(),
+        Output::Table => differences.iter().map(|difference| format!("{difference}\n")).collect(),
+    })
+}

@@ -1,0 +1,44 @@
+//! The end of whoever gives orders.
+
+use std::{
+    io::{self, BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream,
+};
+
+use super::{Answer, Order};
+use crate::instance::Name;
+
+/// An order has not got through.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No daemon listens.
+    #[error("no daemon of instance `{0}` takes orders")]
+    Nobody(Name),
+    /// The connection broke.
+    #[error("the daemon of instance `{instance}` did not answer: {source}")]
+    Broken {
+        /// The instance.
+        instance: Name,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+/// Gives an order to the daemon of an instance and waits for the answer, however long it takes.
+pub fn send(instance: &Name, order: &Order) -> Result<Answer, ControlError> {
+    let mut stream = UnixStream::connect(instance.control_socket())
+        .map_err(|_| ControlError::Nobody(instance.clone()))?;
+    let exchanged = || -> io::Result<Answer> {
+        let mut line = serde_json::to_vec(order)?;
+        line.push(b'\n');
+        stream.write_all(&line)?;
+        let mut answer = String::new();
+        BufReader::new(&stream).read_line(&mut answer)?;
+        if answer.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_str(&answer)?)
+    };
+    let mut exchanged = exchanged;
+    exchanged().map_err(|source| ControlError::Broken { instance: instance.clone(), source })
+}

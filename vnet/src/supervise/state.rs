@@ -1,0 +1,95 @@
+//! Telling other processes what runs.
+
+use anyhow::Context as _;
+use vnet_common::{names, policy::Mode};
+
+use super::startup::Running;
+use crate::{
+    instance::{
+        State,
+        state::{GuestState, HookState, NetworkState, UplinkState},
+    },
+    plan::{PlannedNetwork, PlannedPort, PlannedUplink},
+};
+
+/// Writes the instance's state down.
+pub(super) fn write(running: &Running) -> anyhow::Result<()> {
+    let state = State {
+        layout: names::LAYOUT,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: running.instance.to_string(),
+        pid: std::process::id(),
+        started: running.started,
+        pins: running.pins.clone(),
+        flow_limit: running.flow_limit,
+        networks: running.plan.networks.iter().map(network_state).collect(),
+        uplinks: running.plan.uplinks.iter().map(uplink_state).collect(),
+        hooks: running
+            .hooks
+            .iter()
+            .map(|hook| HookState {
+                interface: hook.spec.interface.clone(),
+                ifindex: hook.spec.ifindex,
+                direction: hook.spec.direction.name().to_owned(),
+                program: hook.spec.program.to_owned(),
+                program_id: hook.program_id,
+                mechanism: hook.mechanism.name().to_owned(),
+            })
+            .collect(),
+        guests: running.plan.ports.iter().map(guest_state).collect(),
+    };
+    let directory = running.instance.runtime_directory();
+    state
+        .write(&directory)
+        .with_context(|| format!("cannot write the state to {}", directory.display()))
+}
+
+/// Writes down what the instance was told.
+pub(super) fn write_told(running: &Running) -> anyhow::Result<()> {
+    let directory = running.instance.runtime_directory();
+    running
+        .told
+        .write(&running.instance)
+        .with_context(|| format!("cannot write the definitions to {}", directory.display()))
+}
+
+fn network_state(network: &PlannedNetwork) -> NetworkState {
+    NetworkState {
+        slot: network.slot,
+        name: network.name.clone(),
+        mode: mode_name(network.modes.ipv4).to_owned(),
+        mode_ipv6: mode_name(network.modes.ipv6).to_owned(),
+        bridge: network.bridge.clone(),
+        bridge_ifindex: network.bridge_ifindex.unwrap_or(0),
+        subnets: network.subnets.clone(),
+        masquerade: network.masquerade.iter().collect(),
+    }
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Isolated => "isolated",
+        Mode::Nat => "nat",
+        Mode::Route => "route",
+        Mode::Open => "open",
+        Mode::Bridged => "bridge",
+    }
+}
+
+fn uplink_state(uplink: &PlannedUplink) -> UplinkState {
+    UplinkState {
+        interface: uplink.name.clone(),
+        ifindex: uplink.ifindex,
+        addresses: uplink.addresses.iter().collect(),
+    }
+}
+
+fn guest_state(port: &PlannedPort) -> GuestState {
+    GuestState {
+        interface: port.name.clone(),
+        ifindex: port.ifindex,
+        network: port.network,
+        mac: port.mac,
+        addresses: port.addresses.clone(),
+    }
+}
