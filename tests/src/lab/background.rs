@@ -61,6 +61,12 @@ pub(crate) enum Wake {
 }
 
 impl Stop {
+    /// Whether the thread has to end.
+    pub(crate) fn is_requested(&self) -> bool {
+        let mut polled = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
+    }
+
     /// Blocks until one of the descriptors can be read, or the thread has to end.
     pub(crate) fn wait(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<Wake> {
         let mut polled = vec![PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];

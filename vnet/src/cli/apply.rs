@@ -6,6 +6,7 @@ use clap::Args;
 use vnet::{
     control::{self, Answer, ControlError, Order},
     definition::Difference,
+    instance::{LockError, Told},
     supervise::{self, Refusal, RunError},
 };
 
@@ -55,9 +56,14 @@ impl Apply {
     }
 }
 
+fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
+    apply_told(options, supervise::told(options)?)
+}
+
 /// By the daemon that runs the instance, else by this process.
-pub fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
-    let order = Order::Apply(supervise::told(options)?);
+pub fn apply_told(options: &supervise::Options, told: Told) -> Result<Vec<Difference>, RunError> {
+    let order = Order::Apply(told);
+    let Order::Apply(told) = &order;
     let mut waited = Duration::ZERO;
     loop {
         match control::send(&options.instance, &order) {
@@ -70,9 +76,11 @@ pub fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> 
             }
         }
         let runtime = runtime().map_err(anyhow::Error::from)?;
-        match runtime.block_on(supervise::apply(options)) {
+        match runtime.block_on(supervise::apply(options, told.clone())) {
             // A daemon that starts or ends at this moment, or another `vnet apply`.
-            Err(RunError::Refused(Refusal::Lock(_))) if waited < DAEMON_DEADLINE => {
+            Err(RunError::Refused(Refusal::Lock(LockError::Running { .. })))
+                if waited < DAEMON_DEADLINE =>
+            {
                 std::thread::sleep(RETRY);
                 waited += RETRY;
             }
@@ -81,10 +89,13 @@ pub fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> 
     }
 }
 
-fn text(differences: &[Difference], output: Output) -> anyhow::Result<String> {
+/// The differences as they are printed.
+pub fn text(differences: &[Difference], output: Output) -> anyhow::Result<String> {
     Ok(match output {
         Output::Json => format!("{}\n", serde_json::to_string_pretty(differences)?),
         Output::Table if differences.is_empty() => "no changes\n".to_owned(),
-        Output::Table => differences.iter().map(|difference| format!("{difference}\n")).collect(),
+        Output::Table => {
+            differences.iter().flat_map(|line| [line.to_string(), "\n".to_owned()]).collect()
+        }
     })
 }

@@ -8,6 +8,7 @@ mod flows;
 mod matrix;
 mod run;
 mod status;
+mod trial;
 
 use std::{
     io::{self, Write as _},
@@ -31,6 +32,8 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Apply(apply::Apply),
+    Try(trial::Try),
+    Confirm(trial::Confirm),
     Check(check::Check),
     Status(status::Status),
     Flows(flows::Flows),
@@ -39,6 +42,8 @@ enum Command {
     Detach(detach::Detach),
     #[command(hide = true)]
     Janitor(detach::Janitor),
+    #[command(hide = true)]
+    Guardian(trial::Guardian),
 }
 
 /// How a result is written.
@@ -61,6 +66,9 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Apply(apply) => apply.run(),
+        Command::Try(attempt) => attempt.run(),
+        Command::Confirm(confirm) => Ok(confirm.run()),
+        Command::Guardian(guardian) => guardian.run(),
         Command::Check(check) => check.run(),
         Command::Detach(detach) => detach.run(),
         Command::Janitor(janitor) => janitor.run(),

@@ -98,7 +98,7 @@ impl Datapath {
     pub(super) fn read_guard(&mut self) -> Result<(), DatapathError> {
         let mut guard = GuardTables::default();
         let ports: HashMap<_, u32, GuestPort> = self.map(map::GUARD_PORTS)?;
-        for entry in ports.iter() {
+        for entry in &ports {
             let (port, entry) = entry.map_err(failed(map::GUARD_PORTS))?;
             guard.ports.insert(port, entry);
         }

@@ -6,6 +6,7 @@ mod departures;
 mod error;
 mod grace;
 mod guard;
+mod inherited;
 mod kernel_log;
 mod load;
 mod sweep;

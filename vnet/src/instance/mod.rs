@@ -30,9 +30,11 @@ pub use told::{DefinitionText, Settings, Told};
 pub use undo::{Outcome, Whose, retract, undo};
 
 /// What there may be of an instance beside its lock and its journal.
-const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL]];
+const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL, TRIAL]];
 /// The daemon's socket.
 const CONTROL: &str = "control";
+/// The socket of whoever waits for `vnet confirm`.
+const TRIAL: &str = "trial";
 
 const RUNTIME_ROOT: &str = "/run/vnet";
 
@@ -78,6 +80,12 @@ impl Name {
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.runtime_directory().join(CONTROL)
+    }
+
+    /// The socket of whoever waits for `vnet confirm`.
+    #[must_use]
+    pub fn trial_socket(&self) -> PathBuf {
+        self.runtime_directory().join(TRIAL)
     }
 
     /// The name of the instance's filters in clsact.

@@ -17,16 +17,19 @@ mod signals;
 mod standing;
 mod startup;
 mod state;
+mod trial;
 
 use std::path::PathBuf;
 
 pub use janitor::keep_watch;
 pub use prepare::Refusal;
+pub use trial::{CONFIRMED, Trial, TrialError, confirm};
 
 use crate::{
     control::Listener,
     datapath::AttachMode,
     definition::Difference,
+    guests::watch::LIBVIRT_DIRECTORY,
     host::privileges,
     instance::{self, Lock, Name, Told, Whose},
 };
@@ -86,11 +89,11 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
     result
 }
 
-/// Makes the datapath what the definitions say, and leaves it in place. What of the definitions has
-/// changed is returned.
-pub async fn apply(options: &Options) -> Result<Vec<Difference>, RunError> {
+/// Makes the datapath what was told, and leaves it in place. What of the definitions has changed is
+/// returned.
+pub async fn apply(options: &Options, told: Told) -> Result<Vec<Difference>, RunError> {
     let mut signals = Signals::listen()?;
-    let request = Request::read(&options.definitions, options.settings())?;
+    let request = Request::examine(told)?;
     let mut tenure = Tenure::begin(options)?;
     let result = tenure.start(options, request, &mut signals).await;
     if matches!(result, Ok(Some(_))) {
@@ -113,6 +116,15 @@ pub async fn compare(options: &Options) -> Result<Vec<Difference>, RunError> {
 /// What an order to apply the definitions is made of.
 pub fn told(options: &Options) -> Result<Told, RunError> {
     Ok(Request::read(&options.definitions, options.settings())?.told)
+}
+
+/// Takes down what an instance has left in place, and leaves the host as it was found.
+pub async fn take_down(instance: &Name) -> anyhow::Result<()> {
+    let lock = Lock::take(instance)?;
+    let outcome = instance::undo(&lock, Whose::Anybodys).await;
+    lock.release();
+    anyhow::ensure!(outcome.is_complete(), "{}", outcome.messages().collect::<Vec<_>>().join("; "));
+    Ok(())
 }
 
 /// A process's time with the instance's lock.
@@ -175,6 +187,21 @@ impl Tenure {
 }
 
 impl Options {
+    /// To go on with an instance as it is.
+    #[must_use]
+    pub fn of_instance(instance: Name) -> Self {
+        Self {
+            definitions: Vec::new(),
+            instance,
+            uplinks: Vec::new(),
+            leases: LIBVIRT_DIRECTORY.into(),
+            attach: AttachMode::Auto,
+            flow_limit: None,
+            log: None,
+            keep: true,
+        }
+    }
+
     fn settings(&self) -> instance::Settings {
         instance::Settings { uplinks: self.uplinks.clone(), leases: Some(self.leases.clone()) }
     }

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     Options, ports,
-    standing::{self, Standing},
+    standing::{self, Former, Standing},
 };
 
 /// Definitions that have no error, and the settings beside them.
@@ -122,7 +122,7 @@ pub(super) async fn prepare(
             .map(|former| former.flow_limit)
             .or(options.flow_limit)
             .unwrap_or(limits::DEFAULT_SESSIONS),
-        slots: former.map(|former| former.slots()).unwrap_or_default(),
+        slots: former.map(Former::slots).unwrap_or_default(),
     };
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;

@@ -18,7 +18,7 @@ pub(super) enum Standing {
     /// Something that this process cannot go on with, and why.
     Unfit(String),
     /// Programs and maps that this process can take over.
-    Fit(Former),
+    Fit(Box<Former>),
 }
 
 /// A datapath that was left in place.
@@ -44,7 +44,7 @@ impl Standing {
             return Self::Nothing;
         }
         match Former::find(options) {
-            Ok(former) => Self::Fit(former),
+            Ok(former) => Self::Fit(Box::new(former)),
             Err(reason) => Self::Unfit(reason),
         }
     }
@@ -53,7 +53,7 @@ impl Standing {
         matches!(self, Self::Fit(_))
     }
 
-    pub const fn former(&self) -> Option<&Former> {
+    pub fn former(&self) -> Option<&Former> {
         match self {
             Self::Fit(former) => Some(former),
             Self::Nothing | Self::Unfit(_) => None,

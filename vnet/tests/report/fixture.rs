@@ -121,6 +121,8 @@ fn state(pins: &Path) -> State {
             addresses: vec!["198.51.100.1".parse().unwrap()],
         }],
         hooks: vec![],
+        guests: vec![],
+        layout: vnet_common::names::LAYOUT,
     }
 }
 

@@ -31,6 +31,8 @@ fn state() -> State {
             addresses: vec![],
         }],
         hooks: vec![],
+        guests: vec![],
+        layout: 1,
     }
 }
 

@@ -1,0 +1,141 @@
+//! Definitions on trial.
+
+use std::{
+    io::{self, PipeWriter, Write as _},
+    process::Stdio,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use vnet_tests::{
+    lab::{Running, require_root, wait_until},
+    lifecycle::{DEADLINE, Scene, program},
+};
+
+use crate::support::*;
+
+const ON_TRIAL: &str = "on trial for";
+
+fn isolated(scene: &Scene) -> Result<String> {
+    scene.write("isolated.xml", &network("", ""))
+}
+
+/// `vnet try` with an input that nobody types into, for as long as the second value lives.
+fn attempt(scene: &Scene, file: &str, timeout: &str) -> Result<(Running, PipeWriter)> {
+    let (input, typist) = io::pipe()?;
+    let mut command = scene.lab.host.command(program()?);
+    command.args(["try", "--instance", &scene.instance, "--timeout", timeout, file]).stdin(input);
+    let running = Running::start(&scene.lab.host, command)?;
+    running.wait_for_line(ON_TRIAL, DEADLINE)?;
+    Ok((running, typist))
+}
+
+fn is_open(scene: &Scene) -> Result<bool> {
+    Ok(scene.lab.tap_guest.ping(OUTSIDE, 1)?.received == 1)
+}
+
+fn wait_until_back(scene: &Scene) -> Result<()> {
+    wait_until("what ran before is back", DEADLINE, || match is_open(scene) {
+        Ok(true) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_nobody_confirms_is_taken_back_with_a_daemon_and_without() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let isolated = isolated(&scene)?;
+    let mut daemon = scene.ready(&["--keep"])?;
+    for with_daemon in [true, false] {
+        if !with_daemon {
+            daemon.signal_and_wait(Signal::SIGTERM, DEADLINE)?;
+        }
+        // The time is over.
+        let (mut trial, _typist) = attempt(&scene, &isolated, "1")?;
+        let output = trial.wait(DEADLINE)?;
+        ensure!(
+            output.stdout.starts_with("~ default\n    forward.mode: nat -> isolated\n"),
+            "{output:?}"
+        );
+        ensure!(
+            output.stderr.contains("error: not confirmed: what ran before is back"),
+            "{output:?}"
+        );
+        wait_until_back(&scene)?;
+        // The process is killed.
+        let (mut trial, _typist) = attempt(&scene, &isolated, "1000")?;
+        ensure!(!is_open(&scene)?);
+        trial.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+        wait_until_back(&scene)?;
+        wait_until("the trial is over", DEADLINE, || {
+            if scene.runtime_directory().join("trial").exists() {
+                Err("a socket".to_owned())
+            } else {
+                Ok(())
+            }
+        })?;
+    }
+    scene.detach()?;
+    scene.assert_clean("after detach")
+}
+
+#[test]
+fn what_is_confirmed_stays() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let isolated = isolated(&scene)?;
+    let daemon = scene.ready(&[])?;
+    let confirm = ["confirm", "--instance", &scene.instance];
+    let output = scene.vnet(&confirm)?;
+    let nothing = format!("error: nothing is on trial in instance `{}`\n", scene.instance);
+    ensure!((output.status.code(), output.stderr.as_str()) == (Some(2), &*nothing), "{output:?}");
+
+    let (mut trial, _typist) = attempt(&scene, &isolated, "1000")?;
+    // One at a time.
+    let output = scene.vnet(&["try", "--instance", &scene.instance, &scene.definition()])?;
+    ensure!(
+        output.status.code() == Some(2) && output.stderr.contains("are on trial"),
+        "{output:?}"
+    );
+    let output = scene.vnet(&confirm)?;
+    ensure!(output.status.code() == Some(0), "{output:?}");
+    let output = trial.wait(DEADLINE)?;
+    ensure!(output.stdout.ends_with("kept\n"), "{output:?}");
+    ensure!(!is_open(&scene)?);
+
+    // By Enter.
+    let (program, definition) = (program()?, scene.definition());
+    let mut child = scene
+        .lab
+        .host
+        .command(&program)
+        .args(["try", "--instance", &scene.instance, &definition])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("no input")?.write_all(b"\n")?;
+    let output = child.wait_with_output()?;
+    let words = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success() && words.ends_with("kept\n"), "{words}");
+    ensure!(is_open(&scene)?);
+    scene.stop(daemon, Signal::SIGTERM)?;
+    Ok(())
+}
+
+#[test]
+fn trial_of_the_first_definitions_leaves_nothing() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let (mut trial, _typist) = attempt(&scene, &scene.definition(), "1000")?;
+    scene.assert_guests_get_out()?;
+    trial.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    scene.assert_clean("after the trial")
+}
