@@ -56,6 +56,11 @@ pub enum Undo {
         /// The one that it had, if any.
         former: Option<PortVlan>,
     },
+    /// End every dnsmasq that is found by its files here, and remove these.
+    Services {
+        /// The directory: `services::dnsmasq::Directories::runtime`.
+        runtime: PathBuf,
+    },
     /// Unmount the BPF file system.
     Mount {
         /// Where it is mounted.

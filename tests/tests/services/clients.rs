@@ -1,0 +1,1 @@
+//! What a guest gets and sees of it.
