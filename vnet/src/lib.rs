@@ -1,5 +1,6 @@
 //! The library behind the `vnet` binary.
 
+pub mod bridges;
 pub mod datapath;
 pub mod definition;
 pub mod doctor;
@@ -12,3 +13,4 @@ pub mod plan;
 pub mod report;
 pub mod services;
 pub mod supervise;
+pub mod watch_definitions;

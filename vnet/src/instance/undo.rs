@@ -13,6 +13,7 @@ use super::{
     namespace,
 };
 use crate::{
+    bridges::{self, Removed},
     host::{
         NetlinkError,
         bpffs::{self, BpfFs},
@@ -171,6 +172,13 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
         Undo::PortVlans { interface, given, former } => {
             let done = give_vlan_back(*interface, given, *former).await;
             done.map_err(|error| error.to_string())
+        }
+        Undo::Bridge { name, mac, alias } => {
+            let removed = bridges::remove_if_unused(name, *mac, alias).await;
+            if let Removed::Kept(kept) = removed.map_err(|error| error.to_string())? {
+                log::warn!("{kept}");
+            }
+            Ok(())
         }
         Undo::Services { runtime } => end_services(runtime).await,
         Undo::Mount { path } => {

@@ -121,7 +121,8 @@ impl Service {
         let mut config = config::text(network, bridge, paths.files(), user())?;
         if let Ok(index) = nix::net::if_::if_nametoindex(bridge) {
             // A bridge that was made anew needs a new process: the old one is bound to the old one.
-            config += &format!("# interface index {index}\n");
+            let index = format!("# interface index {index}\n");
+            config.push_str(&index);
         }
         let running = match running {
             Some(running) => Some(running),
@@ -310,7 +311,7 @@ fn process_of(config: &Path) -> Option<Pid> {
     pids.find(|pid| is_of(*pid, config) && !is_child(*pid))
 }
 
-/// See proc_pid_stat(5): the fields that follow the program's name begin with state and parent.
+/// See `proc_pid_stat(5)`: the fields that follow the program's name begin with state and parent.
 fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
