@@ -8,6 +8,7 @@ pub mod guests;
 pub mod host;
 pub mod instance;
 pub mod matrix;
+pub mod notify;
 pub mod object;
 pub mod plan;
 pub mod report;

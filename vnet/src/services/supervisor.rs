@@ -340,9 +340,12 @@ async fn try_to_serve(entry: &Entry, directories: &Directories) -> Result<Tried,
     let running = Service::find(&network.name.value, directories)?;
     if running.is_none() {
         let addresses = wanted::dns_addresses(network);
-        let taken = taken_port(&entry.bridge, &addresses).map_err(|source| {
-            DnsmasqError::Start { network: network.name.value.clone(), source }
-        })?;
+        let taken =
+            taken_port(&entry.bridge, &addresses).map_err(|source| DnsmasqError::Probe {
+                network: network.name.value.clone(),
+                bridge: entry.bridge.clone(),
+                source,
+            })?;
         if let Some(port) = taken {
             return Ok(Tried::Taken(port));
         }

@@ -71,13 +71,14 @@ impl DefinitionWatch {
                 continue;
             };
             let deadline = (Instant::now() + QUIET).min(since + PATIENCE);
-            match timeout_at(deadline, self.inotify.read()).await {
-                Ok(events) => self.note(&events?)?,
-                Err(_) => {
-                    self.since = None;
-                    return Ok(std::mem::take(&mut self.changed));
-                }
+            // However many more there are.
+            let is_over = deadline <= Instant::now();
+            if !is_over && let Ok(events) = timeout_at(deadline, self.inotify.read()).await {
+                self.note(&events?)?;
+                continue;
             }
+            self.since = None;
+            return Ok(std::mem::take(&mut self.changed));
         }
     }
 

@@ -90,6 +90,17 @@ impl Places {
     /// Watches what there is by now. Returns the paths that have come or gone since the last time.
     pub(super) fn arm(&mut self, inotify: &Inotify) -> io::Result<BTreeSet<PathBuf>> {
         let mut changed = BTreeSet::new();
+        loop {
+            let before = self.directories.clone();
+            self.arm_once(inotify, &mut changed)?;
+            // Again, because directories may have come before somebody watched for them.
+            if self.directories == before {
+                return Ok(changed);
+            }
+        }
+    }
+
+    fn arm_once(&mut self, inotify: &Inotify, changed: &mut BTreeSet<PathBuf>) -> io::Result<()> {
         let mut wanted = BTreeSet::new();
         self.targets.clear();
         for watched in &mut self.paths {
@@ -113,8 +124,7 @@ impl Places {
             wanted.extend(path.parent().map(Path::to_owned));
         }
         wanted.extend(self.targets.keys().filter_map(|path| path.parent()).map(Path::to_owned));
-        self.watch(&wanted, inotify, &mut changed)?;
-        Ok(changed)
+        self.watch(&wanted, inotify, changed)
     }
 
     fn watch(

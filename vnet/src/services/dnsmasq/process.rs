@@ -53,10 +53,21 @@ pub enum DnsmasqError {
         /// Why.
         source: io::Error,
     },
-    /// There is no dnsmasq on this host, for example.
+    /// Whether somebody else serves the bridge is not known.
     #[error(
-        "cannot start dnsmasq for network `{network}`: {source} (is the package `dnsmasq-base` there?)"
+        "cannot ask who serves bridge `{bridge}` of network `{network}`: {source}{}",
+        port_hint(source)
     )]
+    Probe {
+        /// The network.
+        network: String,
+        /// The bridge.
+        bridge: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no dnsmasq on this host, for example.
+    #[error("cannot start dnsmasq for network `{network}`: {source}{}", start_hint(source))]
     Start {
         /// The network.
         network: String,
@@ -72,7 +83,7 @@ pub enum DnsmasqError {
         reason: String,
     },
     /// A process cannot be told or ended.
-    #[error("cannot signal dnsmasq of network `{network}`: {source}")]
+    #[error("cannot signal dnsmasq of network `{network}`: {source}{}", signal_hint(source))]
     Signal {
         /// The network.
         network: String,
@@ -85,6 +96,27 @@ pub enum DnsmasqError {
         /// The network.
         network: String,
     },
+}
+
+fn start_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; install the package `dnsmasq-base` (`dnsmasq` on Fedora)",
+        _ => "",
+    }
+}
+
+fn port_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; ports 53 and 67 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+fn signal_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; it runs as another user, which needs CAP_KILL",
+        _ => "",
+    }
 }
 
 /// What [`Service::serve`] had to do.
@@ -246,8 +278,12 @@ impl Service {
 
     /// One of another network namespace serves a bridge of the same name there.
     fn is_in_this_namespace(&self) -> bool {
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
-        of(&self.pid().to_string()) == of("thread-self")
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        match (of(&self.pid().to_string()), of("thread-self")) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            // Those of another user are shown with CAP_SYS_PTRACE only; it most likely is.
+            _ => true,
+        }
     }
 }
 
