@@ -126,7 +126,7 @@ fn forwarded_guest_gets_address_gateway_and_dns_in_both_families() -> anyhow::Re
         let (number, mask) = address.split_once('/').unwrap();
         assert!((100..=120).contains(&number.parse::<u8>()?), "{said:?}");
         assert_eq!(mask, "24");
-        assert_eq!(said[1..], ["router=192.168.122.1", "dns=192.168.122.1", "domain=lab.example"]);
+        assert_eq!(said[1..4], ["router=192.168.122.1", "dns=192.168.122.1", "domain=lab.example"]);
         assert_eq!(default_routes(&site.guest, "-4")?, ["default via 192.168.122.1 dev eth0 "]);
         assert_eq!(names(&site.guest, "upstream.example"), ["198.51.100.7"]);
 
@@ -154,7 +154,7 @@ fn isolated_guest_gets_no_default_route_and_no_names_of_the_outside() -> anyhow:
     let dns = "<host ip='192.168.122.9'><hostname>nine</hostname></host>";
     site.serve(&place, &both_families(&place, ISOLATED, "", dns));
     let said = udhcpc(&site.guest, &place)?;
-    assert_eq!(said[1..], ["router=", "dns=192.168.122.1", "domain=lab.example"]);
+    assert_eq!(said[1..4], ["router=", "dns=192.168.122.1", "domain=lab.example"]);
     wait_for_advertisement(&site.guest)?;
     site.guest.dhcpv6("eth0", &DUID, DEADLINE)?;
     assert_eq!(default_routes(&site.guest, "-4")?, [""; 0]);
@@ -193,6 +193,31 @@ fn known_guest_has_its_address_and_name_and_every_record_is_answered() -> anyhow
     // Priority, weight, port, and the name's first label (RFC 2782).
     let wanted = b"\x00\x00\x00\x00\x01\x85\x05first";
     assert!(service.windows(wanted.len()).any(|at| at == wanted), "{service:?}");
+    site.end(&place);
+    Ok(())
+}
+
+#[test]
+fn guest_is_told_what_to_boot_and_fetches_it() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new()?;
+    let place = Place::new("clients-boot");
+    let root = place.0.join("tftp");
+    fs::create_dir(&root)?;
+    fs::write(root.join("pxelinux.0"), "boot me")?;
+    let network = network(&format!(
+        "<network><name>n</name><bridge name='virbr0'/><dns enable='no'/>\
+         <ip address='192.168.122.1' prefix='24'><tftp root='{}'/><dhcp>\
+         <range start='192.168.122.100' end='192.168.122.120'/><bootp file='pxelinux.0'/></dhcp>\
+         </ip></network>",
+        root.display()
+    ));
+    site.serve(&place, &network);
+    let said = udhcpc(&site.guest, &place)?;
+    assert_eq!(said[4], "boot=pxelinux.0 from 192.168.122.1");
+    assert_eq!(site.guest.curl("tftp://192.168.122.1/pxelinux.0")?, b"boot me");
     site.end(&place);
     Ok(())
 }

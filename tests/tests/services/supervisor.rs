@@ -5,6 +5,7 @@ use std::{fs, process::Command};
 use nix::{sys::signal::Signal, unistd::Pid};
 use vnet::{
     definition::Network,
+    instance::{self, Journal, Lock, Name, Undo, Whose},
     services::{self, Change, Supervisor},
 };
 use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig};
@@ -271,5 +272,33 @@ fn bridge_that_is_made_anew_gets_a_new_process() -> anyhow::Result<()> {
         supervisor.stop().await;
     });
     assert_eq!(processes(&place), Vec::<u32>::new());
+    Ok(())
+}
+
+#[test]
+fn services_of_a_dead_daemon_end_with_its_journal() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    make_bridge(&lab.host, 1)?;
+    let place = Place::new("supervisor-journal");
+    let name: Name = format!("services-{}", std::process::id()).parse()?;
+    in_namespace(&lab.host, async {
+        let lock = Lock::take(&name).unwrap();
+        let mut journal = Journal::begin(&lock).unwrap();
+        let directories = place.directories();
+        journal.record(Undo::Services { runtime: directories.runtime.clone() }).unwrap();
+        let mut supervisor = Supervisor::new(directories);
+        apply(&mut supervisor, &[on_bridge(1, "")]).await;
+        drop((supervisor, journal));
+        assert_eq!(processes(&place).len(), 1);
+        let outcome = instance::undo(&lock, Whose::Anybodys).await;
+        assert!(outcome.is_complete(), "{outcome:?}");
+        lock.release();
+    });
+    assert_eq!(processes(&place), Vec::<u32>::new());
+    assert!(!place.directories().runtime.exists());
+    assert!(place.directories().leases.join("n1.leases").exists());
     Ok(())
 }

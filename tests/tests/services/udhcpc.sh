@@ -6,4 +6,5 @@ ip address replace "$ip/$mask" dev "$interface"
 for gateway in $router; do
     ip route add default via "$gateway"
 done
-printf '%s\n' "ip=$ip/$mask" "router=$router" "dns=$dns" "domain=$domain" >"$SAID"
+printf '%s\n' "ip=$ip/$mask" "router=$router" "dns=$dns" "domain=$domain" \
+    "boot=$boot_file from $siaddr" >"$SAID"

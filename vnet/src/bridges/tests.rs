@@ -108,6 +108,33 @@ fn our_own_bridge_follows_its_definition() {
 }
 
 #[test]
+fn outlook_has_nothing_left_to_do() {
+    let made = nat("made", "<bridge name='virbr1'/>", "<ip address='10.0.0.1' prefix='8'/>");
+    let ours = nat(
+        "ours",
+        "<bridge name='virbr0'/><mtu size='9000'/>",
+        "<ip family='ipv6' address='fd00::1' prefix='64'/>",
+    );
+    let host = Host::with_loopback()
+        .link(5, "virbr0", LinkKind::Bridge)
+        .change(|link| {
+            link.alias = Some(owner().alias("ours"));
+            link.flags = LinkFlags::empty();
+        })
+        .address("192.168.9.1/24");
+    let definitions = [made, ours];
+    let steps = plan(&definitions, &host.0, &owner());
+    assert_eq!(steps.len(), 5, "{steps:?}");
+    let later = outlook(&steps, &host.0);
+    assert_eq!(plan(&definitions, &later, &owner()), []);
+    assert_eq!(later.link_named("virbr1").unwrap().index, 6);
+    let removal = plan_removal(&definitions[..1], &later, &owner());
+    let later = outlook(&removal.steps, &later);
+    assert!(later.link_named("virbr0").is_none());
+    assert_eq!(later.addresses_of(5).count(), 0);
+}
+
+#[test]
 fn bridge_of_a_network_that_has_gone_is_removed_unless_somebody_is_on_it() {
     let ours = |host: Host, index, name: &str, network: &str| {
         host.link(index, name, LinkKind::Bridge)

@@ -1,7 +1,7 @@
 //! Keeps a dnsmasq at each bridge that wants one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     io,
     path::{Path, PathBuf},
@@ -190,8 +190,8 @@ impl Supervisor {
     }
 
     async fn stop_unwanted(&mut self, wanted: &[Wanted<'_>], changes: &mut Vec<Change>) {
-        let is_wanted =
-            |name: &String| wanted.iter().any(|wanted| wanted.network.name.value == *name);
+        let names: BTreeSet<&String> = wanted.iter().map(|it| &it.network.name.value).collect();
+        let is_wanted = |name: &String| names.contains(name);
         let mut unwanted: Vec<String> =
             self.entries.keys().filter(|name| !is_wanted(name)).cloned().collect();
         if !self.is_swept {
