@@ -1,9 +1,9 @@
 //! Bridges that definitions name and the host does not have (`--create-bridges`).
 //!
-//! [`plan()`], [`outlook`] for checks before anything is changed, and [`apply`]; at the end, and when networks have gone,
-//! [`plan_removal`]. A bridge is ours if its alias says so (`ip -d link`): that outlives the daemon,
-//! and what somebody else has made is never changed nor removed. Neither is a bridge that has ports:
-//! they are guests', who would lose their network for good.
+//! [`plan()`], [`outlook()`] for checks before anything is changed, and [`apply()`]; at the end, and
+//! when networks have gone, [`plan_removal`]. A bridge is ours if its alias says so (`ip -d link`):
+//! that outlives the daemon, and what somebody else has made is never changed nor removed. Neither is
+//! a bridge that has ports: they are guests', who would lose their network for good.
 
 mod apply;
 mod describe;

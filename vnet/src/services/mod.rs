@@ -7,6 +7,7 @@ mod backoff;
 mod change;
 pub mod dnsmasq;
 mod others;
+mod served;
 mod supervisor;
 mod wanted;
 

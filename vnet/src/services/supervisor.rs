@@ -3,14 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::pending,
-    io,
     path::{Path, PathBuf},
 };
 
+use futures::future::join_all;
 use nix::net::if_::if_nametoindex;
 use tokio::{
     sync::mpsc,
-    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 
@@ -19,8 +18,8 @@ use super::{
     backoff::Backoff,
     change::{Change, ServiceState, What},
     dnsmasq::{self, Directories, DnsmasqError, Service},
-    others::taken_port,
-    wanted::{self, Wanted},
+    served::{Ended, Served, Tried, serve_unless_taken},
+    wanted::Wanted,
 };
 use crate::definition::Network;
 
@@ -28,6 +27,9 @@ use crate::definition::Network;
 const RUNTIME: &str = "dnsmasq";
 /// Where leases outlive the instances; each has a directory of its own.
 const STATE_ROOT: &str = "/var/lib/vnet";
+
+/// How many processes are started at the same time.
+const AT_A_TIME: usize = 8;
 
 /// The services of an instance.
 ///
@@ -61,25 +63,6 @@ enum Status {
     NoBridge,
     /// Why the last try failed, or that it has ended.
     Down(String),
-}
-
-#[derive(Debug)]
-struct Served {
-    service: Service,
-    since: Instant,
-    watch: JoinHandle<()>,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.watch.abort();
-    }
-}
-
-#[derive(Debug)]
-struct Ended {
-    network: String,
-    process: u32,
 }
 
 /// A network that needs to be looked after, from [`Supervisor::wait`].
@@ -116,9 +99,11 @@ impl Supervisor {
     pub async fn apply(&mut self, wanted: &[Wanted<'_>]) -> Vec<Change> {
         let mut changes = Vec::new();
         self.stop_unwanted(wanted, &mut changes).await;
+        let mut to_serve = Vec::new();
         for wanted in wanted {
-            self.make_so(*wanted, &mut changes).await;
+            to_serve.extend(self.update(*wanted, &mut changes).await);
         }
+        self.serve(&to_serve, &mut changes).await;
         changes
     }
 
@@ -167,7 +152,7 @@ impl Supervisor {
             changes.push(Change { network: name.clone(), what: What::Ended { process, next } });
         }
         if entry.backoff.due().is_some_and(|due| due <= Instant::now()) {
-            self.bring_up(&name, None, &mut changes).await;
+            self.serve(&[(name, None)], &mut changes).await;
         }
         changes
     }
@@ -217,19 +202,25 @@ impl Supervisor {
         changes.push(Change { network: network.to_owned(), what });
     }
 
-    async fn make_so(&mut self, wanted: Wanted<'_>, changes: &mut Vec<Change>) {
+    /// Makes the entry what is wanted. Returns its name and what the operator knows of it if there is
+    /// something to be done about its process.
+    async fn update(
+        &mut self,
+        wanted: Wanted<'_>,
+        changes: &mut Vec<Change>,
+    ) -> Option<(String, Option<Said>)> {
         let name = &wanted.network.name.value;
         let index = if_nametoindex(wanted.bridge).ok();
-        let former = self.entries.get(name).map(|entry| &entry.status);
-        let was = former.map(Said::of);
-        let is_same = self.entries.get(name).is_some_and(|entry| {
-            entry.network == *wanted.network
-                && entry.bridge == wanted.bridge
-                && entry.index == index
-        });
+        let former = self.entries.get(name);
+        let was = former.map(|entry| Said::of(&entry.status));
         // Whoever else served it may have gone, and nobody tells.
-        if is_same && !matches!(former, Some(Status::LeftAlone(_))) {
-            return;
+        if let Some(entry) = former
+            && !matches!(entry.status, Status::LeftAlone(_))
+            && entry.network == *wanted.network
+            && entry.bridge == wanted.bridge
+            && entry.index == index
+        {
+            return None;
         }
         let entry = self.entries.entry(name.clone()).or_insert_with(|| Entry {
             network: wanted.network.clone(),
@@ -244,32 +235,48 @@ impl Supervisor {
         }
         wanted.bridge.clone_into(&mut entry.bridge);
         entry.index = index;
-        if index.is_none() {
-            entry.status = Status::NoBridge;
-            entry.backoff.settle();
-            let bridge = wanted.bridge.to_owned();
-            self.end(name, changes).await;
-            if was != Some(Said::NoBridge) {
-                changes.push(Change { network: name.clone(), what: What::NoBridge { bridge } });
-            }
-            return;
+        if index.is_some() {
+            return Some((name.clone(), was));
         }
-        let name = name.clone();
-        self.bring_up(&name, was, changes).await;
+        entry.status = Status::NoBridge;
+        entry.backoff.settle();
+        self.end(name, changes).await;
+        if was != Some(Said::NoBridge) {
+            let what = What::NoBridge { bridge: wanted.bridge.to_owned() };
+            changes.push(Change { network: name.clone(), what });
+        }
+        None
     }
 
-    /// Makes the process what the entry says, unless somebody else is there. `was` is what has been
-    /// said of it before, to say it once.
-    async fn bring_up(&mut self, name: &str, was: Option<Said>, changes: &mut Vec<Change>) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
-        let held = std::mem::replace(&mut entry.status, Status::NoBridge);
-        let began = match &held {
+    /// Makes the processes what the entries of these names say, several at a time.
+    async fn serve(&mut self, names: &[(String, Option<Said>)], changes: &mut Vec<Change>) {
+        for names in names.chunks(AT_A_TIME) {
+            let mut tries = Vec::new();
+            for (name, was) in names {
+                if let Some(entry) = self.entries.get(name) {
+                    tries.push(try_to_serve(name, *was, entry, &self.directories));
+                }
+            }
+            for (name, was, tried) in join_all(tries).await {
+                let what = self.note(name, was, tried);
+                changes.extend(what.map(|what| Change { network: name.to_owned(), what }));
+            }
+        }
+    }
+
+    /// Notes how a try has ended. Returns what is to be said of it that has not been said before.
+    fn note(
+        &mut self,
+        name: &str,
+        was: Option<Said>,
+        tried: Result<Tried, DnsmasqError>,
+    ) -> Option<What> {
+        let entry = self.entries.get_mut(name)?;
+        let began = match &entry.status {
             Status::Serving(served) => Some((served.service.pid(), served.since)),
             _ => None,
         };
-        let tried = try_to_serve(entry, &self.directories).await;
-        drop(held);
-        let what = match tried {
+        match tried {
             Ok(Tried::Taken(port)) => {
                 entry.backoff.settle();
                 entry.status = Status::LeftAlone(port);
@@ -281,8 +288,8 @@ impl Supervisor {
                 let process = service.pid();
                 let before = began.filter(|(before, _)| *before == process);
                 let since = before.map_or_else(Instant::now, |(_, since)| since);
-                let watch = watch(name, &service, &self.report_end);
-                entry.status = Status::Serving(Served { service, since, watch });
+                let served = Served::new(name, service, since, &self.report_end);
+                entry.status = Status::Serving(served);
                 match change {
                     dnsmasq::Change::None if before.is_some() => None,
                     dnsmasq::Change::None => Some(What::TakenOver { process }),
@@ -298,8 +305,7 @@ impl Supervisor {
                 let next = entry.backoff.failed(None, Instant::now());
                 Some(What::Failed { error, next })
             }
-        };
-        changes.extend(what.map(|what| Change { network: name.to_owned(), what }));
+        }
     }
 }
 
@@ -330,51 +336,14 @@ impl Said {
     }
 }
 
-enum Tried {
-    Served(Service, dnsmasq::Change),
-    Taken(Port),
-}
-
-async fn try_to_serve(entry: &Entry, directories: &Directories) -> Result<Tried, DnsmasqError> {
-    let network = &entry.network;
-    let running = Service::find(&network.name.value, directories)?;
-    if running.is_none() {
-        let addresses = wanted::dns_addresses(network);
-        let taken =
-            taken_port(&entry.bridge, &addresses).map_err(|source| DnsmasqError::Probe {
-                network: network.name.value.clone(),
-                bridge: entry.bridge.clone(),
-                source,
-            })?;
-        if let Some(port) = taken {
-            return Ok(Tried::Taken(port));
-        }
-    }
-    let (service, change) = Service::serve(network, &entry.bridge, directories, running).await?;
-    Ok(Tried::Served(service, change))
-}
-
-/// Reports the end of a process.
-fn watch(
-    network: &str,
-    service: &Service,
-    report: &mpsc::UnboundedSender<Ended>,
-) -> JoinHandle<()> {
-    let ended = Ended { network: network.to_owned(), process: service.pid() };
-    let report = report.clone();
-    let end = service.end_of_process();
-    tokio::spawn(async move {
-        match end {
-            Ok(end) => end.await,
-            // No descriptor is left for it: nobody notices its end before the next change.
-            Err(error) => {
-                let network = &ended.network;
-                log::warn!("cannot watch dnsmasq of network `{network}`: {error}");
-                pending::<io::Result<()>>().await.ok();
-            }
-        }
-        let _ = report.send(ended);
-    })
+async fn try_to_serve<'a>(
+    name: &'a str,
+    was: Option<Said>,
+    entry: &Entry,
+    directories: &Directories,
+) -> (&'a str, Option<Said>, Result<Tried, DnsmasqError>) {
+    let tried = serve_unless_taken(&entry.network, &entry.bridge, directories).await;
+    (name, was, tried)
 }
 
 async fn at(next: Option<(Instant, &String)>) -> String {

@@ -184,7 +184,9 @@ impl Service {
     pub fn find(network: &str, directories: &Directories) -> Result<Option<Self>, DnsmasqError> {
         let paths = Paths::of(network, directories);
         let pid = read_pid(&paths.pid).filter(|pid| is_of(*pid, &paths.config));
-        let Some(pid) = pid.or_else(|| process_of(&paths.config)) else { return Ok(None) };
+        // Looking at every process is for those only that may have lost their pid file.
+        let search = || paths.config.exists().then(|| process_of(&paths.config)).flatten();
+        let Some(pid) = pid.or_else(search) else { return Ok(None) };
         Self::open(network, paths, pid)
     }
 
