@@ -189,6 +189,8 @@ fn missing_bpffs_is_named_because_mounting_it_needs_more() -> anyhow::Result<()>
         "{}",
         output.stderr
     );
+    let left = Path::new("/run/vnet").join(place.0.file_name().unwrap());
+    assert!(!left.exists(), "{}: {}", left.display(), output.stderr);
     Ok(())
 }
 
