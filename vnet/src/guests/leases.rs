@@ -9,7 +9,7 @@ use std::{fs, net::IpAddr, path::Path};
 use serde::Deserialize;
 
 use super::duid;
-use crate::definition::MacAddress;
+use crate::{definition::MacAddress, services::dnsmasq::file_stem};
 
 /// An address that a guest was lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,10 @@ pub fn read(directory: &Path, network: &str, bridge: &str, now: u64) -> Vec<Leas
     let text = |name: String| fs::read_to_string(directory.join(name)).unwrap_or_default();
     let mut entries = status_entries(&text(format!("{bridge}.status")));
     entries.extend(lease_entries(&text(format!("{network}.leases"))));
+    let ours = file_stem(network);
+    if ours != network {
+        entries.extend(lease_entries(&text(format!("{ours}.leases"))));
+    }
     leases(entries, now)
 }
 

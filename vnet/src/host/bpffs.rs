@@ -98,7 +98,8 @@ fn is_bpf(path: &Path) -> bool {
 impl BpfFs {
     /// Unmounts it if we mounted it and nothing is pinned in it. Returns whether it did.
     pub fn release(self) -> Result<bool, BpfFsError> {
-        if !self.mounted_here || !is_unused(&self.path) {
+        // Without CAP_SYS_ADMIN it was not mounted, and asking to unmount it would be refused.
+        if !self.mounted_here || !is_bpf(&self.path) || !is_unused(&self.path) {
             return Ok(false);
         }
         match umount2(&self.path, MntFlags::UMOUNT_NOFOLLOW) {

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{
     Bond, Hop, InterfaceAddress, Ipv6Settings, Link, LinkKind, LinkLayer, Port, Route, Snapshot,
     address::{AddressFlags, AddressScope},
-    link::{BondMode, LinkFlags},
+    link::{BondMode, LinkFlags, SpanningTree},
     route::{RouteProtocol, RouteScope, RouteType, TABLE_LOCAL, TABLE_MAIN},
 };
 
@@ -39,6 +39,9 @@ impl Host {
             }),
             vlan_filtering: (kind == LinkKind::Bridge).then_some(false),
             default_vlan: (kind == LinkKind::Bridge).then_some(1),
+            spanning_tree: (kind == LinkKind::Bridge)
+                .then_some(SpanningTree { on: false, forward_delay: 0 }),
+            alias: None,
             kind,
             layer,
             flags: LinkFlags::Up | LinkFlags::LowerUp,

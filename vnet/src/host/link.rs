@@ -41,6 +41,10 @@ pub struct Link {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that a bridge gives to new ports; `None` for none, and for anything else.
     pub default_vlan: Option<u16>,
+    /// The spanning tree settings of a bridge.
+    pub spanning_tree: Option<SpanningTree>,
+    /// What somebody has noted about it (`ip link set IF alias …`).
+    pub alias: Option<String>,
     /// Its IPv6 parameters; `None` where there is no IPv6, as in a kernel without it.
     pub ipv6: Option<Ipv6Settings>,
 }
@@ -98,6 +102,15 @@ pub struct Bond {
     pub arp_interval: u32,
 }
 
+/// How a bridge keeps loops out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanningTree {
+    /// Whether the protocol runs.
+    pub on: bool,
+    /// How long a new port listens, and then learns, in hundredths of a second (`clock_t`).
+    pub forward_delay: u32,
+}
+
 /// What an enslaved interface is to its master (`IFLA_INFO_SLAVE_KIND`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Port {
@@ -133,6 +146,7 @@ impl Link {
         const IFLA_LINK: u16 = 5;
         const IFLA_MASTER: u16 = 10;
         const IFLA_LINKINFO: u16 = 18;
+        const IFLA_IFALIAS: u16 = 20;
         const IFLA_AF_SPEC: u16 = 26;
         const IFLA_LINK_NETNSID: u16 = 37;
 
@@ -158,6 +172,8 @@ impl Link {
             bond: None,
             vlan_filtering: None,
             default_vlan: None,
+            spanning_tree: None,
+            alias: None,
             ipv6: None,
         };
         for (kind, payload) in attributes(body.get(16..)?) {
@@ -168,6 +184,7 @@ impl Link {
                 IFLA_LINK => link.parent = u32_at(payload, 0).filter(|index| *index != 0),
                 IFLA_LINK_NETNSID => link.parent_is_foreign = true,
                 IFLA_MASTER => link.master = u32_at(payload, 0).filter(|index| *index != 0),
+                IFLA_IFALIAS => link.alias = Some(string(payload)).filter(|text| !text.is_empty()),
                 IFLA_AF_SPEC => link.ipv6 = Ipv6Settings::parse(payload),
                 IFLA_LINKINFO => link.read_info(payload, hardware),
                 _ => {}
@@ -204,6 +221,8 @@ impl Link {
         const IFLA_BOND_MODE: u16 = 1;
         const IFLA_BOND_MIIMON: u16 = 3;
         const IFLA_BOND_ARP_INTERVAL: u16 = 7;
+        const IFLA_BR_FORWARD_DELAY: u16 = 1;
+        const IFLA_BR_STP_STATE: u16 = 5;
         const IFLA_BR_VLAN_FILTERING: u16 = 7;
         const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
         const IFLA_VLAN_ID: u16 = 1;
@@ -219,6 +238,10 @@ impl Link {
                 self.default_vlan = find(IFLA_BR_VLAN_DEFAULT_PVID)
                     .and_then(|payload| u16_at(payload, 0))
                     .filter(|id| *id != 0);
+                self.spanning_tree = Some(SpanningTree {
+                    on: number(IFLA_BR_STP_STATE) != 0,
+                    forward_delay: number(IFLA_BR_FORWARD_DELAY),
+                });
             }
             LinkKind::Bond => {
                 self.bond = find(IFLA_BOND_MODE).and_then(<[u8]>::first).map(|mode| Bond {
@@ -334,6 +357,17 @@ mod tests {
             link(1, 0, |body| push_nested(body, 18, &data)).default_vlan
         };
         assert_eq!((default(1), default(77), default(0)), (Some(1), Some(77), None));
+    }
+
+    #[test]
+    fn bridge_tells_of_its_spanning_tree_and_its_alias() {
+        let data = info("bridge", &[(1, &200_u32.to_ne_bytes()), (5, &1_u32.to_ne_bytes())]);
+        let bridge = link(1, 0, |body| {
+            push_nested(body, 18, &data);
+            push_string(body, 20, "somebody's");
+        });
+        assert_eq!(bridge.spanning_tree, Some(SpanningTree { on: true, forward_delay: 200 }));
+        assert_eq!(bridge.alias.as_deref(), Some("somebody's"));
     }
 
     #[test]

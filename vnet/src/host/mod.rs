@@ -9,6 +9,7 @@
 
 pub mod address;
 pub mod bpffs;
+pub mod bridge;
 pub mod bridge_port;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -27,7 +28,7 @@ pub mod watch;
 pub use address::InterfaceAddress;
 pub use gateway_route::GatewayRoute;
 pub use ipv6::Ipv6Settings;
-pub use link::{Bond, BondMode, Link, LinkKind, LinkLayer, Port};
+pub use link::{Bond, BondMode, Link, LinkKind, LinkLayer, Port, SpanningTree};
 pub use netlink::NetlinkError;
 pub use route::{Hop, Route};
 pub use snapshot::{Snapshot, snapshot};

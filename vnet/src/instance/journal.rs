@@ -56,6 +56,20 @@ pub enum Undo {
         /// The one that it had, if any.
         former: Option<PortVlan>,
     },
+    /// Delete a bridge, unless it has ports by now: their guests would lose their network for good.
+    Bridge {
+        /// Its name.
+        name: String,
+        /// Its hardware address, by which one is known that has no alias yet.
+        mac: [u8; 6],
+        /// What says that it is ours.
+        alias: String,
+    },
+    /// End every dnsmasq that is found by its files here, and remove these.
+    Services {
+        /// The directory: `services::dnsmasq::Directories::runtime`.
+        runtime: PathBuf,
+    },
     /// Unmount the BPF file system.
     Mount {
         /// Where it is mounted.

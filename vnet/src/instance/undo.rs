@@ -12,12 +12,16 @@ use super::{
     journal::{self, Entries, Owner},
     namespace,
 };
-use crate::host::{
-    NetlinkError,
-    bpffs::{self, BpfFs},
-    bridge_port::{self, PortVlan},
-    qdisc,
-    sysctl::{self, SysctlError},
+use crate::{
+    bridges::{self, Removed},
+    host::{
+        NetlinkError,
+        bpffs::{self, BpfFs},
+        bridge_port::{self, PortVlan},
+        qdisc,
+        sysctl::{self, SysctlError},
+    },
+    services::{Supervisor, dnsmasq::Directories},
 };
 
 /// Whose journal is wanted.
@@ -133,7 +137,7 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
     let (qdiscs, rest): (Vec<_>, Vec<_>) =
         undos.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
     for undo in rest.into_iter().chain(qdiscs) {
-        if namespace_is_gone && !matches!(undo, Undo::Pins { .. } | Undo::Mount { .. }) {
+        if namespace_is_gone && !outlives_namespace(undo) {
             continue;
         }
         if let Err(failure) = take_back(undo).await {
@@ -167,6 +171,10 @@ pub async fn retract(journal: &mut Journal, unwanted: &[Undo]) -> Vec<String> {
     failures
 }
 
+fn outlives_namespace(undo: &Undo) -> bool {
+    matches!(undo, Undo::Pins { .. } | Undo::Mount { .. } | Undo::Services { .. })
+}
+
 async fn take_back(undo: &Undo) -> Result<(), String> {
     match undo {
         Undo::Sysctl { name, former, given } => {
@@ -184,6 +192,14 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
             let done = give_vlan_back(*interface, given, *former).await;
             done.map_err(|error| error.to_string())
         }
+        Undo::Bridge { name, mac, alias } => {
+            let removed = bridges::remove_if_unused(name, *mac, alias).await;
+            if let Removed::Kept(kept) = removed.map_err(|error| error.to_string())? {
+                log::warn!("{kept}");
+            }
+            Ok(())
+        }
+        Undo::Services { runtime } => end_services(runtime).await,
         Undo::Mount { path } => {
             let mounted = BpfFs { path: path.clone(), mounted_here: true };
             mounted.release().map(|_| ()).map_err(|error| error.to_string())
@@ -198,6 +214,15 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
         }
         Undo::Clsact { interface } => absent_interface_is_fine(delete_unused(*interface).await),
     }
+}
+
+async fn end_services(runtime: &Path) -> Result<(), String> {
+    // Leases stay, wherever they are.
+    let directories = Directories { runtime: runtime.to_owned(), leases: runtime.to_owned() };
+    let changes = Supervisor::new(directories).stop().await;
+    let failed: Vec<_> =
+        changes.iter().filter(|it| it.what.is_bad()).map(ToString::to_string).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
 }
 
 /// VLANs that somebody else has given the port stay.

@@ -1,6 +1,17 @@
 //! What guests ask the host for: addresses and names.
+//!
+//! [`plan`] says which networks want a service, [`Supervisor::apply`] makes it so, and
+//! [`Supervisor::wait`] and [`Supervisor::tend`] keep it so.
 
+mod backoff;
+mod change;
 pub mod dnsmasq;
 mod others;
+mod served;
+mod supervisor;
+mod wanted;
 
+pub use change::{Change, ServiceState, What};
 pub use others::{Port, taken_port};
+pub use supervisor::{Due, Supervisor};
+pub use wanted::{Wanted, plan};

@@ -34,7 +34,7 @@ const fn tool(
     Tool { program, apt, dnf, smallest_set }
 }
 
-pub const TOOLS: [Tool; 14] = [
+pub const TOOLS: [Tool; 15] = [
     tool("ip", &["iproute2"], "iproute", ToolSet::Demo),
     tool("nft", &["nftables"], "nftables", ToolSet::Demo),
     tool("tcpdump", &["tcpdump"], "tcpdump", ToolSet::Demo),
@@ -45,6 +45,7 @@ pub const TOOLS: [Tool; 14] = [
     tool("curl", &["curl"], "curl", ToolSet::Demo),
     tool("conntrack", &["conntrack"], "conntrack-tools", ToolSet::Demo),
     tool("dnsmasq", &["dnsmasq-base"], "dnsmasq", ToolSet::Tests),
+    tool("busybox", &["busybox"], "busybox", ToolSet::Tests),
     // Ubuntu has no real package of that name.
     tool("bpftool", &["bpftool", "linux-tools-common"], "bpftool", ToolSet::Tests),
     tool("traceroute", &["traceroute"], "traceroute", ToolSet::Tests),
@@ -84,6 +85,6 @@ mod tests {
     fn real_host_needs_no_tools_the_demo_some_the_tests_more_and_a_virtual_machine_most() {
         let count = |set: ToolSet| TOOLS.iter().filter(|tool| set.holds(tool)).count();
         let sets = [ToolSet::None, ToolSet::Demo, ToolSet::Tests, ToolSet::Vm];
-        assert_eq!(sets.map(count), [0, 9, 13, 14]);
+        assert_eq!(sets.map(count), [0, 9, 14, 15]);
     }
 }

@@ -7,16 +7,17 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
 use nix::unistd::User;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, process::Command};
 
 use super::{
-    config::{self, ConfigError, Files},
+    config::{self, ConfigError},
+    files::{Paths, make_directory, networks_in, write_if_changed},
     hosts,
 };
 use crate::definition::Network;
@@ -26,6 +27,8 @@ const PROGRAM: &str = "dnsmasq";
 const USERS: [&str; 3] = ["dnsmasq", "libvirt-dnsmasq", "nobody"];
 /// How long it may take to end.
 const END: Duration = Duration::from_secs(5);
+/// How long it may take to listen.
+const START: Duration = Duration::from_secs(30);
 
 /// Where an instance's services keep their files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +53,21 @@ pub enum DnsmasqError {
         /// Why.
         source: io::Error,
     },
-    /// There is no dnsmasq on this host, for example.
+    /// Whether somebody else serves the bridge is not known.
     #[error(
-        "cannot start dnsmasq for network `{network}`: {source} (is the package `dnsmasq-base` there?)"
+        "cannot ask who serves bridge `{bridge}` of network `{network}`: {source}{}",
+        port_hint(source)
     )]
+    Probe {
+        /// The network.
+        network: String,
+        /// The bridge.
+        bridge: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no dnsmasq on this host, for example.
+    #[error("cannot start dnsmasq for network `{network}`: {source}{}", start_hint(source))]
     Start {
         /// The network.
         network: String,
@@ -69,7 +83,7 @@ pub enum DnsmasqError {
         reason: String,
     },
     /// A process cannot be told or ended.
-    #[error("cannot signal dnsmasq of network `{network}`: {source}")]
+    #[error("cannot signal dnsmasq of network `{network}`: {source}{}", signal_hint(source))]
     Signal {
         /// The network.
         network: String,
@@ -82,6 +96,27 @@ pub enum DnsmasqError {
         /// The network.
         network: String,
     },
+}
+
+fn start_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "; install the package `dnsmasq-base` (`dnsmasq` on Fedora)",
+        _ => "",
+    }
+}
+
+fn port_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; ports 53 and 67 need CAP_NET_BIND_SERVICE",
+        _ => "",
+    }
+}
+
+fn signal_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; it runs as another user, which needs CAP_KILL",
+        _ => "",
+    }
 }
 
 /// What [`Service::serve`] had to do.
@@ -104,15 +139,6 @@ pub struct Service {
     pid: Pid,
 }
 
-#[derive(Debug)]
-struct Paths {
-    config: PathBuf,
-    pid: PathBuf,
-    leases: PathBuf,
-    reserved: PathBuf,
-    records: PathBuf,
-}
-
 impl Service {
     /// Makes a network's dnsmasq what its definition says: starts it, has it read its files again, or
     /// leaves it alone. `running` is what an earlier call has returned, if it was this process's.
@@ -124,13 +150,12 @@ impl Service {
     ) -> Result<(Self, Change), DnsmasqError> {
         let name = &network.name.value;
         let paths = Paths::of(name, directories);
-        let files = Files {
-            pid: &paths.pid,
-            leases: &paths.leases,
-            reserved: &paths.reserved,
-            records: &paths.records,
-        };
-        let config = config::text(network, bridge, files, user())?;
+        let mut config = config::text(network, bridge, paths.files(), user())?;
+        if let Ok(index) = nix::net::if_::if_nametoindex(bridge) {
+            // A bridge that was made anew needs a new process: the old one is bound to the old one.
+            let index = format!("# interface index {index}\n");
+            config.push_str(&index);
+        }
         let running = match running {
             Some(running) => Some(running),
             None => Self::find(name, directories)?,
@@ -141,7 +166,7 @@ impl Service {
         reload |= write_if_changed(&paths.records, &hosts::records(network))?;
         let restart = write_if_changed(&paths.config, &config)?;
         if let Some(running) = running.filter(Self::is_alive) {
-            if !restart {
+            if !restart && running.is_in_this_namespace() {
                 if !reload {
                     return Ok((running, Change::None));
                 }
@@ -150,14 +175,42 @@ impl Service {
             }
             running.end().await?;
         }
-        let started = start(name, &paths, directories)?;
+        let started = start(name, &paths, directories).await?;
         Ok((started, Change::Started))
     }
 
-    /// The process that an earlier daemon has left to serve a network.
+    /// The process that an earlier daemon has left to serve a network. `None` also if the number in
+    /// its pid file is another process's by now.
     pub fn find(network: &str, directories: &Directories) -> Result<Option<Self>, DnsmasqError> {
         let paths = Paths::of(network, directories);
-        let Some(pid) = read_pid(&paths.pid) else { return Ok(None) };
+        let pid = read_pid(&paths.pid).filter(|pid| is_of(*pid, &paths.config));
+        // Looking at every process is for those only that may have lost their pid file.
+        let search = || paths.config.exists().then(|| process_of(&paths.config)).flatten();
+        let Some(pid) = pid.or_else(search) else { return Ok(None) };
+        Self::open(network, paths, pid)
+    }
+
+    /// The networks that an earlier daemon has left files of, and perhaps processes.
+    pub fn left_behind(directories: &Directories) -> Result<Vec<String>, DnsmasqError> {
+        let path = &directories.runtime;
+        networks_in(path).map_err(|source| DnsmasqError::File { path: path.clone(), source })
+    }
+
+    /// Ends what an earlier daemon has left to serve a network, and removes its files but for the
+    /// leases. Returns whether there was a process.
+    pub async fn stop_left_behind(
+        network: &str,
+        directories: &Directories,
+    ) -> Result<bool, DnsmasqError> {
+        if let Some(service) = Self::find(network, directories)? {
+            service.stop().await?;
+            return Ok(true);
+        }
+        Paths::of(network, directories).remove()?;
+        Ok(false)
+    }
+
+    fn open(network: &str, paths: Paths, pid: Pid) -> Result<Option<Self>, DnsmasqError> {
         let failed = |source| DnsmasqError::Signal { network: network.to_owned(), source };
         let process = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(process) => process,
@@ -185,21 +238,28 @@ impl Service {
         self.process.readable().await.map(drop)
     }
 
+    /// What waits for the process's end without borrowing this.
+    pub fn end_of_process(&self) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let process = self.process.get_ref().try_clone()?;
+        // SAFETY: the registration owns the descriptor and is the only one that ever closes it.
+        let process = unsafe { AsyncFd::register(process) }?;
+        Ok(async move {
+            // An error means the end, too: whoever asks looks at the process again.
+            let _ = process.readable().await;
+        })
+    }
+
     /// Ends it and removes its files but for the leases.
     pub async fn stop(self) -> Result<(), DnsmasqError> {
-        let paths =
-            [&self.paths.config, &self.paths.pid, &self.paths.reserved, &self.paths.records]
-                .map(Clone::clone);
         self.end().await?;
-        for path in paths {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(DnsmasqError::File { path, source });
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        self.paths.remove()
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        // A zombie of another parent still has its number, but no command line.
+        is_of(self.pid, &self.paths.config)
     }
 
     async fn end(&self) -> Result<(), DnsmasqError> {
@@ -218,37 +278,36 @@ impl Service {
         }
     }
 
-    fn is_alive(&self) -> bool {
-        // A zombie of another parent still has its number, but no command line.
-        is_of(self.pid, &self.paths.config)
-    }
-}
-
-impl Paths {
-    fn of(network: &str, directories: &Directories) -> Self {
-        let file = |ending: &str| directories.runtime.join(format!("{network}.{ending}"));
-        Self {
-            config: file("conf"),
-            pid: file("pid"),
-            reserved: file("hosts"),
-            records: file("names"),
-            leases: directories.leases.join(format!("{network}.leases")),
+    /// One of another network namespace serves a bridge of the same name there.
+    fn is_in_this_namespace(&self) -> bool {
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        match (of(&self.pid().to_string()), of("thread-self")) {
+            (Ok(theirs), Ok(ours)) => theirs == ours,
+            // Those of another user are shown with CAP_SYS_PTRACE only; it most likely is.
+            _ => true,
         }
     }
 }
 
 /// Starts it; returns when it listens.
-fn start(network: &str, paths: &Paths, directories: &Directories) -> Result<Service, DnsmasqError> {
+async fn start(
+    network: &str,
+    paths: &Paths,
+    directories: &Directories,
+) -> Result<Service, DnsmasqError> {
     let failed = |source| DnsmasqError::Start { network: network.to_owned(), source };
     let refused = |reason: String| DnsmasqError::Refused { network: network.to_owned(), reason };
     // In the background it tells by its exit code whether it could begin.
     let output = Command::new(PROGRAM)
         .arg(config_argument(&paths.config))
         .current_dir("/")
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .output()
-        .map_err(failed)?;
+        .kill_on_drop(true)
+        .output();
+    let endless = |_| failed(io::ErrorKind::TimedOut.into());
+    let output = tokio::time::timeout(START, output).await.map_err(endless)?.map_err(failed)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("dnsmasq: ").to_owned();
@@ -280,19 +339,19 @@ fn is_of(pid: Pid, config: &Path) -> bool {
     command.split(|byte| *byte == 0).any(|word| word == wanted.as_encoded_bytes())
 }
 
-fn make_directory(path: &Path) -> Result<(), DnsmasqError> {
-    fs::create_dir_all(path).map_err(|source| DnsmasqError::File { path: path.to_owned(), source })
+/// The process with this configuration, if it has lost its pid file.
+fn process_of(config: &Path) -> Option<Pid> {
+    let processes = fs::read_dir("/proc").ok()?;
+    let mut pids = processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    // It forks for each connection by TCP.
+    let is_child = |pid| parent_of(pid).is_some_and(|parent| is_of(parent, config));
+    pids.find(|pid| is_of(*pid, config) && !is_child(*pid))
 }
 
-/// Whether the file says something else now. It is replaced as a whole.
-fn write_if_changed(path: &Path, text: &str) -> Result<bool, DnsmasqError> {
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(false);
-    }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|source| DnsmasqError::File { path: path.to_owned(), source })?;
-    Ok(true)
+/// See `proc_pid_stat(5)`: the fields that follow the program's name begin with state and parent.
+fn parent_of(pid: Pid) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    Pid::from_raw(fields.split_whitespace().nth(1)?.parse().ok()?)
 }

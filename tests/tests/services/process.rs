@@ -1,68 +1,22 @@
-//! dnsmasq as vnet runs it: real processes, real clients.
-
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! One dnsmasq: started, told of changes, and ended.
 
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    time::Duration,
 };
 
 use vnet::{
-    definition::{self, Network},
+    definition::Network,
     services::{
         Port,
-        dnsmasq::{Change, Directories, DnsmasqError, Service},
+        dnsmasq::{Change, DnsmasqError, Service},
         taken_port,
     },
 };
 use vnet_tests::lab::services::{Dnsmasq, DnsmasqConfig};
 use vnet_tests::lab::{Namespace, StandardLab, require_root, wait_until};
 
-const DEADLINE: Duration = Duration::from_secs(10);
-
-fn network(xml: &str) -> Network {
-    let mut loaded = definition::load_text(Path::new("test.xml"), xml);
-    assert!(!loaded.report.has_errors(), "{}", loaded.report.render(definition::Severity::Warning));
-    loaded.networks.remove(0)
-}
-
-fn definition(forward: &str, hosts: &str, records: &str) -> Network {
-    network(&format!(
-        "<network><name>default</name>{forward}<bridge name='virbr0'/><domain name='lab.example'/>\
-         <dns>{records}</dns><ip address='192.168.122.1' prefix='24'><dhcp>\
-         <range start='192.168.122.100' end='192.168.122.120'/>{hosts}</dhcp></ip></network>"
-    ))
-}
-
-const NAT: &str = "<forward mode='nat'/>";
-
-/// A directory of files that goes with the test.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("vnet-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn directories(&self) -> Directories {
-        Directories { runtime: self.0.join("run"), leases: self.0.join("leases") }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // What a failed test has left behind; nobody else has this directory.
-        for pid in processes(self) {
-            let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use super::support::*;
 
 fn serve(
     host: &Namespace,
@@ -73,14 +27,6 @@ fn serve(
         let served = Service::serve(network, "virbr0", &place.directories(), None).await;
         served.map(|(service, change)| (service.pid(), change))
     })
-}
-
-fn in_namespace<T: Send>(host: &Namespace, work: impl Future<Output = T> + Send) -> T {
-    host.enter(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(work)
-    })
-    .unwrap()
 }
 
 #[test]
@@ -235,32 +181,4 @@ fn stop(host: &Namespace, place: &Place) {
         let service = Service::find("default", &place.directories()).unwrap().expect("a process");
         service.stop().await.unwrap();
     });
-}
-
-fn fs_of(namespace: &Namespace, path: &str) -> String {
-    namespace.enter(|| fs::read_to_string(path)).unwrap().unwrap().trim_end().to_owned()
-}
-
-/// Processes that have a file of the place in their command line.
-fn processes(place: &Place) -> Vec<u32> {
-    let pids = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let wanted = place.0.to_str().unwrap().to_owned();
-    pids.filter(|pid| *pid != std::process::id())
-        .filter(|pid| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&command).contains(&wanted)
-        })
-        .collect()
-}
-
-/// Who the process runs as.
-fn owner(pid: u32) -> &'static str {
-    use std::os::unix::fs::MetadataExt as _;
-    let user = fs::metadata(format!("/proc/{pid}")).unwrap().uid();
-    let known = ["dnsmasq", "libvirt-dnsmasq", "nobody"].into_iter().any(|name| {
-        matches!(nix::unistd::User::from_name(name), Ok(Some(found)) if found.uid.as_raw() == user)
-    });
-    if known && user != 0 { "dnsmasq or nobody" } else { "somebody else" }
 }
