@@ -8,7 +8,7 @@ use vnet_common::{
     forward::{FORWARD_KEY_BYTES, Forward, ForwardKey},
     names,
     network::{Config, Network, Subnet, Uplink},
-    port_map::PortMap,
+    port_map::{PortMap, RESERVED_PORTS},
 };
 
 use super::{Datapath, DatapathError};
@@ -40,15 +40,28 @@ impl Datapath {
         self.write_subnets(old, new)?;
         self.write_uplinks(old, new)?;
         self.write_forwards(old, new)?;
+        self.write_reserved_ports(old, new)?;
         self.forget_port_maps(old, new)
     }
 
+    fn write_reserved_ports(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        if self.tables_are_certain && old.reserved_ports == new.reserved_ports {
+            return Ok(());
+        }
+        let mut ports = Box::new(PortMap::EMPTY);
+        new.reserved_ports.iter().cloned().flatten().for_each(|port| ports.take(port));
+        let mut map: Array<_, PortMap> = self.map(names::map::RESERVED_PORTS)?;
+        map.set(RESERVED_PORTS, *ports, 0).map_err(failed(names::map::RESERVED_PORTS))
+    }
+
     /// Removes the maps of taken ports that are of no use any more: of addresses that are gone, and where
-    /// forwards are gone, whose ports count as taken there. Who holds a port is said by another table, so
+    /// forwards are gone, whose ports count as taken there; all, if other ports are reserved. Who holds a port is said by another table, so
     /// that a new map costs a few steps and nothing else.
     fn forget_port_maps(&mut self, old: &Tables, new: &Tables) -> Result<(), DatapathError> {
+        let are_stale = !self.tables_are_certain || old.reserved_ports != new.reserved_ports;
         if (&old.networks, &old.uplinks, &old.forwards)
             == (&new.networks, &new.uplinks, &new.forwards)
+            && !are_stale
         {
             return Ok(());
         }
@@ -60,7 +73,7 @@ impl Datapath {
         let mut port_maps: HashMap<_, ExternalPort, PortMap> = self.map(names::map::PORT_MAPS)?;
         let keys: Vec<_> = port_maps.keys().filter_map(Result::ok).collect();
         for key in keys {
-            let forgotten = gone.contains(&(key.external.to_wire(), key.protocol));
+            let forgotten = are_stale || gone.contains(&(key.external.to_wire(), key.protocol));
             if !forgotten && new.masquerades_to(key.external) {
                 continue;
             }

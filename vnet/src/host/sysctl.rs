@@ -154,6 +154,29 @@ pub fn ip_local_reserved_ports() -> Result<Vec<RangeInclusive<u16>>, SysctlError
         .ok_or_else(|| unexpected(IP_LOCAL_RESERVED_PORTS, &value, "a list like 8080,9000-9010"))
 }
 
+/// Ports that the host keeps for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPorts {
+    /// Those of sockets that do not name one: [`ip_local_port_range`].
+    pub ephemeral: RangeInclusive<u16>,
+    /// Those that the administrator has set aside, in ascending order: [`ip_local_reserved_ports`].
+    /// Something without a socket may have them, such as a container's port that netfilter forwards.
+    pub reserved: Vec<RangeInclusive<u16>>,
+}
+
+impl HostPorts {
+    /// Those of the network namespace.
+    pub fn read() -> Result<Self, SysctlError> {
+        Ok(Self { ephemeral: ip_local_port_range()?, reserved: ip_local_reserved_ports()? })
+    }
+
+    /// Whether a port is one of them.
+    #[must_use]
+    pub fn contains(&self, port: u16) -> bool {
+        self.ephemeral.contains(&port) || self.reserved.iter().any(|range| range.contains(&port))
+    }
+}
+
 /// Writes port ranges the way that `ip_local_reserved_ports` takes them.
 #[must_use]
 pub fn format_port_list(ranges: &[RangeInclusive<u16>]) -> String {
@@ -252,6 +275,14 @@ mod tests {
         for wrong in ["x", "5-1", "1-2-3", "70000"] {
             assert_eq!(parse_port_list(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn host_has_its_ephemeral_ports_and_those_that_are_reserved() {
+        let ports = HostPorts { ephemeral: 300..=400, reserved: vec![7..=7, 30..=31] };
+        let held: Vec<u16> = (0..=u16::MAX).filter(|port| ports.contains(*port)).collect();
+        let expected: Vec<u16> = [7, 30, 31].into_iter().chain(300..=400).collect();
+        assert_eq!(held, expected);
     }
 
     #[test]

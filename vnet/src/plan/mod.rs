@@ -30,7 +30,7 @@ pub use warning::Warning;
 
 use crate::{
     definition::{self, AddressRange},
-    host::Snapshot,
+    host::{Snapshot, sysctl::HostPorts},
 };
 
 /// What the operator sets beside the definitions.
@@ -74,8 +74,8 @@ pub struct Plan {
     pub forwards: Vec<PlannedForward>,
     /// The host's own addresses, which nobody else may send from.
     pub own: Vec<IpAddr>,
-    /// The host's ephemeral ports, which masquerading leaves alone.
-    pub host_ports: RangeInclusive<u16>,
+    /// The host's own ports, which masquerading leaves alone.
+    pub host_ports: HostPorts,
     /// Guests' ports, by rising index; see [`Plan::add_ports`].
     pub ports: Vec<PlannedPort>,
     /// What the guard knows of guests.
@@ -160,7 +160,7 @@ pub struct Addresses {
 pub fn plan(
     definitions: &[definition::Network],
     host: &Snapshot,
-    host_ports: RangeInclusive<u16>,
+    host_ports: HostPorts,
     options: &Options,
 ) -> Planned {
     let mut problems = Vec::new();
@@ -172,7 +172,8 @@ pub fn plan(
     let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
     for (slot, (definition, modes)) in (1_u16..).zip(served) {
-        let network = network::plan(definition, slot, modes, share, host, &mut problems);
+        let network =
+            network::plan(definition, slot, modes, share, &host_ports, host, &mut problems);
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
     }

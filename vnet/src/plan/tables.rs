@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
 };
 
 use ipnet::IpNet;
@@ -37,6 +38,8 @@ pub struct Tables {
     pub forwards: BTreeMap<ForwardPrefix, Forward>,
     /// The host's ephemeral ports.
     pub host_ports: Option<PortRange>,
+    /// Ports that the host has set aside.
+    pub reserved_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Tables {
@@ -45,9 +48,10 @@ impl Tables {
     pub fn of(plan: &Plan) -> Self {
         let mut tables = Self {
             host_ports: Some(PortRange {
-                first: *plan.host_ports.start(),
-                last: *plan.host_ports.end(),
+                first: *plan.host_ports.ephemeral.start(),
+                last: *plan.host_ports.ephemeral.end(),
             }),
+            reserved_ports: plan.host_ports.reserved.clone(),
             ..Self::default()
         };
         for network in &plan.networks {

@@ -64,7 +64,7 @@ pub(super) async fn prepare(
     undo::check_namespace(lock)?;
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
-    let host_ports = sysctl::ip_local_port_range()?;
+    let host_ports = sysctl::HostPorts::read()?;
     let Planned { mut plan, mut problems, warnings } =
         plan::plan(&definitions, &snapshot, host_ports, &options.plan);
     let leases = ports::need_leases(&definitions)

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::{
     definition,
-    host::{Port, fake::Host},
+    host::{Port, fake::Host, sysctl::HostPorts},
     plan,
 };
 
@@ -63,7 +63,8 @@ fn plan_all(host: &Host, texts: &[&str], seen: &Seen) -> Plan {
         networks.extend(loaded.networks);
     }
     let options = plan::Options::default();
-    let mut plan = plan::plan(&networks, &host.0, 32768..=60999, &options).plan;
+    let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: Vec::new() };
+    let mut plan = plan::plan(&networks, &host.0, host_ports, &options).plan;
     plan.add_ports(&networks, &host.0, seen);
     plan
 }

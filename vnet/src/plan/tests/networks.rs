@@ -216,6 +216,43 @@ fn limits_and_idle_times_are_in_the_entry() {
 }
 
 #[test]
+fn one_guest_may_hold_half_of_the_ports_that_are_the_hosts_to_give_unless_it_is_set() {
+    let limits = |first: u16, last: u16, reserved: &[RangeInclusive<u16>], options: &str| {
+        let nat = format!(
+            "<forward mode='nat'><nat><address start='203.0.113.16' end='203.0.113.19'/>\
+             <port start='{first}' end='{last}'/></nat></forward>"
+        );
+        let options = format!(
+            "<metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>{options}</vnet:options></metadata>"
+        );
+        let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: reserved.to_vec() };
+        let definitions = definitions(&[&network(&nat, &(options + IPV4))]);
+        let planned = plan(&definitions, &host().0, host_ports, &Options::default());
+        let network = &planned.plan.networks[0];
+        (network.flows_per_guest, network.ports_per_guest)
+    };
+    let default = 1 << 14;
+    assert_eq!(limits(20000, 20999, &[], ""), (default, 500));
+    assert_eq!(limits(20000, 20999, &[20000..=20009, 20500..=30000], ""), (default, 245));
+    assert_eq!(limits(32000, 40000, &[], ""), (default, 384));
+    assert_eq!(limits(20000, 20000, &[], ""), (default, 1));
+    // There is none, and more than none would be no limit.
+    assert_eq!(limits(40000, 40999, &[], ""), (default, 1));
+    assert_eq!(limits(1024, 65535, &[], ""), (default, default));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits flows='100'/>"), (100, 100));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits ports='2000'/>"), (default, 2000));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits flows='9' ports='20'/>"), (9, 20));
+}
+
+#[test]
+fn reserved_ports_are_in_the_tables() {
+    let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: vec![80..=81, 8080..=8080] };
+    let definitions = definitions(&[&network("<forward mode='nat'/>", IPV4)]);
+    let planned = plan(&definitions, &host().0, host_ports, &Options::default());
+    assert_eq!(Tables::of(&planned.plan).reserved_ports, [80..=81, 8080..=8080]);
+}
+
+#[test]
 fn none_of_several_masqueraded_networks_may_take_the_whole_table() {
     let second = "<network><name>m</name><forward mode='nat'/><bridge name='virbr1'/>\
                   <ip address='192.168.123.1' prefix='24'/></network>";
