@@ -8,6 +8,7 @@ mod forwards;
 mod inbound;
 mod networks;
 mod own_copies;
+mod scan;
 mod services;
 mod support;
 mod traffic;
