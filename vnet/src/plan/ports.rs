@@ -96,14 +96,19 @@ impl Plan {
 }
 
 impl Plan {
-    /// The addresses that another plan takes from guests that this one has: the guest's port is gone,
-    /// or somebody else has the address.
+    /// The addresses that this plan takes from guests that had ports before: the guest's port is gone and
+    /// it has no other, or somebody else has the address.
     #[must_use]
-    pub fn departed(&self, next: &Self) -> BTreeSet<IpAddr> {
+    pub fn departed(&self, before: &[PlannedPort]) -> BTreeSet<IpAddr> {
         let mut departed = BTreeSet::new();
-        for port in &self.ports {
-            let of_network = || next.ports.iter().filter(|other| other.network == port.network);
-            let stays = of_network().any(|other| other.mac == port.mac);
+        for port in before {
+            let of_network = || self.ports.iter().filter(|other| other.network == port.network);
+            let is_guests = |other: &PlannedPort| match other.mac {
+                Some(_) => other.mac == port.mac,
+                // It has not sent anything since the port was found again.
+                None => other.ifindex == port.ifindex,
+            };
+            let stays = of_network().any(is_guests);
             let is_lost = |address: &&IpAddr| {
                 let now_has = |other: &PlannedPort| {
                     other.mac != port.mac && other.addresses.contains(address)

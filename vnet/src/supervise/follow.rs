@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{hooks, ports, routes, startup::Running};
 use crate::{
     host::{self, Snapshot, sysctl},
-    plan::{self, Addresses, Plan, Planned, Tables},
+    plan::{self, Addresses, Plan, Planned, PlannedPort, Tables},
 };
 
 const FIRST_RETRY: Duration = Duration::from_secs(1);
@@ -72,6 +72,7 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
 pub(super) async fn is_needed(running: &mut Running) -> bool {
     // An error shows when it is followed.
     sysctl::HostPorts::read().ok().as_ref() != Some(&running.plan.host_ports)
+        || !running.leaving.is_empty()
         || ports::any_is_new(running)
         || hooks::any_is_lost(running).await
 }
@@ -106,16 +107,19 @@ async fn change_to(running: &mut Running, plan: Plan, host: &Snapshot) -> anyhow
 
 /// Flows of guests that have gone end before others have their addresses.
 fn depart(running: &mut Running, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
-    // Ports may be missing that are there.
-    if host.interrupted {
+    let is_gone =
+        |port: &&PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
+    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
+    let learned = running.datapath.addresses_learned_at(&gone)?;
+    let before = ports::before(&running.leaving, &running.plan.ports, &learned);
+    // Ports may be missing that are there: who has gone is judged when all have been read.
+    if host.links_interrupted {
+        running.leaving = before;
         return Ok(());
     }
-    let mut departed = running.plan.departed(plan);
-    let is_gone =
-        |port: &&plan::PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
-    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
-    departed.extend(running.datapath.addresses_learned_at(&gone)?);
-    Ok(running.datapath.depart(&departed)?)
+    running.datapath.depart(&plan.departed(&before))?;
+    running.leaving.clear();
+    Ok(())
 }
 
 fn programs(running: &Running) -> Vec<crate::datapath::HookSpec> {

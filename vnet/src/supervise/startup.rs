@@ -15,7 +15,7 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Undo, Whose, journal},
-    plan::{self, Plan, Problem, Tables, Warning},
+    plan::{self, Plan, PlannedPort, Problem, Tables, Warning},
 };
 
 use super::{Options, forwarding, hooks, ports, prepare::Prepared, routes};
@@ -26,6 +26,8 @@ pub(super) struct Running {
     pub definitions: Vec<Network>,
     /// What is in place, but for what `Running::hooks` lacks of it.
     pub plan: Plan,
+    /// Ports of earlier plans of whose guests it is not certain yet whether they have gone.
+    pub leaving: Vec<PlannedPort>,
     /// What the host lacks of the definitions for now.
     pub problems: Vec<Problem>,
     /// Where the host differs from the definitions for now.
@@ -90,6 +92,7 @@ pub(super) async fn start(
         },
         definitions,
         plan,
+        leaving: Vec::new(),
         problems: Vec::new(),
         warnings,
         leases,
@@ -120,7 +123,7 @@ pub(super) async fn start(
 /// What cannot be set up is tried again with the next change of the host.
 async fn set_up_ports_and_routes(running: &mut Running) -> anyhow::Result<()> {
     let has_routes = running.plan.networks.iter().any(|network| !network.routes.is_empty());
-    let has_settings = |port: &plan::PlannedPort| port.isolated || !port.vlans.is_empty();
+    let has_settings = |port: &PlannedPort| port.isolated || !port.vlans.is_empty();
     if !has_routes && !running.plan.ports.iter().any(has_settings) {
         return Ok(());
     }
