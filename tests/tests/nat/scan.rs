@@ -86,8 +86,8 @@ fn scan_changes_nothing_for_others(scan: Scan) -> anyhow::Result<()> {
         println!("{scan:?}: {} refused while others opened {} flows", refused - before, 4 * FLOWS);
         assert_eq!(drops(&status, "second"), []);
         let flows = vnet.flows()?;
-        let scanned = flows.iter().filter(|flow| flow.inside.ip() == ip(scanner_address));
-        assert_eq!(scanned.count(), DEFAULT_LIMIT);
+        let its_own = flows.iter().filter(|flow| flow.inside.ip() == ip(scanner_address));
+        assert_eq!(its_own.count(), DEFAULT_LIMIT);
         finish(&host, vnet)?;
     }
     Ok(())
@@ -160,11 +160,9 @@ fn round_trips(node: &Node, count: usize) -> anyhow::Result<Vec<Duration>> {
     })?
 }
 
-/// The value that this part of all does not exceed.
-fn quantile(sorted: &[Duration], part: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
-    let index = ((sorted.len() - 1) as f64 * part).round() as usize;
-    sorted[index].as_secs_f64() * 1e6
+/// The microseconds that so many per cent do not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    sorted[(sorted.len() - 1) * percent / 100].as_secs_f64() * 1e6
 }
 
 /// The latency of a neighbour's new flows beside an idle guest, beside one that sends as fast as it can
@@ -202,11 +200,11 @@ fn latency_of_new_flows_beside_a_scan() -> anyhow::Result<()> {
     let mut base = None;
     for ((name, _), (times, sent, took)) in cases.iter().zip(&mut results) {
         times.sort_unstable();
-        let [median, high] = [0.5, 0.99].map(|part| quantile(times, part));
+        let [median, high] = [50, 99].map(|percent| percentile(times, percent));
         let (base_median, base_high) = *base.get_or_insert((median, high));
         println!(
-            "{name}: {:.0} packets/s beside it; median {median:.0} us ({:.2}), 99 % {high:.0} us ({:.2})",
-            *sent as f64 / took.as_secs_f64(),
+            "{name}: {} packets a ms beside it; median {median:.0} us ({:.2}), 99 % {high:.0} us ({:.2})",
+            u128::from(*sent) / took.as_millis(),
             median / base_median,
             high / base_high
         );

@@ -231,8 +231,10 @@ fn too_many(
     uplinks: &[PlannedUplink],
     forwards: &[PlannedForward],
 ) -> Vec<Problem> {
-    let subnets_of =
-        |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();
+    let subnets_of = |network: &PlannedNetwork| {
+        let ends = network.subnets.iter().flat_map(ends).count();
+        network.subnets.len() + network.subnets_behind().count() + ends
+    };
     let subnets = networks.iter().map(subnets_of).sum();
     let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
     let prefixes = forwards.iter().map(|forward| forward.entries().count()).sum();
@@ -261,6 +263,15 @@ impl Addresses {
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         let ipv4 = self.ipv4.iter().map(|(address, _)| IpAddr::from(*address));
         ipv4.chain(self.ipv6.iter().map(|(address, _)| IpAddr::from(*address)))
+    }
+}
+
+/// The two addresses of an IPv4 subnet that are no station's (RFC 1122, section 3.2.1.3; those of two
+/// addresses have none, RFC 3021).
+fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
+    match subnet {
+        IpNet::V4(subnet) if subnet.prefix_len() < 31 => vec![subnet.network(), subnet.broadcast()],
+        _ => Vec::new(),
     }
 }
 

@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv4Net};
 use vnet_common::{
     address::Address,
     guard::{AddressHolder, AddressKey, GuestPort, Mac, MacKey, ROUTE_KEY_BRIDGE_BITS, flags},
     limits,
 };
 
-use super::{Plan, PlannedNetwork};
+use super::{Plan, PlannedNetwork, ends};
 use crate::{
     definition::{AddressSources, Guard, MacAddress, NativeMode, Network, Vlan},
     guests::{Known, Lease},
@@ -291,15 +290,6 @@ impl GuardTables {
         let key = AddressKey { bridge, address: Address::from_addr(address) };
         let holder = AddressHolder { mac, seen: 0, learned_at: 0, reserved: 0 };
         self.addresses.entry(key).or_insert(holder);
-    }
-}
-
-/// The two addresses of an IPv4 subnet that are no host's.
-fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
-    let of = |subnet: &Ipv4Net| vec![subnet.network(), subnet.broadcast()];
-    match subnet {
-        IpNet::V4(subnet) if subnet.prefix_len() < 31 => of(subnet),
-        _ => Vec::new(),
     }
 }
 

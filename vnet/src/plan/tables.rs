@@ -13,12 +13,13 @@ use vnet_common::{
     limits,
     network::{
         NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST,
-        SUBNET_IS_HOST, Subnet, Uplink, UplinkAddress,
+        SUBNET_IS_HOST, SUBNET_NO_STATION, Subnet, Uplink, UplinkAddress,
     },
+    policy::Mode,
     port::PortRange,
 };
 
-use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
+use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork, ends};
 
 /// A prefix of the subnet trie: its length in bits and the IPv4-mapped address.
 pub type SubnetKey = (u32, [u8; 16]);
@@ -71,6 +72,11 @@ impl Tables {
         }
         for network in &plan.networks {
             tables.add_subnets(network.slot, 0, network.subnets.iter().copied());
+        }
+        for network in plan.networks.iter().filter(|network| network.modes.ipv4 != Mode::Open) {
+            let ends =
+                network.subnets.iter().flat_map(ends).map(|end| IpNet::from(IpAddr::V4(end)));
+            tables.add_subnets(network.slot, SUBNET_NO_STATION, ends);
         }
         for network in &plan.networks {
             let own = network.own.iter().copied().map(IpNet::from);

@@ -25,7 +25,7 @@ pub enum Scan {
     Nothing,
 }
 
-/// A running scan of 10.0.0.0/8 or of 2001:db8:8000::/33; it ends when this value is dropped.
+/// A running scan of 10.0.0.0/8 or of `2001:db8:8000::/33`; it ends when this value is dropped.
 #[derive(Debug)]
 pub struct Scanner {
     sent: Arc<AtomicU64>,
@@ -78,7 +78,7 @@ impl Random {
     }
 
     fn port(&mut self) -> u16 {
-        1024 + (u128::from(self.next()) * 64512 >> 64) as u16
+        1024 + ((u128::from(self.next()) * 64512) >> 64) as u16
     }
 
     fn packet(&mut self, source: IpAddr, scan: Scan) -> Packet {

@@ -2,7 +2,7 @@
 
 use vnet_common::{
     address::{Address, Ipv4Be},
-    network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST},
+    network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST, SUBNET_NO_STATION},
     policy::Mode,
     timeout::Timeouts,
 };
@@ -17,7 +17,7 @@ fn prefixes(tables: &Tables) -> Vec<String> {
         format!("{address}/{}", length - offset)
     };
     let mut prefixes: Vec<_> = (tables.subnets.iter())
-        .filter(|(_, subnet)| subnet.flags & SUBNET_IS_HOST == 0)
+        .filter(|(_, subnet)| subnet.flags & (SUBNET_IS_HOST | SUBNET_NO_STATION) == 0)
         .map(|((length, prefix), _)| text(*length, address(prefix)))
         .collect();
     prefixes.sort();
@@ -154,6 +154,25 @@ fn addresses_and_routes_of_both_families_are_in_the_tables() {
 }
 
 #[test]
+fn ends_of_ipv4_subnets_are_no_stations_but_in_open_networks() {
+    let ends = |forward: &str, prefix: u8| {
+        let rest = format!("<ip address='192.168.122.1' prefix='{prefix}'/>{IPV6}");
+        let (_, tables) = fits(&host(), &network(forward, &rest));
+        let ends = tables.subnets.iter().filter(|(_, subnet)| subnet.flags == SUBNET_NO_STATION);
+        ends.map(|((length, prefix), subnet)| {
+            assert_eq!((*length, subnet.network), (128, 1));
+            address(prefix).to_string()
+        })
+        .collect::<Vec<_>>()
+    };
+    for forward in ["", "<forward mode='nat'/>", "<forward mode='route'/>"] {
+        assert_eq!(ends(forward, 24), ["192.168.122.0", "192.168.122.255"]);
+        assert_eq!(ends(forward, 31), [""; 0]);
+    }
+    assert_eq!(ends("<forward mode='open'/>", 24), [""; 0]);
+}
+
+#[test]
 fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
     let route = "<route address='10.1.0.0' prefix='16' gateway='192.168.122.9'/>";
     let first = network("<forward mode='route'/>", &format!("{IPV4}{route}"));
@@ -166,7 +185,11 @@ fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
         let tables = Tables::of(&plan);
         let of_owner: Vec<_> =
             tables.subnets.values().filter(|subnet| subnet.network == owner).collect();
-        assert_eq!(of_owner.len(), 2, "its subnet and the host's address there: {tables:?}");
+        assert_eq!(
+            of_owner.len(),
+            4,
+            "its subnet, the ends of that, and the host's address: {tables:?}"
+        );
     }
 }
 

@@ -45,8 +45,8 @@ fn network(slot: u16, name: &str, bridge: &str, subnets: &[&str]) -> NetworkStat
     }
 }
 
-fn guest(address: &str) -> Option<std::net::IpAddr> {
-    Some(address.parse().unwrap())
+fn most(used: u32, limit: u32, guest: &str) -> GuestLimit {
+    GuestLimit { used, limit, guest: Some(guest.parse().unwrap()) }
 }
 
 fn status() -> Status {
@@ -55,8 +55,8 @@ fn status() -> Status {
     default.flows = 11;
     default.limits = Some(Limits {
         flows: Limit { used: 14, limit: 196_608 },
-        guest_flows: GuestLimit { used: 9, limit: 16_384, guest: guest("192.168.122.10") },
-        guest_ports: GuestLimit { used: 480, limit: 500, guest: guest("192.168.122.11") },
+        guest_flows: most(9, 16_384, "192.168.122.10"),
+        guest_ports: most(480, 500, "192.168.122.11"),
         guest_new_flows_per_second: Some(500),
     });
     let mut lab = network(2, "lab", "br-lab", &["10.7.0.0/16"]);
@@ -197,7 +197,7 @@ fn no_line_is_longer_than_100_characters() {
     network.network.bridge = "br-fifteen-char".to_owned();
     network.network.subnets = vec!["2001:db8:1234:5678:9abc::/80".parse().unwrap()];
     let full = Counts { packets: u64::MAX, bytes: u64::MAX };
-    let most = GuestLimit { used: u32::MAX, limit: u32::MAX, guest: guest("2001:db8::1") };
+    let most = most(u32::MAX, u32::MAX, "2001:db8::1");
     network.limits = Some(Limits {
         flows: Limit { used: u64::from(u32::MAX), limit: u32::MAX },
         guest_flows: most,
