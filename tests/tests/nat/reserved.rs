@@ -1,5 +1,7 @@
 //! Ports that the host has set aside for others who need no socket, as containers' are.
 
+use std::net::SocketAddr;
+
 use aya::maps::{Array, Map, MapData};
 use vnet_common::names::map;
 use vnet_common::port_map::{self, Place, PortMap};
@@ -69,6 +71,6 @@ fn guests_get_no_reserved_port_until_it_is_free_again_and_forwards_may_have_one(
     assert!(is_reserved(&nat, 20004)?);
     let socket = nat.lab.tap_guest.udp_socket(at("0.0.0.0", 20005), server.address(), DEADLINE)?;
     assert_udp_echoes(&socket, b"free again");
-    assert_eq!(server.peers().last().map(|peer| peer.port()), Some(20005));
+    assert_eq!(server.peers().last().map(SocketAddr::port), Some(20005));
     nat.finish()
 }
