@@ -110,8 +110,7 @@ pub(super) fn share_of_flows(flow_limit: u32, networks: usize) -> u32 {
 /// How many external ports one guest may hold unless it is set: half of what its external address has,
 /// so that the next guest finds some. A pool has no more for a guest, which always has the same address.
 fn share_of_ports(ports: &RangeInclusive<u16>, host_ports: &HostPorts) -> u32 {
-    let usable = ports.clone().filter(|port| !host_ports.contains(*port)).count();
-    u32::try_from(usable / 2).unwrap_or(u32::MAX).max(1)
+    u32::try_from(host_ports.left_of(ports) / 2).unwrap_or(u32::MAX).max(1)
 }
 
 fn timeouts(set: &definition::Timeouts) -> Timeouts {
