@@ -174,10 +174,10 @@ impl Vnet {
     /// What one wants to see of a failed test.
     fn describe(&self) -> String {
         let mut text = format!("--- vnet run --instance {}\n{}", self.instance, self.log());
-        for what in ["status", "flows"] {
-            let shown = self.host.try_run(&[&self.program, what, "--instance", &self.instance]);
+        for arguments in [&["status"][..], &["flows", "--limit", "100"]] {
+            let shown = self.command(arguments);
             let shown = shown.map_or_else(|error| error.to_string(), |o| o.stdout + &o.stderr);
-            text = format!("{text}--- vnet {what}\n{shown}");
+            text = format!("{text}--- vnet {}\n{shown}", arguments.join(" "));
         }
         text
     }

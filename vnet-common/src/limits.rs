@@ -33,6 +33,8 @@ pub const HELD_LIFETIME_NS: u64 = 2_000_000_000;
 /// External addresses, each with one protocol, whose taken ports are kept in a map of bits. Ports of
 /// any more are tried at random.
 pub const PORT_MAPS: u32 = 1024;
+/// Maps of ports that the host keeps for itself: see [`crate::port_map::reserved_ports_of`].
+pub const RESERVED_PORTS: u32 = 2;
 /// Free ports tried for one new mapping: a socket of the host, or another CPU, may have each.
 pub const PORT_ATTEMPTS: u32 = 16;
 /// Ports tried for one flow that has to share its port with flows to other remotes.

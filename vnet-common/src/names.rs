@@ -77,6 +77,8 @@ pub mod map {
     pub const FORWARDS: &str = "FORWARDS";
     /// [`crate::flow::ExternalPort`] without a port to [`crate::port_map::PortMap`].
     pub const PORT_MAPS: &str = "PORT_MAPS";
+    /// Two [`crate::port_map::PortMap`]s: see [`crate::port_map::reserved_ports_of`].
+    pub const RESERVED_PORTS: &str = "RESERVED_PORTS";
     /// Steps of a search for a port to searches (`u64`), per CPU.
     pub const PORT_SEARCH: &str = "PORT_SEARCH";
     /// [`crate::address::Address`] to [`crate::flow::GuestUsage`].
@@ -110,7 +112,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 29] = [
+    pub const ALL: [&str; 30] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -126,6 +128,7 @@ pub mod map {
         DEPARTURES,
         FORWARDS,
         PORT_MAPS,
+        RESERVED_PORTS,
         PORT_SEARCH,
         GUESTS,
         NETWORK_FLOWS,

@@ -28,7 +28,8 @@ pub struct Config {
     /// epoch is judged again before it is used; never 0, which no epoch is. Its parity says which
     /// [`generation`] of the tables is the current one.
     pub epoch: u32,
-    /// Slots of the session array that may be used.
+    /// Slots of the session array that may be used. Set when the programs are loaded, to as many as the
+    /// array has, and not changed while they run: the sweep looks at no slot behind it.
     pub session_limit: u32,
     /// The host's own ephemeral ports (`net.ipv4.ip_local_port_range`), never masqueraded to.
     pub host_ports: PortRange,
@@ -186,6 +187,9 @@ pub struct Subnet {
 pub const SUBNET_IS_HOST: u16 = 1;
 /// [`Subnet::flags`]: behind a guest that routes (`<route>`), which the host's routes lead to.
 pub const SUBNET_BEHIND_GUEST: u16 = 2;
+/// [`Subnet::flags`]: an address that no station has, entered with its full length: the network and
+/// broadcast addresses of an IPv4 subnet (RFC 1122, section 3.2.1.3). Nobody may send from it.
+pub const SUBNET_NO_STATION: u16 = 4;
 
 /// An address of an uplink, [`Ipv4Be`] or [`Address`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Zeroable)]

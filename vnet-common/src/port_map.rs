@@ -6,7 +6,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::port::PortRange;
+use crate::{flow::protocol, port::PortRange};
 
 /// Ports per word.
 const BITS: u32 = 64;
@@ -29,6 +29,36 @@ pub struct PortMap {
     pub taken: [u64; WORDS],
     /// A bit for each word of `taken` that is full.
     pub full: [u64; SUMMARY_WORDS],
+}
+
+/// The place, in the array of ports that the host keeps for itself, of those that a protocol's new maps
+/// begin with: identifiers of queries are no ports, and none of them is.
+#[inline]
+#[must_use]
+pub const fn reserved_ports_of(ip_protocol: u8) -> u32 {
+    match ip_protocol {
+        protocol::ICMP | protocol::ICMPV6 => 0,
+        _ => RESERVED_PORTS,
+    }
+}
+
+/// [`reserved_ports_of`] of every protocol with ports.
+pub const RESERVED_PORTS: u32 = 1;
+
+impl PortMap {
+    /// No port is taken.
+    pub const EMPTY: Self = Self { taken: [0; WORDS], full: [0; SUMMARY_WORDS] };
+
+    /// Marks a port as taken.
+    pub const fn take(&mut self, port: u16) {
+        let place = Place::of_port(port);
+        let word = &mut self.taken[place.word as usize];
+        *word |= place.bit;
+        if *word == u64::MAX {
+            let above = Place::of_word(place.word);
+            self.full[above.word as usize] |= above.bit;
+        }
+    }
 }
 
 /// Where the bit of a port or of a word is.
@@ -126,22 +156,13 @@ mod tests {
     }
 
     fn empty() -> Box<PortMap> {
-        Box::new(PortMap::zeroed())
-    }
-
-    fn take(map: &mut PortMap, port: u16) {
-        let place = Place::of_port(port);
-        map.taken[place.word as usize] |= place.bit;
-        if map.taken[place.word as usize] == u64::MAX {
-            let above = Place::of_word(place.word);
-            map.full[above.word as usize] |= above.bit;
-        }
+        Box::new(PortMap::EMPTY)
     }
 
     fn with_free(free: &[u16]) -> Box<PortMap> {
         let mut map = empty();
         for port in (0..=u16::MAX).filter(|port| !free.contains(port)) {
-            take(&mut map, port);
+            map.take(port);
         }
         map
     }

@@ -64,12 +64,16 @@ mod tests {
     #[test]
     fn defaults_satisfy_the_rfcs() {
         let timeouts = Timeouts::default();
-        assert!(timeouts.of(protocol::TCP, State::Established) >= 7440);
+        assert_eq!(timeouts.of(protocol::TCP, State::Established), 7440);
         assert_eq!(timeouts.of(protocol::TCP, State::Opening), 240);
         assert_eq!(timeouts.of(protocol::TCP, State::Closing), 240);
         assert_eq!(timeouts.of(protocol::TCP, State::Reset), 240);
-        assert!(timeouts.of(protocol::UDP, State::Opening) >= 120);
-        assert!(timeouts.of(protocol::ICMP, State::Opening) >= 60);
+        // The value that RFC 4787 recommends; 120 s would do.
+        assert_eq!(timeouts.of(protocol::UDP, State::Opening), 300);
+        assert_eq!(timeouts.of(protocol::ICMP, State::Opening), 60);
+        assert_eq!(timeouts.of(protocol::ICMPV6, State::Opening), 60);
+        assert_eq!(timeouts.of(protocol::GRE, State::Opening), 600);
+        assert_eq!(timeouts.port_hold_down, 120);
     }
 
     #[test]

@@ -79,9 +79,8 @@ pub static DEPARTURES: HashMap<Address, u64> = HashMap::with_max_entries(limits:
 pub static PORT_MAPS: HashMap<ExternalPort, PortMap> =
     HashMap::with_max_entries(limits::PORT_MAPS, 0);
 
-/// One that is empty and stays so, to make new ones of.
 #[map]
-pub static EMPTY_PORT_MAP: Array<PortMap> = Array::with_max_entries(1, 0);
+pub static RESERVED_PORTS: Array<PortMap> = Array::with_max_entries(limits::RESERVED_PORTS, 0);
 
 #[map]
 pub static PORT_SEARCH: PerCpuArray<u64> =

@@ -2,7 +2,7 @@
 
 use vnet_common::{
     family::Family,
-    network::{NETWORK_ISOLATED_PORTS, Network, Pool, SUBNET_IS_HOST, Subnet},
+    network::{NETWORK_ISOLATED_PORTS, Network, Pool, SUBNET_IS_HOST, SUBNET_NO_STATION, Subnet},
     policy::{Connection, Mode, Modes, Place, Verdict},
     reason::DropReason,
 };
@@ -105,7 +105,7 @@ pub fn owner_of<V: Ip>(address: V::Address) -> Owner {
 /// own bridge only, and from a network's bridge nothing else comes. Open networks are not judged.
 #[inline(always)]
 pub fn check_source<V: Ip>(owner: Owner, ingress_ifindex: u32) -> Result<(), DropReason> {
-    let ok = if owner.is_host() {
+    let ok = if owner.flags & (SUBNET_IS_HOST | SUBNET_NO_STATION) != 0 {
         false
     } else if owner.slot.is_some() && !owner.slot.is_open::<V>() {
         owner.slot.bridge_ifindex() == ingress_ifindex

@@ -13,7 +13,7 @@ use vnet_common::{
 
 use crate::{
     atomic::SharedWord,
-    maps::{EMPTY_PORT_MAP, PORT_MAPS},
+    maps::{PORT_MAPS, RESERVED_PORTS},
 };
 
 /// The map of an external address and protocol, made if there is none; null if there is no room.
@@ -23,9 +23,9 @@ pub fn of(key: &ExternalPort) -> *mut PortMap {
     if !found.is_null() {
         return found;
     }
-    if let Some(empty) = EMPTY_PORT_MAP.get(0) {
+    if let Some(reserved) = RESERVED_PORTS.get(port_map::reserved_ports_of(key.protocol)) {
         // Two CPUs may get here together; one insertion wins, both find the entry.
-        let _ = PORT_MAPS.insert(key.port_map(), empty, u64::from(BPF_NOEXIST));
+        let _ = PORT_MAPS.insert(key.port_map(), reserved, u64::from(BPF_NOEXIST));
     }
     existing(key)
 }
@@ -34,6 +34,14 @@ pub fn of(key: &ExternalPort) -> *mut PortMap {
 #[inline(always)]
 pub fn existing(key: &ExternalPort) -> *mut PortMap {
     PORT_MAPS.get_ptr_mut(key.port_map()).unwrap_or(ptr::null_mut())
+}
+
+/// Whether a port is the host's own. New maps say so; older ones, and flows without a map, do not.
+#[inline(always)]
+pub fn is_reserved(protocol: u8, port: u16) -> bool {
+    let reserved = RESERVED_PORTS.get_ptr_mut(port_map::reserved_ports_of(protocol));
+    let place = Place::of_port(port);
+    reserved.is_some_and(|map| taken_word(map, place.word).load() & place.bit != 0)
 }
 
 /// The first free port of some ranges, or [`NO_PORT`], or [`LAGGING`] if another look may find one; and in

@@ -134,8 +134,11 @@ extern "C" fn vnet_claim_port(
     if !port_map::take(map, port as u16) {
         return 0;
     }
-    // Its bit stays, so that no search finds it again; userspace makes a new map when the forward goes.
-    if tables::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some() {
+    // Its bit stays, so that no search finds it again; userspace has a new map made when the forward goes
+    // or others are reserved.
+    if port_map::is_reserved(new.mapping.protocol, port as u16)
+        || tables::forward_of(new.mapping.external, new.mapping.protocol, port_wire).is_some()
+    {
         return 0;
     }
     let key = key(new, port_wire);
@@ -201,6 +204,7 @@ extern "C" fn vnet_may_share(ctx: *mut __sk_buff, new: *const NewFlow, port: u32
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let port = PortBe::from_wire(port as u16);
     let is_free = !new.has_flow_at(port)
+        && !port_map::is_reserved(new.mapping.protocol, port.to_host())
         && tables::forward_of(new.mapping.external, new.mapping.protocol, port).is_none()
         && !is_held_down_for_another(new, port)
         && !host_has_socket(ctx, new, port);

@@ -58,6 +58,7 @@ macvtap-vepa          vepa         -        -
 everything            nat          virbr2   10.2.0.0/16,10.3.0.0/24,2001:db8:2::/64
 minimal               nat          virbr1   192.168.200.0/24
 unfiltered            open         virbr4   198.51.100.128/25
+small                 nat          virbr10  192.168.210.0/24
 guarded               nat          virbr8   10.20.0.0/24,2001:db8:20::/64
 routed                route        virbr3   198.51.100.0/25,2001:db8:3::/64
 unknown-names-inside  nat          virbr9   192.168.99.0/24

@@ -14,7 +14,8 @@ use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     flow::{
-        FragmentKey, FragmentSlot, GuestUsage, HeldFragment, HeldKey, Mapping, MappingKey, Session,
+        ExternalPort, FragmentKey, FragmentSlot, GuestUsage, HeldFragment, HeldKey, Mapping,
+        MappingKey, Session,
     },
     forward::{self, FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::{map, program},
@@ -24,6 +25,7 @@ use vnet_common::{
     },
     policy::Mode,
     port::PortRange,
+    port_map::{self, PortMap},
     timeout::Timeouts,
 };
 
@@ -241,6 +243,17 @@ impl Rig {
         }
         change(&mut config);
         Ok(array.set(0, Plain(config), 0)?)
+    }
+
+    /// Sets ports of the host aside, as userspace does; maps of ports that are there already go.
+    pub fn reserve_ports(&mut self, ports: impl IntoIterator<Item = u16>) -> Result<()> {
+        let mut reserved = Box::new(PortMap::EMPTY);
+        ports.into_iter().for_each(|port| reserved.take(port));
+        let mut array = load::array_mut::<PortMap>(&mut self.ebpf, map::RESERVED_PORTS)?;
+        array.set(port_map::RESERVED_PORTS, Plain(*reserved), 0)?;
+        let mut maps = load::hash_mut::<ExternalPort, PortMap>(&mut self.ebpf, map::PORT_MAPS)?;
+        let keys = maps.keys().collect::<Result<Vec<_>, _>>()?;
+        keys.iter().try_for_each(|key| Ok(maps.remove(key)?))
     }
 
     /// What userspace does after any change.

@@ -1,9 +1,10 @@
 //! Filling tables with more flows than packets would in a reasonable time, and measuring programs.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::Duration;
 
-use anyhow::Result;
-use aya::{TestRunOptions, programs::TestRun as _};
+use anyhow::{Context as _, Result, bail};
+use aya::{TestRunOptions, maps::Map, programs::TestRun as _};
 use vnet_common::{
     flow::{FlowKey4, FlowSlot, Session, SessionCursor},
     names::map,
@@ -46,6 +47,19 @@ impl Rig {
     /// Keys in the flow table of IPv4.
     pub fn flow_keys(&self) -> Result<usize> {
         Ok(load::hash::<FlowKey4, FlowSlot>(self.ebpf(), map::FLOWS)?.keys().count())
+    }
+
+    /// Memory of a map in bytes, as the kernel counts it (`bpf_map_memory_usage` in
+    /// `kernel/bpf/syscall.c`, since Linux 6.4; before it an estimate).
+    pub fn memory(&self, name: &str) -> Result<u64> {
+        let map = load::found(self.ebpf(), name)?;
+        let (Map::Array(data) | Map::HashMap(data) | Map::Queue(data)) = map else {
+            bail!("{name} is a map of another kind");
+        };
+        let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
+        let text = std::fs::read_to_string(&path).context(path)?;
+        let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+        Ok(line.context("no memlock in fdinfo")?.trim().parse()?)
     }
 
     /// The mean time of several runs of a program with the same frame, as the kernel measures it.

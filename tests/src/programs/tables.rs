@@ -15,7 +15,7 @@ use vnet_common::{
     },
     forward::{FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::map,
-    port_map::{Place, PortMap},
+    port_map::{self, Place, PortMap},
 };
 
 use super::load::{self, Plain};
@@ -35,6 +35,8 @@ pub struct Tables {
     pub ports: Vec<(ExternalPort, PortHolder)>,
     /// Which ports look taken to a search.
     pub port_maps: Vec<(ExternalPort, PortMap)>,
+    /// What new ones of them begin with: of queries, and of protocols with ports.
+    pub reserved_ports: Vec<PortMap>,
     /// Prefixes of forwarded ports, with their length in bits.
     pub forwards: Vec<(u32, ForwardKey)>,
     /// Accounts of guests.
@@ -60,6 +62,7 @@ impl Tables {
             mappings: entries(ebpf, map::MAPPINGS)?,
             ports: entries(ebpf, map::EXTERNAL_PORTS)?,
             port_maps: entries(ebpf, map::PORT_MAPS)?,
+            reserved_ports: array(ebpf, map::RESERVED_PORTS)?,
             forwards: forwards(ebpf)?,
             guests: entries(ebpf, map::GUESTS)?,
             network_flows: array(ebpf, map::NETWORK_FLOWS)?,
@@ -166,8 +169,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The ports that look taken are those that are held, and forwarded ones that a search has met; the
-    /// full words are those that look full.
+    /// The ports that look taken are those that are held, and reserved and forwarded ones; the full words are those that look full.
     pub fn check_port_maps(&self) -> Result<()> {
         for (key, map) in &self.port_maps {
             let of_key = |port: &ExternalPort| port.port_map() == *key;
@@ -186,12 +188,18 @@ impl Tables {
             for port in 0..=u16::MAX {
                 let place = Place::of_port(port);
                 let is_taken = map.taken[place.word as usize] & place.bit != 0;
-                let agrees =
-                    is_taken == held.contains(&port) || (is_taken && self.is_forwarded(key, port));
+                let is_hosts = || self.is_reserved(key, port) || self.is_forwarded(key, port);
+                let agrees = is_taken == held.contains(&port) || (is_taken && is_hosts());
                 ensure!(agrees, "port {port} of {key:?} looks taken: {is_taken}");
             }
         }
         Ok(())
+    }
+
+    fn is_reserved(&self, of: &ExternalPort, port: u16) -> bool {
+        let place = Place::of_port(port);
+        let reserved = &self.reserved_ports[port_map::reserved_ports_of(of.protocol) as usize];
+        reserved.taken[place.word as usize] & place.bit != 0
     }
 
     fn is_forwarded(&self, of: &ExternalPort, port: u16) -> bool {

@@ -1,7 +1,7 @@
 //! Connections over which nothing is said for long, as those of ssh.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
@@ -58,15 +58,22 @@ fn age(net: &Internet, seconds: u64) -> anyhow::Result<()> {
     })?
 }
 
-#[test]
-fn connection_that_was_idle_for_two_hours_goes_on() -> anyhow::Result<()> {
+/// Two hours, or as long as the machine's clock can be wound back: at least longer than transitory
+/// connections and UDP live; none if it cannot.
+fn long_idle() -> anyhow::Result<Option<u64>> {
     let uptime = clock_gettime(ClockId::CLOCK_MONOTONIC)?.tv_sec().cast_unsigned();
     let idle = TWO_HOURS.min(uptime.saturating_sub(10));
     if idle <= UDP + 10 {
         eprintln!("skipped: the machine's clock began {uptime} s ago and cannot be wound back");
-        return Ok(());
+        return Ok(None);
     }
     println!("idle for {idle} s");
+    Ok(Some(idle))
+}
+
+#[test]
+fn connection_that_was_idle_for_two_hours_goes_on() -> anyhow::Result<()> {
+    let Some(idle) = long_idle()? else { return Ok(()) };
     on_each_port(|net| {
         for family in FAMILIES {
             let tcp = TcpEcho::start(&net.server, at(family.server, 22))?;
@@ -79,6 +86,28 @@ fn connection_that_was_idle_for_two_hours_goes_on() -> anyhow::Result<()> {
             wait_until_gone(net, |flow| flow.protocol == "udp")?;
             assert_echoes(&stream, b"still there");
             assert_eq!(tcp.peers(), before);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn server_that_speaks_first_after_two_hours_is_heard() -> anyhow::Result<()> {
+    let Some(idle) = long_idle()? else { return Ok(()) };
+    on_each_port(|net| {
+        for family in FAMILIES {
+            let address = at(family.server, 22);
+            let listener = net.server.enter(|| TcpListener::bind(address))??;
+            let udp = UdpEcho::start(&net.server, at(family.server, 7))?;
+            let mut stream = net.guest.tcp_connect(address, DEADLINE)?;
+            let (mut server, _) = listener.accept()?;
+            assert_eq!(net.guest.udp_ask(udp.address(), b"short", DEADLINE)?, b"short");
+            age(net, idle)?;
+            wait_until_gone(net, |flow| flow.protocol == "udp")?;
+            let mut heard = [0; 8];
+            server.write_all(b"reboot!\n")?;
+            stream.read_exact(&mut heard)?;
+            assert_eq!(&heard, b"reboot!\n");
         }
         Ok(())
     })

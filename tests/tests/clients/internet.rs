@@ -82,12 +82,22 @@ pub struct Internet {
     pub server: Node,
     /// On the wire between host and isp, at the isp.
     wire: Capture,
-    _lab: Lab,
+    pub lab: Lab,
 }
 
 impl Internet {
     /// With elements of `<vnet:options>`.
     pub fn new(kind: PortKind, mtu: Mtu, options: &str) -> anyhow::Result<Self> {
+        Self::with_routes(kind, mtu, options, "")
+    }
+
+    /// As [`Internet::new`], with `<route>`s of the network.
+    pub fn with_routes(
+        kind: PortKind,
+        mtu: Mtu,
+        options: &str,
+        routes: &str,
+    ) -> anyhow::Result<Self> {
         let lab = Lab::new()?;
         let [host, server] = [lab.host("host")?, lab.station("server")?];
         let [isp, transit] = [lab.router("isp")?, lab.router("transit")?];
@@ -140,9 +150,9 @@ impl Internet {
             lab.guest(&host, "virbr0", &guest)
         };
         let [guest, other_guest] = [plug("guest1", 11)?, plug("guest2", 12)?];
-        let vnet = Vnet::start(&host, &[network(options)])?;
+        let vnet = Vnet::start(&host, &[network(options, routes)])?;
         let wire = isp.capture_headers("eth0", "ip or ip6")?;
-        Ok(Self { vnet, host, guest, other_guest, server, wire, _lab: lab })
+        Ok(Self { vnet, host, guest, other_guest, server, wire, lab })
     }
 
     /// The successful end: nobody outside has seen a guest's address or a wrong checksum,
@@ -172,7 +182,7 @@ impl Internet {
 }
 
 /// libvirt's default network with IPv6 masqueraded, too.
-fn network(options: &str) -> String {
+fn network(options: &str, routes: &str) -> String {
     let options = if options.is_empty() {
         String::new()
     } else {
@@ -185,7 +195,7 @@ fn network(options: &str) -> String {
         "<network>\n  <name>default</name>\n{options}  <forward mode='nat'><nat ipv6='yes'/>\
          </forward>\n  <bridge name='virbr0' stp='on' delay='0'/>\n  \
          <ip address='192.168.122.1' prefix='24'/>\n  \
-         <ip family='ipv6' address='fd00:122::1' prefix='64'/>\n</network>\n"
+         <ip family='ipv6' address='fd00:122::1' prefix='64'/>\n{routes}</network>\n"
     )
 }
 

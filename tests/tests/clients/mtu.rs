@@ -1,7 +1,7 @@
 //! Path MTU discovery (RFC 1191, RFC 8201): whoever sends too much learns the smallest hop's MTU.
 
 use vnet_tests::lab::services::{HttpServer, Upload, content, hash};
-use vnet_tests::lab::{Node, require_root};
+use vnet_tests::lab::{End, Node, require_root};
 
 use crate::internet::*;
 
@@ -73,4 +73,35 @@ fn smaller_mtu_on_the_guests_side_is_learnt_by_the_server() -> anyhow::Result<()
     // The guest's own link has that MTU, so there is nothing that it could learn.
     let mtu = Mtu { bridge: 1350, ..Mtu::default() };
     assert_learnt(mtu, &Learnt { guest: None, server: Some(1350) })
+}
+
+#[test]
+fn smaller_mtu_of_a_hop_behind_a_guest_that_routes_is_learnt_by_the_server() -> anyhow::Result<()> {
+    const ROUTES: &str = "<route address='10.77.0.0' prefix='24' gateway='192.168.122.11'/>\
+         <route family='ipv6' address='fd00:77::' prefix='64' gateway='fd00:122::11'/>";
+    if !require_root() {
+        return Ok(());
+    }
+    for kind in KINDS {
+        let net = Internet::with_routes(kind, Mtu::default(), "", ROUTES)?;
+        let inner = net.lab.station("inner")?;
+        for forwarding in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            net.guest.sysctl(forwarding, "1")?;
+        }
+        net.lab.wire_with_mtu(
+            &End::new(&net.guest, "eth1").address("10.77.0.1/24").address("fd00:77::1/64"),
+            &End::new(&inner, "eth0").address("10.77.0.2/24").address("fd00:77::2/64"),
+            1300,
+        )?;
+        for (family, gateway) in FAMILIES.into_iter().zip(["10.77.0.1", "fd00:77::1"]) {
+            let web = HttpServer::start(&net.server, at(family.server, 80))?;
+            offer_ethernet(&inner, family, gateway)?;
+            let url = format!("http://{}/bytes/{LENGTH}", web.address());
+            assert!(inner.curl(&url)? == content(LENGTH));
+            // The guest's error came with the host's address, about a packet to that.
+            assert_eq!(learnt(&net.server, family.uplink)?, Some(1300), "{kind:?} {family:?}");
+        }
+        net.finish()?;
+    }
+    Ok(())
 }

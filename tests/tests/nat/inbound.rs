@@ -128,3 +128,16 @@ fn guests_of_one_bridge_reach_each_other_as_themselves() -> anyhow::Result<()> {
     assert_eq!(nat.vnet.flows()?, []);
     nat.finish()
 }
+
+#[test]
+fn guest_that_pings_the_uplinks_address_is_answered_by_the_host() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let nat = Nat::new()?;
+    for guest in nat.guests() {
+        assert_eq!(guest.ping(UPLINK, 3)?.received, 3);
+    }
+    assert_eq!(nat.vnet.flows()?, []);
+    nat.finish()
+}

@@ -8,6 +8,8 @@ mod forwards;
 mod inbound;
 mod networks;
 mod own_copies;
+mod reserved;
+mod scan;
 mod services;
 mod support;
 mod traffic;

@@ -206,8 +206,12 @@ fn refused_flow_does_not_shorten_the_hold_down_of_its_endpoints_port() -> Result
 #[test]
 fn connection_that_ends_lives_as_long_as_one_that_opens() -> Result<()> {
     with_rig(|rig| {
-        rig.from_guest(&tcp("192.168.122.10:20000", "192.0.2.10:80", ACK))?;
-        rig.from_outside(&tcp("192.0.2.10:80", "198.51.100.1:20000", RST))?;
+        let (guest, remote) = ("192.168.122.10:20000", "192.0.2.10:80");
+        rig.from_guest(&tcp(guest, remote, SYN))?;
+        rig.from_outside(&tcp(remote, "198.51.100.1:20000", SYN | ACK))?;
+        rig.from_guest(&tcp(guest, remote, ACK))?;
+        // Established, it would live 8 s.
+        rig.from_outside(&tcp(remote, "198.51.100.1:20000", RST))?;
         age(rig, 0, 3)?;
         rig.sweep()?;
         assert_eq!(rig.tables()?.live().count(), 1);

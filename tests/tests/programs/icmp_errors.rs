@@ -11,7 +11,7 @@ use vnet_tests::programs::*;
 
 const ROUTER: &str = "198.51.100.254";
 /// Unreachable, fragmentation needed, time exceeded, parameter problem.
-const KINDS: [(u8, u8); 5] = [(3, 1), (3, 3), (3, 4), (11, 0), (12, 0)];
+const KINDS: [(u8, u8); 6] = [(3, 1), (3, 3), (3, 4), (4, 0), (11, 0), (12, 0)];
 
 /// Packets of a guest whose external port is not its own.
 fn packets() -> [Packet; 4] {

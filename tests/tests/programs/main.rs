@@ -33,6 +33,7 @@ mod modes_routed;
 mod modes_sources;
 mod outbound;
 mod ports;
+mod ports_reserved;
 mod ports_shared;
 mod protocols;
 mod protocols_checksums;

@@ -1,7 +1,9 @@
 //! Guests' packets that are dropped at the bridge, each for its reason.
 
 use anyhow::Result;
-use vnet_common::{names::program, policy::Mode, reason::DropReason, tcp::flags::*};
+use vnet_common::{
+    names::program, network::SUBNET_NO_STATION, policy::Mode, reason::DropReason, tcp::flags::*,
+};
 use vnet_tests::programs::*;
 
 #[test]
@@ -10,6 +12,20 @@ fn source_of_another_network_is_spoofed() -> Result<()> {
         for source in ["192.0.2.99:5", "192.168.123.10:5", "127.0.0.1:5", "198.51.100.1:5"] {
             let packet = udp(source, "192.0.2.10:53");
             rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn network_and_broadcast_addresses_of_a_subnet_are_nobodys_source() -> Result<()> {
+    with_rig(|rig| {
+        for address in ["192.168.122.0", "192.168.122.255"] {
+            rig.add_subnet(NETWORK, &format!("{address}/32"), SUBNET_NO_STATION)?;
+            let packet = udp(&format!("{address}:5"), "192.0.2.10:53");
+            rig.from_guest(&packet)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
+            let packet = udp(&format!("{address}:5"), "198.51.100.1:53");
+            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
         }
         Ok(())
     })

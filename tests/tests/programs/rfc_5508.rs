@@ -31,19 +31,21 @@ fn identifier_is_the_same_for_every_remote() -> Result<()> {
 }
 
 #[test]
-fn timestamps_are_queries_as_pings_are() -> Result<()> {
+fn timestamps_information_and_address_masks_are_queries_as_pings_are() -> Result<()> {
     with_rig(|rig| {
         let message = |from: &str, to: &str, kind: u8| {
             let about = udp("192.0.2.1:1", "192.0.2.2:2");
-            // Identifier 77, sequence number 1, then three timestamps.
+            // Identifier 77, sequence number 1, then as much as three timestamps.
             icmp_error(from, to, (kind, 0), &about, 0).icmp_rest([0, 77, 0, 1]).payload(&[7; 12])
         };
-        let query = message(GUEST, REMOTE, 13);
-        let translated = message(EXTERNAL, REMOTE, 13).ttl(63);
-        rig.from_guest(&query)?.assert_redirected(NETWORK, Outbound, &translated);
-        let reply = message(REMOTE, EXTERNAL, 14);
-        let back = message(REMOTE, GUEST, 14).ttl(63);
-        rig.from_outside(&reply)?.assert_redirected(NETWORK, Inbound, &back);
+        for (query, reply) in [(13, 14), (15, 16), (17, 18)] {
+            let asked = message(GUEST, REMOTE, query);
+            let translated = message(EXTERNAL, REMOTE, query).ttl(63);
+            rig.from_guest(&asked)?.assert_redirected(NETWORK, Outbound, &translated);
+            let answer = message(REMOTE, EXTERNAL, reply);
+            let back = message(REMOTE, GUEST, reply).ttl(63);
+            rig.from_outside(&answer)?.assert_redirected(NETWORK, Inbound, &back);
+        }
         Ok(())
     })
 }
@@ -70,6 +72,33 @@ fn wrong_checksum_of_an_error_stays_wrong() -> Result<()> {
         let outcome = rig.frame_from_outside(&error)?;
         assert_eq!(outcome.verdict, Verdict::Redirect);
         assert!(!icmp_checksum_is_right(&outcome.frame), "{}", hex(&outcome.frame));
+        Ok(())
+    })
+}
+
+#[test]
+fn checksums_of_the_quoted_headers_are_not_verified() -> Result<()> {
+    /// Offsets in a frame of the quoted IP header's checksum and of the quoted UDP header's.
+    const QUOTED: [usize; 2] = [ICMP + 8 + 10, ICMP + 8 + 20 + 6];
+    with_rig(|rig| {
+        let query = udp("192.168.122.10:40000", "192.0.2.10:53");
+        rig.from_guest(&query)?;
+        let port = rig.tables()?.only().external_port.to_host();
+        let on_the_wire = query.from(&format!("{EXTERNAL}:{port}")).ttl(60);
+        let error = icmp_error(ROUTER, EXTERNAL, (3, 3), &on_the_wire, 28).frame();
+        let translated = rig.frame_from_outside(&error)?;
+        for offset in QUOTED {
+            let mut wrong = error.clone();
+            wrong[offset] ^= 0x10;
+            let outcome = rig.frame_from_outside(&wrong)?;
+            assert_eq!(outcome.verdict, Verdict::Redirect);
+            // It follows what is rewritten, so that it is as wrong as before.
+            let differing: Vec<usize> = (0..outcome.frame.len())
+                .filter(|index| outcome.frame[*index] != translated.frame[*index])
+                .collect();
+            assert!(differing.contains(&offset), "{differing:?}");
+            assert!(differing.iter().all(|at| (offset..offset + 2).contains(at)), "{differing:?}");
+        }
         Ok(())
     })
 }

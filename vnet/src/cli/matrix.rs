@@ -87,7 +87,7 @@ fn of_definitions(paths: &[PathBuf], uplinks: &[String]) -> anyhow::Result<Optio
     let snapshot =
         runtime()?.block_on(host::snapshot()).context("cannot read the host's network")?;
     let options = plan::Options { uplinks: uplinks.to_vec(), ..plan::Options::default() };
-    let planned = plan::plan(&networks, &snapshot, host::sysctl::ip_local_port_range()?, &options);
+    let planned = plan::plan(&networks, &snapshot, host::sysctl::HostPorts::read()?, &options);
     Ok(Some(Matrix::of_plan(&planned.plan, &snapshot)))
 }
 

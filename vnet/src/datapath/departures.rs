@@ -14,6 +14,18 @@ use super::{
     Datapath, DatapathError,
     tables::{failed, is_absent},
 };
+use crate::definition::MacAddress;
+
+/// An address that a guest was the first to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LearnedAddress {
+    /// Index of the port where it was learned.
+    pub port: u32,
+    /// The guest.
+    pub mac: MacAddress,
+    /// The address.
+    pub address: IpAddr,
+}
 
 impl Datapath {
     /// Notes that guests have left these addresses. Their flows end with the next epoch: at their next
@@ -56,18 +68,23 @@ impl Datapath {
         Ok(())
     }
 
-    /// The addresses that the guard has learned at these ports.
+    /// The addresses that the guard has learned at these ports, each with the port and the guest.
     pub fn addresses_learned_at(
         &mut self,
         ports: &BTreeSet<u32>,
-    ) -> Result<BTreeSet<IpAddr>, DatapathError> {
+    ) -> Result<Vec<LearnedAddress>, DatapathError> {
         if ports.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(Vec::new());
         }
         let map: HashMap<_, AddressKey, AddressHolder> = self.map(map::GUARD_ADDRESSES)?;
         // A guest may learn while this runs, which ends the walk early: what is missed times out.
         let held = map.iter().flatten().filter(|(_, holder)| ports.contains(&holder.learned_at));
-        Ok(held.map(|(key, _)| key.address.to_addr()).collect())
+        let learned = held.map(|(key, holder)| LearnedAddress {
+            port: holder.learned_at,
+            mac: MacAddress(holder.mac.to_bytes()),
+            address: key.address.to_addr(),
+        });
+        Ok(learned.collect())
     }
 }
 

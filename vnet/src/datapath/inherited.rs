@@ -16,7 +16,7 @@ impl Datapath {
     pub(super) fn read_generations(&mut self) -> Result<(), DatapathError> {
         let map: Array<_, Config> = self.map(names::map::CONFIG)?;
         self.config = map.get(&0, 0).map_err(failed(names::map::CONFIG))?;
-        self.generations = Default::default();
+        self.generations = <[_; 2]>::default();
         for generation in 0..2 {
             let mut tables = self.read_tables(generation)?;
             tables.host_ports = Some(self.config.host_ports);

@@ -1,6 +1,6 @@
 //! Loading the object: maps at their sizes, programs through the verifier.
 
-use std::{fs, path::Path};
+use std::{fs, ops::RangeInclusive, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -34,6 +34,8 @@ pub struct Datapath {
     pub(super) config: Config,
     /// What packets see, and what they see next or have seen before.
     pub(super) generations: [Generation; 2],
+    /// What is reserved in the programs' map; `None` while it is not known.
+    pub(super) reserved_ports: Option<Vec<RangeInclusive<u16>>>,
     /// What the guard's maps say, beside what the programs have learned.
     pub(super) guard: GuardTables,
 }
@@ -118,7 +120,13 @@ impl Datapath {
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };
-        Ok(Self { ebpf, config, generations: Default::default(), guard: GuardTables::default() })
+        Ok(Self {
+            ebpf,
+            config,
+            generations: <[Generation; 2]>::default(),
+            reserved_ports: None,
+            guard: GuardTables::default(),
+        })
     }
 
     /// Pins every map in a directory, for other processes.

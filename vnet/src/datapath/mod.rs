@@ -13,6 +13,7 @@ mod sweep;
 mod tables;
 
 pub use attach::{AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism, pinned_links};
+pub use departures::LearnedAddress;
 pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions, flow_limit_of};

@@ -13,7 +13,7 @@ use vnet_common::{
         Config, InterfaceKey, Network, SUBNET_KEY_LEADING_BITS, Subnet, SubnetKey, Uplink,
         generation,
     },
-    port_map::PortMap,
+    port_map::{PortMap, RESERVED_PORTS},
 };
 
 use super::{Datapath, DatapathError, grace};
@@ -32,13 +32,17 @@ impl Datapath {
     /// anew. After a failure packets still see what they saw before.
     pub fn write(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         let current = generation(self.config.epoch);
-        if self.tables_of(current) == Some(tables) {
+        let are_others_reserved = self.reserved_ports.as_ref() != Some(&tables.reserved_ports);
+        if self.tables_of(current) == Some(tables) && !are_others_reserved {
             return self.next_epoch();
         }
         let next = 1 - current;
         // Runs that began when it was shown last may still read it.
         grace::wait_for_running_programs();
         self.write_generation(next, tables)?;
+        if are_others_reserved {
+            self.write_reserved_ports(tables)?;
+        }
         let former = self.config;
         if let Some(host_ports) = tables.host_ports {
             self.config.host_ports = host_ports;
@@ -48,7 +52,7 @@ impl Datapath {
             self.config = former;
             return Err(error);
         }
-        self.forget_port_maps(current, next)
+        self.forget_port_maps(current, next, are_others_reserved)
     }
 
     /// Starts a new epoch: something outside of the tables has changed, such as a route.
@@ -150,14 +154,29 @@ impl Datapath {
             .map_err(failed(names::map::FORWARDS))
     }
 
+    fn write_reserved_ports(&mut self, new: &Tables) -> Result<(), DatapathError> {
+        let mut ports = Box::new(PortMap::EMPTY);
+        new.reserved_ports.iter().cloned().flatten().for_each(|port| ports.take(port));
+        let mut map: Array<_, PortMap> = self.map(names::map::RESERVED_PORTS)?;
+        map.set(RESERVED_PORTS, *ports, 0).map_err(failed(names::map::RESERVED_PORTS))?;
+        self.reserved_ports = Some(new.reserved_ports.clone());
+        Ok(())
+    }
+
     /// Removes the maps of taken ports that are of no use any more: of addresses that are gone, and where
-    /// forwards are gone, whose ports count as taken there. Who holds a port is said by another table, so
+    /// forwards are gone, whose ports count as taken there; all, if other ports are reserved. Who holds a port is said by another table, so
     /// that a new map costs a few steps and nothing else.
-    fn forget_port_maps(&mut self, former: u32, current: u32) -> Result<(), DatapathError> {
+    fn forget_port_maps(
+        &mut self,
+        former: u32,
+        current: u32,
+        are_stale: bool,
+    ) -> Result<(), DatapathError> {
         let [former, current] = [former, current].map(|number| number as usize & 1);
         let (old, new) = (&self.generations[former].tables, &self.generations[current].tables);
         if (&old.networks, &old.uplinks, &old.forwards)
             == (&new.networks, &new.uplinks, &new.forwards)
+            && !are_stale
         {
             return Ok(());
         }
@@ -170,7 +189,7 @@ impl Datapath {
         let mut port_maps: HashMap<_, ExternalPort, PortMap> = self.map(names::map::PORT_MAPS)?;
         let keys: Vec<_> = port_maps.keys().filter_map(Result::ok).collect();
         for key in keys {
-            let forgotten = gone.contains(&(key.external.to_wire(), key.protocol));
+            let forgotten = are_stale || gone.contains(&(key.external.to_wire(), key.protocol));
             if !forgotten && new.masquerades_to(key.external) {
                 continue;
             }

@@ -24,6 +24,8 @@ pub struct Snapshot {
     /// A table kept changing while it was read, so entries may be missing or doubled. The watch
     /// reports those changes.
     pub interrupted: bool,
+    /// Whether that is so of the interfaces.
+    pub links_interrupted: bool,
 }
 
 /// Reads the host's links, addresses and routes.
@@ -36,6 +38,7 @@ pub async fn snapshot() -> Result<Snapshot, NetlinkError> {
     })
     .await?;
     snapshot.links.sort_by_key(|link| link.index);
+    snapshot.links_interrupted = snapshot.interrupted;
 
     for family in [AF_INET, AF_INET6] {
         let addresses = table(

@@ -2,7 +2,12 @@
 //!
 //! `/proc/sys/net` shows the network namespace of the thread that opens the file.
 
-use std::{fs, io, ops::RangeInclusive, path::PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 use vnet_common::family::Family;
@@ -71,9 +76,24 @@ pub fn of_interface(family: Family, interface: &str, parameter: &str) -> String 
 /// As with sysctl(8) a name may separate with dots or with slashes, whichever comes first in it:
 /// `net/ipv4/conf/eth0.100/forwarding` is how to write a component that has a dot.
 pub fn read(name: &str) -> Result<String, SysctlError> {
-    match fs::read_to_string(path(name)) {
+    match read_at_once(&path(name)) {
         Ok(value) => Ok(value.trim_end().to_owned()),
         Err(source) => Err(SysctlError::Read { name: name.to_owned(), source }),
+    }
+}
+
+/// The kernel gives a value out in one read, and nothing in a second one: what does not fit is cut off
+/// (`proc_do_large_bitmap` in kernel/sysctl.c).
+fn read_at_once(path: &Path) -> io::Result<String> {
+    let mut size = 4096;
+    loop {
+        let mut buffer = vec![0; size];
+        let length = File::open(path)?.read(&mut buffer)?;
+        if length < size {
+            buffer.truncate(length);
+            return String::from_utf8(buffer).map_err(io::Error::other);
+        }
+        size *= 8;
     }
 }
 
@@ -152,6 +172,38 @@ pub fn ip_local_reserved_ports() -> Result<Vec<RangeInclusive<u16>>, SysctlError
     let value = read(IP_LOCAL_RESERVED_PORTS)?;
     parse_port_list(&value)
         .ok_or_else(|| unexpected(IP_LOCAL_RESERVED_PORTS, &value, "a list like 8080,9000-9010"))
+}
+
+/// Ports that the host keeps for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPorts {
+    /// Those of sockets that do not name one: [`ip_local_port_range`].
+    pub ephemeral: RangeInclusive<u16>,
+    /// Those that the administrator has set aside, in ascending order: [`ip_local_reserved_ports`].
+    /// Something without a socket may have them, such as a container's port that netfilter forwards.
+    pub reserved: Vec<RangeInclusive<u16>>,
+}
+
+impl HostPorts {
+    /// Those of the network namespace.
+    pub fn read() -> Result<Self, SysctlError> {
+        Ok(Self { ephemeral: ip_local_port_range()?, reserved: ip_local_reserved_ports()? })
+    }
+
+    /// How many ports of a range are none of them.
+    #[must_use]
+    pub fn left_of(&self, ports: &RangeInclusive<u16>) -> usize {
+        let ephemeral = common(ports, &self.ephemeral);
+        let reserved = self.reserved.iter().map(|range| {
+            let of_range = common(ports, range);
+            of_range.len() - common(&of_range, &ephemeral).len()
+        });
+        ports.len() - ephemeral.len() - reserved.sum::<usize>()
+    }
+}
+
+fn common(one: &RangeInclusive<u16>, other: &RangeInclusive<u16>) -> RangeInclusive<u16> {
+    *one.start().max(other.start())..=*one.end().min(other.end())
 }
 
 /// Writes port ranges the way that `ip_local_reserved_ports` takes them.
@@ -251,6 +303,20 @@ mod tests {
         assert_eq!(format_port_list(&[]), "");
         for wrong in ["x", "5-1", "1-2-3", "70000"] {
             assert_eq!(parse_port_list(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn ports_that_are_left_are_neither_ephemeral_nor_reserved() {
+        let reserved = vec![7..=7, 30..=31, 290..=310, 350..=360, 395..=500];
+        let ports = HostPorts { ephemeral: 300..=400, reserved };
+        let is_hosts = |port: &u16| {
+            ports.ephemeral.contains(port)
+                || ports.reserved.iter().any(|range| range.contains(port))
+        };
+        for range in [0..=65535, 0..=6, 7..=7, 8..=30, 200..=299, 305..=355, 399..=600, 501..=501] {
+            let left = range.clone().filter(|port| !is_hosts(port)).count();
+            assert_eq!(ports.left_of(&range), left, "{range:?}");
         }
     }
 

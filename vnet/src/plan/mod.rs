@@ -32,7 +32,7 @@ pub use warning::Warning;
 
 use crate::{
     definition::{self, AddressRange},
-    host::Snapshot,
+    host::{Snapshot, sysctl::HostPorts},
 };
 
 /// What a plan depends on beside definitions and host.
@@ -78,8 +78,8 @@ pub struct Plan {
     pub forwards: Vec<PlannedForward>,
     /// The host's own addresses, which nobody else may send from.
     pub own: Vec<IpAddr>,
-    /// The host's ephemeral ports, which masquerading leaves alone.
-    pub host_ports: RangeInclusive<u16>,
+    /// The host's own ports, which masquerading leaves alone.
+    pub host_ports: HostPorts,
     /// Guests' ports, by rising index; see [`Plan::add_ports`].
     pub ports: Vec<PlannedPort>,
     /// What the guard knows of guests.
@@ -164,7 +164,7 @@ pub struct Addresses {
 pub fn plan(
     definitions: &[definition::Network],
     host: &Snapshot,
-    host_ports: RangeInclusive<u16>,
+    host_ports: HostPorts,
     options: &Options,
 ) -> Planned {
     let mut problems = Vec::new();
@@ -179,7 +179,8 @@ pub fn plan(
     let mut networks = Vec::new();
     // Slots do not depend on the host, so that they stay.
     for (slot, (definition, modes)) in options.slots.assign(&names).into_iter().zip(served) {
-        let network = network::plan(definition, slot, modes, share, host, &mut problems);
+        let network =
+            network::plan(definition, slot, modes, share, &host_ports, host, &mut problems);
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
     }
@@ -220,7 +221,7 @@ impl Plan {
             uplinks: Vec::new(),
             forwards: Vec::new(),
             own: Vec::new(),
-            host_ports: 0..=0,
+            host_ports: HostPorts { ephemeral: 0..=0, reserved: Vec::new() },
             ports: Vec::new(),
             guard: GuardTables::default(),
         }
@@ -257,8 +258,10 @@ fn too_many(
     uplinks: &[PlannedUplink],
     forwards: &[PlannedForward],
 ) -> Vec<Problem> {
-    let subnets_of =
-        |network: &PlannedNetwork| network.subnets.len() + network.subnets_behind().count();
+    let subnets_of = |network: &PlannedNetwork| {
+        let ends = network.subnets.iter().flat_map(ends).count();
+        network.subnets.len() + network.subnets_behind().count() + ends
+    };
     let subnets = networks.iter().map(subnets_of).sum();
     let bridges = networks.iter().filter(|network| network.is_masqueraded_to()).count();
     let prefixes = forwards.iter().map(|forward| forward.entries().count()).sum();
@@ -287,6 +290,15 @@ impl Addresses {
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
         let ipv4 = self.ipv4.iter().map(|(address, _)| IpAddr::from(*address));
         ipv4.chain(self.ipv6.iter().map(|(address, _)| IpAddr::from(*address)))
+    }
+}
+
+/// The two addresses of an IPv4 subnet that are no station's (RFC 1122, section 3.2.1.3; those of two
+/// addresses have none, RFC 3021).
+fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
+    match subnet {
+        IpNet::V4(subnet) if subnet.prefix_len() < 31 => vec![subnet.network(), subnet.broadcast()],
+        _ => Vec::new(),
     }
 }
 

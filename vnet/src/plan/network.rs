@@ -1,6 +1,6 @@
 //! One network: how it is connected and what of it is on its bridge.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use vnet_common::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     definition::{self, Filtering, ForwardMode},
-    host::{Link, LinkKind, Snapshot},
+    host::{Link, LinkKind, Snapshot, sysctl::HostPorts},
 };
 
 /// How the programs treat a network; `None` if they do not.
@@ -53,6 +53,7 @@ pub(super) fn plan(
     slot: u16,
     modes: Modes,
     share: u32,
+    host_ports: &HostPorts,
     host: &Snapshot,
     problems: &mut Vec<Problem>,
 ) -> PlannedNetwork {
@@ -63,6 +64,9 @@ pub(super) fn plan(
     let limits = &definition.options.limits;
     let flows_per_guest =
         limits.flows.as_ref().map_or(limits::DEFAULT_FLOWS_PER_GUEST, |flows| flows.value);
+    let ports = nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end);
+    // Each flow holds at most one.
+    let ports_per_guest = || flows_per_guest.min(share_of_ports(&ports, host_ports));
     let mut network = PlannedNetwork {
         slot,
         name: definition.name.value.clone(),
@@ -82,12 +86,11 @@ pub(super) fn plan(
             IpAddr::V6(address) => Some(address),
         }),
         forward_ifindex,
-        ports: nat.map_or(1024..=65535, |nat| nat.ports.start..=nat.ports.end),
+        ports_per_guest: limits.ports.as_ref().map_or_else(ports_per_guest, |of| of.value.into()),
+        ports,
         pool: nat.and_then(|nat| nat.addresses.as_ref()).map(|range| range.value),
         endpoint_independent: definition.options.filtering() == Filtering::EndpointIndependent,
         flows_per_guest,
-        // Each flow holds at most one.
-        ports_per_guest: limits.ports.as_ref().map_or(flows_per_guest, |ports| ports.value.into()),
         new_flows_per_second: limits.new_flows.as_ref().map_or(0, |new_flows| new_flows.value),
         flow_limit: limits.network_flows.as_ref().map_or(share, |flows| flows.value),
         timeouts: timeouts(&definition.options.timeouts),
@@ -102,6 +105,12 @@ pub(super) fn plan(
 /// alone all of them; several so many that none takes the table from the others.
 pub(super) fn share_of_flows(flow_limit: u32, networks: usize) -> u32 {
     if networks > 1 { flow_limit - flow_limit / 4 } else { flow_limit }
+}
+
+/// How many external ports one guest may hold unless it is set: half of what its external address has,
+/// so that the next guest finds some. A pool has no more for a guest, which always has the same address.
+fn share_of_ports(ports: &RangeInclusive<u16>, host_ports: &HostPorts) -> u32 {
+    u32::try_from(host_ports.left_of(ports) / 2).unwrap_or(u32::MAX).max(1)
 }
 
 fn timeouts(set: &definition::Timeouts) -> Timeouts {

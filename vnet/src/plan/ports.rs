@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv4Net};
 use vnet_common::{
     address::Address,
     guard::{AddressHolder, AddressKey, GuestPort, Mac, MacKey, ROUTE_KEY_BRIDGE_BITS, flags},
     limits,
 };
 
-use super::{Plan, PlannedNetwork};
+use super::{Plan, PlannedNetwork, ends};
 use crate::{
     definition::{AddressSources, Guard, MacAddress, NativeMode, Network, Vlan},
     guests::{Known, Lease},
@@ -96,14 +95,19 @@ impl Plan {
 }
 
 impl Plan {
-    /// The addresses that another plan takes from guests that this one has: the guest's port is gone,
-    /// or somebody else has the address.
+    /// The addresses that this plan takes from guests that had ports before: the guest's port is gone and
+    /// it has no other, or somebody else has the address.
     #[must_use]
-    pub fn departed(&self, next: &Self) -> BTreeSet<IpAddr> {
+    pub fn departed(&self, before: &[PlannedPort]) -> BTreeSet<IpAddr> {
         let mut departed = BTreeSet::new();
-        for port in &self.ports {
-            let of_network = || next.ports.iter().filter(|other| other.network == port.network);
-            let stays = of_network().any(|other| other.mac == port.mac);
+        for port in before {
+            let of_network = || self.ports.iter().filter(|other| other.network == port.network);
+            let is_guests = |other: &PlannedPort| match other.mac {
+                Some(_) => other.mac == port.mac,
+                // It has not sent anything since the port was found again.
+                None => other.ifindex == port.ifindex,
+            };
+            let stays = of_network().any(is_guests);
             let is_lost = |address: &&IpAddr| {
                 let now_has = |other: &PlannedPort| {
                     other.mac != port.mac && other.addresses.contains(address)
@@ -286,15 +290,6 @@ impl GuardTables {
         let key = AddressKey { bridge, address: Address::from_addr(address) };
         let holder = AddressHolder { mac, seen: 0, learned_at: 0, reserved: 0 };
         self.addresses.entry(key).or_insert(holder);
-    }
-}
-
-/// The two addresses of an IPv4 subnet that are no host's.
-fn ends(subnet: &IpNet) -> Vec<Ipv4Addr> {
-    let of = |subnet: &Ipv4Net| vec![subnet.network(), subnet.broadcast()];
-    match subnet {
-        IpNet::V4(subnet) if subnet.prefix_len() < 31 => of(subnet),
-        _ => Vec::new(),
     }
 }
 

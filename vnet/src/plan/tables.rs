@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
 };
 
 use ipnet::IpNet;
@@ -12,12 +13,13 @@ use vnet_common::{
     limits,
     network::{
         NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ISOLATED_PORTS, Network, SUBNET_BEHIND_GUEST,
-        SUBNET_IS_HOST, Subnet, Uplink, UplinkAddress,
+        SUBNET_IS_HOST, SUBNET_NO_STATION, Subnet, Uplink, UplinkAddress,
     },
+    policy::Mode,
     port::PortRange,
 };
 
-use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork};
+use super::{ABSENT_INTERFACE, Addresses, ForwardPrefix, Plan, PlannedNetwork, ends};
 
 /// A prefix of a subnet: its length in bits and the IPv4-mapped address.
 pub type SubnetPrefix = (u32, [u8; 16]);
@@ -37,6 +39,8 @@ pub struct Tables {
     pub forwards: BTreeMap<ForwardPrefix, Forward>,
     /// The host's ephemeral ports.
     pub host_ports: Option<PortRange>,
+    /// Ports that the host has set aside.
+    pub reserved_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Tables {
@@ -45,9 +49,10 @@ impl Tables {
     pub fn of(plan: &Plan) -> Self {
         let mut tables = Self {
             host_ports: Some(PortRange {
-                first: *plan.host_ports.start(),
-                last: *plan.host_ports.end(),
+                first: *plan.host_ports.ephemeral.start(),
+                last: *plan.host_ports.ephemeral.end(),
             }),
+            reserved_ports: plan.host_ports.reserved.clone(),
             ..Self::default()
         };
         for network in &plan.networks {
@@ -67,6 +72,11 @@ impl Tables {
         }
         for network in &plan.networks {
             tables.add_subnets(network.slot, 0, network.subnets.iter().copied());
+        }
+        for network in plan.networks.iter().filter(|network| network.modes.ipv4 != Mode::Open) {
+            let ends =
+                network.subnets.iter().flat_map(ends).map(|end| IpNet::from(IpAddr::V4(end)));
+            tables.add_subnets(network.slot, SUBNET_NO_STATION, ends);
         }
         for network in &plan.networks {
             let own = network.own.iter().copied().map(IpNet::from);

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use aya::{
-    maps::{Array, Map, MapData, MapError, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
     pin::PinError,
 };
 
@@ -30,6 +30,19 @@ impl<'a> PinnedMaps<'a> {
     pub fn single<V: aya::Pod>(&self, map: &'static str) -> Result<V, ReportError> {
         let array: Array<MapData, V> = self.typed(map)?;
         array.get(&0, 0).map_err(|error| self.failed(map, error))
+    }
+
+    /// Opens an array.
+    pub fn array<V: aya::Pod>(&self, map: &'static str) -> Result<Array<MapData, V>, ReportError> {
+        self.typed(map)
+    }
+
+    /// Opens a hash table.
+    pub fn hash<K: aya::Pod, V: aya::Pod>(
+        &self,
+        map: &'static str,
+    ) -> Result<HashMap<MapData, K, V>, ReportError> {
+        self.typed(map)
     }
 
     /// Opens an array of counters.

@@ -60,7 +60,12 @@ impl Sessions {
 
     /// Every live flow, each as it was at one moment.
     pub fn live(&self) -> impl Iterator<Item = Session> + '_ {
-        self.mapping.iter().flat_map(|mapping| (0..mapping.slots).filter_map(|i| mapping.live(i)))
+        self.held().filter(|session| Phase::from_word(session.phase) == Phase::Live)
+    }
+
+    /// As [`Self::live`], and the ended ones whose ports are held down.
+    pub fn held(&self) -> impl Iterator<Item = Session> + '_ {
+        self.mapping.iter().flat_map(|mapping| (0..mapping.slots).filter_map(|i| mapping.held(i)))
     }
 }
 
@@ -81,11 +86,11 @@ impl Mapping {
         Ok(Self { start: start.cast(), bytes, slots: slots.get() })
     }
 
-    /// The session of a slot; `None` if the slot is not live, or changed its tenant meanwhile.
-    fn live(&self, slot: usize) -> Option<Session> {
+    /// The session of a slot; `None` if nobody holds the slot, or its tenant changed meanwhile.
+    fn held(&self, slot: usize) -> Option<Session> {
         let tenant = self.word(slot, 0)?;
         let [phase, _generation]: [u32; 2] = bytemuck::cast(tenant);
-        if Phase::from_word(phase) != Phase::Live {
+        if !matches!(Phase::from_word(phase), Phase::Live | Phase::HoldDown) {
             return None;
         }
         fence(Ordering::Acquire);

@@ -4,7 +4,7 @@ use super::{forwarding, hooks, pause::pause, ports, routes, startup::Running, st
 use crate::{
     datapath::HookSpec,
     host::Snapshot,
-    plan::{self, Addresses, GuardTables, Plan, Tables},
+    plan::{Addresses, GuardTables, Plan, PlannedPort, Tables},
 };
 
 /// What a failure to set up a hook means.
@@ -109,16 +109,19 @@ async fn roll_back(running: &mut Running, before: &Before) -> String {
 
 /// Flows of guests that have gone end before others have their addresses.
 fn depart(running: &mut Running, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
-    // Ports may be missing that are there.
-    if host.interrupted {
+    let is_gone =
+        |port: &&PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
+    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
+    let learned = running.datapath.addresses_learned_at(&gone)?;
+    let before = ports::before(&running.leaving, &running.plan.ports, &learned);
+    // Ports may be missing that are there: who has gone is judged when all have been read.
+    if host.links_interrupted {
+        running.leaving = before;
         return Ok(());
     }
-    let mut departed = running.plan.departed(plan);
-    let is_gone =
-        |port: &&plan::PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
-    let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
-    departed.extend(running.datapath.addresses_learned_at(&gone)?);
-    Ok(running.datapath.depart(&departed)?)
+    running.datapath.depart(&plan.departed(&before))?;
+    running.leaving.clear();
+    Ok(())
 }
 
 fn programs(running: &Running) -> Vec<HookSpec> {

@@ -50,7 +50,7 @@ impl Retry {
 /// Plans anew for the host as it now is. What the host lacks goes, everything else goes on.
 pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    let host_ports = sysctl::ip_local_port_range()?;
+    let host_ports = sysctl::HostPorts::read()?;
     let options = running.plan_options();
     let Planned { mut plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, &options);
@@ -75,7 +75,8 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
 /// Whether something has changed that the kernel sends no notice of.
 pub(super) async fn is_needed(running: &mut Running) -> bool {
     // An error shows when it is followed.
-    sysctl::ip_local_port_range().ok().as_ref() != Some(&running.plan.host_ports)
+    sysctl::HostPorts::read().ok().as_ref() != Some(&running.plan.host_ports)
+        || !running.leaving.is_empty()
         || ports::any_is_new(running)
         || hooks::any_is_lost(running).await
 }

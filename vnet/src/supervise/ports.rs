@@ -8,6 +8,7 @@ use std::{
 
 use super::startup::Running;
 use crate::{
+    datapath::LearnedAddress,
     definition::Network,
     guests::{LeaseWatch, leases},
     host::{
@@ -58,6 +59,27 @@ pub(super) fn any_is_new(running: &mut Running) -> bool {
     let Ok(learned) = running.datapath.learned_macs() else { return true };
     let mut ports = running.plan.ports.iter();
     ports.any(|port| unknown(port) && learned.contains_key(&port.ifindex))
+}
+
+/// Ports of earlier plans that are not judged yet, and those of the last one with the addresses that were
+/// learned there and the guests that had them.
+pub(super) fn before(
+    unjudged: &[PlannedPort],
+    last: &[PlannedPort],
+    learned: &[LearnedAddress],
+) -> Vec<PlannedPort> {
+    let mut before = unjudged.to_vec();
+    for port in last {
+        let mut port = port.clone();
+        for one in learned.iter().filter(|one| one.port == port.ifindex) {
+            port.mac.get_or_insert(one.mac);
+            port.addresses.push(one.address);
+        }
+        if !before.contains(&port) {
+            before.push(port);
+        }
+    }
+    before
 }
 
 /// Isolates the ports of a plan that are not, and gives them their VLANs. Returns what failed.
@@ -150,5 +172,81 @@ async fn replace_vlans(
             Ok(bridge_port::delete_vlans(port, &[former]).await?)
         }
         _ => Ok(changed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, net::IpAddr};
+
+    use super::*;
+    use crate::{definition::MacAddress, host::sysctl::HostPorts, plan::GuardTables};
+
+    const MAC: MacAddress = MacAddress([0x52, 0x54, 0, 0, 0, 1]);
+
+    fn port(ifindex: u32, mac: Option<MacAddress>, addresses: &[&str]) -> PlannedPort {
+        PlannedPort {
+            ifindex,
+            name: format!("vnet{ifindex}"),
+            network: 1,
+            mac,
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            guard: None,
+            isolated: false,
+            vlans: Vec::new(),
+        }
+    }
+
+    fn plan(ports: &[PlannedPort]) -> Plan {
+        Plan {
+            networks: Vec::new(),
+            uplinks: Vec::new(),
+            forwards: Vec::new(),
+            own: Vec::new(),
+            host_ports: HostPorts { ephemeral: 32768..=60999, reserved: Vec::new() },
+            ports: ports.to_vec(),
+            guard: GuardTables::default(),
+        }
+    }
+
+    fn learned(port: u32, address: &str) -> LearnedAddress {
+        LearnedAddress { port, mac: MAC, address: address.parse().unwrap() }
+    }
+
+    fn texts(departed: &BTreeSet<IpAddr>) -> Vec<String> {
+        departed.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn guest_that_went_while_ports_were_read_in_part_is_judged_when_all_are_read() {
+        let (one, two) = (port(5, Some(MAC), &["192.168.122.5"]), port(6, None, &[]));
+        // The first reading lacks both, the second has one of them again.
+        let unjudged = before(&[], &[one.clone(), two.clone()], &[learned(5, "fd00::5")]);
+        let again = before(&unjudged, &[], &[]);
+        assert_eq!(again, unjudged);
+        assert_eq!(
+            texts(&plan(std::slice::from_ref(&two)).departed(&again)),
+            ["192.168.122.5", "fd00::5"]
+        );
+        // The port is there: its guest has only not been learned again.
+        let found = [port(5, None, &[]), two.clone()];
+        assert_eq!(texts(&plan(&found).departed(&again)), [""; 0]);
+        // What stays as it was is remembered once.
+        let ports = [one, two];
+        let twice = before(&before(&[], &ports, &[]), &ports, &[]);
+        assert_eq!(twice, ports);
+    }
+
+    #[test]
+    fn learned_addresses_stay_with_a_guest_that_has_moved_to_another_port() {
+        let addresses = [learned(5, "192.168.122.5"), learned(5, "fd00::5")];
+        let left = before(&[], &[port(5, Some(MAC), &[])], &addresses);
+        assert_eq!(texts(&plan(&[port(7, Some(MAC), &[])]).departed(&left)), [""; 0]);
+        let departed = plan(&[port(7, None, &[])]).departed(&left);
+        assert_eq!(texts(&departed), ["192.168.122.5", "fd00::5"]);
+        // It was learned after the last plan was made.
+        let left = before(&[], &[port(5, None, &[])], &addresses);
+        assert_eq!(texts(&plan(&[port(7, Some(MAC), &[])]).departed(&left)), [""; 0]);
+        assert_eq!(texts(&plan(&[port(7, None, &[])]).departed(&left)).len(), 2);
     }
 }

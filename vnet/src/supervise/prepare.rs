@@ -158,7 +158,7 @@ pub(super) fn fitting_plan(
     leases: Option<&LeaseWatch>,
     options: &plan::Options,
 ) -> Result<(Plan, Vec<Warning>), Refusal> {
-    let host_ports = sysctl::ip_local_port_range()?;
+    let host_ports = sysctl::HostPorts::read()?;
     let Planned { mut plan, mut problems, warnings } =
         plan::plan(definitions, snapshot, host_ports, options);
     plan.add_ports(definitions, snapshot, &ports::seen_leases(leases, &plan));

@@ -15,7 +15,7 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Name, Told, Undo, Whose},
-    plan::{self, Plan, Problem, Slots, Warning},
+    plan::{self, Plan, PlannedPort, Problem, Slots, Warning},
 };
 
 use super::{
@@ -44,6 +44,8 @@ pub(super) struct Running {
     pub slots: Slots,
     /// What is in place, but for what `Running::hooks` lacks of it.
     pub plan: Plan,
+    /// Ports of earlier plans of whose guests it is not certain yet whether they have gone.
+    pub leaving: Vec<PlannedPort>,
     /// What the host lacks of the definitions for now.
     pub problems: Vec<Problem>,
     /// Where the host differs from the definitions for now.
@@ -115,6 +117,7 @@ pub(super) async fn start(
         differences,
         slots,
         plan: former_plan,
+        leaving: Vec::new(),
         problems: Vec::new(),
         warnings,
         leases,

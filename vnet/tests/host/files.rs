@@ -37,6 +37,20 @@ fn sysctls_are_those_of_the_threads_namespace() {
     });
 }
 
+#[test]
+fn long_list_of_reserved_ports_is_read_whole() {
+    in_namespace(|| async {
+        // Every third port, one by one: the kernel gives a list out in one read or cuts it off.
+        for count in [4, 10, 700, 21_845] {
+            let reserved: Vec<_> = (1..=count).map(|index| 3 * index..=3 * index).collect();
+            let text = sysctl::format_port_list(&reserved);
+            sysctl::write(sysctl::IP_LOCAL_RESERVED_PORTS, &text).unwrap();
+            let read = sysctl::ip_local_reserved_ports().unwrap();
+            assert!(read == reserved, "{} of {count} ports", read.len());
+        }
+    });
+}
+
 /// Gives the thread mounts of its own, without any BPF file system.
 fn without_bpffs() {
     let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;

@@ -7,21 +7,22 @@ mod fixture;
 
 use std::{os::unix::process::CommandExt as _, process::Command};
 
-use aya::maps::{Array, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, PerCpuArray, PerCpuValues};
 use bytemuck::Zeroable as _;
 use vnet::{
     instance::{Lock, Name},
     report::{
         Counts, Protocol, ReportError,
         flows::{self, Filter},
-        status::{self, FlowTable},
+        status::{self, FlowTable, GuestLimit, Limit, Limits},
     },
 };
 use vnet_common::{
     address::{Address, PortBe},
-    flow::{Phase, Session, SessionCursor, Traffic},
+    flow::{GuestUsage, Phase, Session, SessionCursor, Traffic},
     names::map,
     network::{Config, Network, NetworkTraffic},
+    policy::Mode,
     reason::{DropReason, Handover},
     tcp,
 };
@@ -108,6 +109,47 @@ fn flows_are_the_live_ones_of_the_used_slots() {
         assert_eq!((flow.network.as_str(), flow.uplink.as_str()), ("default", "enp1s0"));
         assert_eq!(found[0].inside.to_string(), "192.168.122.10 id 40000");
         assert_eq!(found[0].network, "lab");
+    });
+}
+
+#[test]
+fn status_shows_what_networks_and_guests_use_of_their_limits() {
+    with_instance(|mut instance| {
+        write_sessions(&mut instance);
+        let network = Network {
+            mode: Mode::Nat as u8,
+            mode_ipv6: Mode::Route as u8,
+            flow_limit: 50,
+            flows_per_guest: 10,
+            ports_per_guest: 5,
+            new_flows_per_second: 7,
+            ..Network::zeroed()
+        };
+        let mut networks: Array<_, Network> = instance.map(map::NETWORKS).try_into().unwrap();
+        networks.set(1, network, 0).unwrap();
+        let routed = Network { mode: Mode::Route as u8, ..network };
+        networks.set(2, routed, 0).unwrap();
+        let mut used: Array<_, u64> = instance.map(map::NETWORK_FLOWS).try_into().unwrap();
+        used.set(1, 2, 0).unwrap();
+        let inside = tcp_session().inside;
+        let usage = GuestUsage { inside, flows: 1, ports: 2, opened: 0 };
+        let mut guests: HashMap<_, Address, GuestUsage> =
+            instance.map(map::GUESTS).try_into().unwrap();
+        guests.insert(inside, usage, 0).unwrap();
+        // The guest is of one network.
+        let mut sessions: Array<_, Session> = instance.map(map::SESSIONS).try_into().unwrap();
+        sessions.set(2, Session::zeroed(), 0).unwrap();
+
+        let status = status::read(&instance.name).unwrap();
+        let guest = Some(inside.to_addr());
+        let expected = Limits {
+            flows: Limit { used: 2, limit: 50 },
+            guest_flows: GuestLimit { used: 1, limit: 10, guest },
+            guest_ports: GuestLimit { used: 2, limit: 5, guest },
+            guest_new_flows_per_second: Some(7),
+        };
+        assert_eq!(status.networks[0].limits, Some(expected));
+        assert_eq!(status.networks[1].limits, None);
     });
 }
 

@@ -214,7 +214,8 @@ pub fn raw(from: &str, to: &str, protocol: u8) -> Packet {
 }
 
 impl Packet {
-    fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
+    /// A packet without options and data; both addresses are of one family.
+    pub(crate) fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
         assert_eq!(source.is_ipv6(), destination.is_ipv6(), "two families");
         Self {
             source,

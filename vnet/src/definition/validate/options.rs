@@ -14,6 +14,7 @@ use super::{
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
     guests(network, diagnostics);
     diagnostics.extend(short_timeouts(&network.options.timeouts));
+    diagnostics.extend(more_ports_than_there_are(network));
     diagnostics.extend(guard_without_addresses(network));
     for (index, forward) in network.options.forwards.iter().enumerate() {
         let earlier = &network.options.forwards[..index];
@@ -44,6 +45,19 @@ fn short_timeouts(timeouts: &Timeouts) -> impl Iterator<Item = Diagnostic> {
             Diagnostic::warning(timeout.span.clone(), message)
                 .label(format!("{} s", timeout.value)),
         )
+    })
+}
+
+/// A guest has one address of a pool, so that its ports are all that it can have of one protocol.
+fn more_ports_than_there_are(network: &Network) -> Option<Diagnostic> {
+    let limit = network.options.limits.ports.as_ref()?;
+    let nat = network.forward.nat.as_ref()?;
+    let count = (nat.ports.start..=nat.ports.end).len();
+    (usize::from(limit.value) > count).then(|| {
+        let message = "one guest may hold every external port, so that none is left for others";
+        Diagnostic::warning(limit.span.clone(), message)
+            .label(format!("{} of {count} ports", limit.value))
+            .help(format!("without `ports` it may hold half: at most {}", (count / 2).max(1)))
     })
 }
 

@@ -3,7 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::{
     definition,
-    host::{Port, fake::Host},
+    host::{Port, fake::Host, sysctl::HostPorts},
     plan,
 };
 
@@ -63,7 +63,8 @@ fn plan_all(host: &Host, texts: &[&str], seen: &Seen) -> Plan {
         networks.extend(loaded.networks);
     }
     let options = plan::Options::default();
-    let mut plan = plan::plan(&networks, &host.0, 32768..=60999, &options).plan;
+    let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: Vec::new() };
+    let mut plan = plan::plan(&networks, &host.0, host_ports, &options).plan;
     plan.add_ports(&networks, &host.0, seen);
     plan
 }
@@ -259,9 +260,9 @@ fn addresses_of_guests_that_go_or_that_others_get_are_given_up() {
         plan
     };
     let (one, two) = (port(5, 1, &["192.168.122.5", "fd00::5"]), port(6, 2, &["192.168.122.6"]));
-    let old = plan(&[one.clone(), two.clone()]);
+    let before = [one.clone(), two.clone()];
     let departed = |ports: &[PlannedPort]| -> Vec<String> {
-        old.departed(&plan(ports)).iter().map(ToString::to_string).collect()
+        plan(ports).departed(&before).iter().map(ToString::to_string).collect()
     };
     assert_eq!(departed(&[one.clone(), two.clone()]), [""; 0]);
     assert_eq!(departed(std::slice::from_ref(&two)), ["192.168.122.5", "fd00::5"]);
@@ -271,4 +272,22 @@ fn addresses_of_guests_that_go_or_that_others_get_are_given_up() {
     assert_eq!(departed(&[port(5, 1, &["fd00::5"]), two]), [""; 0]);
     let taken = port(6, 2, &["192.168.122.6", "192.168.122.5"]);
     assert_eq!(departed(&[one, taken]), ["192.168.122.5"]);
+}
+
+#[test]
+fn guests_that_are_not_known_are_not_taken_for_each_other() {
+    let port = |ifindex: u32, addresses: &[&str]| PlannedPort {
+        ifindex,
+        name: format!("vnet{ifindex}"),
+        network: 1,
+        mac: None,
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        guard: None,
+        isolated: false,
+        vlans: Vec::new(),
+    };
+    let mut plan = planned(&host(), "", "", "", &Seen::default());
+    plan.ports = vec![port(6, &[])];
+    let departed = plan.departed(&[port(5, &["192.168.122.5"])]);
+    assert_eq!(departed.into_iter().collect::<Vec<_>>(), [IpAddr::from([192, 168, 122, 5])]);
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use super::*;
 use crate::host::{LinkKind, fake::Host};
 
-const HOST_PORTS: RangeInclusive<u16> = 32768..=60999;
+/// Linux's default.
+const HOST_PORTS: HostPorts = HostPorts { ephemeral: 32768..=60999, reserved: Vec::new() };
 
 /// An uplink of both families, and an empty bridge.
 fn host() -> Host {

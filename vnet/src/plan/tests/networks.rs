@@ -2,7 +2,7 @@
 
 use vnet_common::{
     address::{Address, Ipv4Be},
-    network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST},
+    network::{NETWORK_ISOLATED_PORTS, Network, SUBNET_IS_HOST, SUBNET_NO_STATION},
     policy::Mode,
     timeout::Timeouts,
 };
@@ -17,7 +17,7 @@ fn prefixes(tables: &Tables) -> Vec<String> {
         format!("{address}/{}", length - offset)
     };
     let mut prefixes: Vec<_> = (tables.subnets.iter())
-        .filter(|(_, subnet)| subnet.flags & SUBNET_IS_HOST == 0)
+        .filter(|(_, subnet)| subnet.flags & (SUBNET_IS_HOST | SUBNET_NO_STATION) == 0)
         .map(|((length, prefix), _)| text(*length, address(prefix)))
         .collect();
     prefixes.sort();
@@ -154,6 +154,25 @@ fn addresses_and_routes_of_both_families_are_in_the_tables() {
 }
 
 #[test]
+fn ends_of_ipv4_subnets_are_no_stations_but_in_open_networks() {
+    let ends = |forward: &str, prefix: u8| {
+        let rest = format!("<ip address='192.168.122.1' prefix='{prefix}'/>{IPV6}");
+        let (_, tables) = fits(&host(), &network(forward, &rest));
+        let ends = tables.subnets.iter().filter(|(_, subnet)| subnet.flags == SUBNET_NO_STATION);
+        ends.map(|((length, prefix), subnet)| {
+            assert_eq!((*length, subnet.network), (128, 1));
+            address(prefix).to_string()
+        })
+        .collect::<Vec<_>>()
+    };
+    for forward in ["", "<forward mode='nat'/>", "<forward mode='route'/>"] {
+        assert_eq!(ends(forward, 24), ["192.168.122.0", "192.168.122.255"]);
+        assert_eq!(ends(forward, 31), [""; 0]);
+    }
+    assert_eq!(ends("<forward mode='open'/>", 24), [""; 0]);
+}
+
+#[test]
 fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
     let route = "<route address='10.1.0.0' prefix='16' gateway='192.168.122.9'/>";
     let first = network("<forward mode='route'/>", &format!("{IPV4}{route}"));
@@ -166,7 +185,11 @@ fn subnet_of_a_network_wins_over_a_route_of_another_that_equals_it() {
         let tables = Tables::of(&plan);
         let of_owner: Vec<_> =
             tables.subnets.values().filter(|subnet| subnet.network == owner).collect();
-        assert_eq!(of_owner.len(), 2, "its subnet and the host's address there: {tables:?}");
+        assert_eq!(
+            of_owner.len(),
+            4,
+            "its subnet, the ends of that, and the host's address: {tables:?}"
+        );
     }
 }
 
@@ -213,6 +236,43 @@ fn limits_and_idle_times_are_in_the_entry() {
     assert_eq!((entry.flows_per_guest, entry.ports_per_guest), (1 << 14, 1 << 14));
     assert_eq!((entry.new_flows_per_second, entry.flow_limit), (0, 1 << 18));
     assert_eq!(entry.timeouts, Timeouts::default());
+}
+
+#[test]
+fn one_guest_may_hold_half_of_the_ports_that_are_the_hosts_to_give_unless_it_is_set() {
+    let limits = |first: u16, last: u16, reserved: &[RangeInclusive<u16>], options: &str| {
+        let nat = format!(
+            "<forward mode='nat'><nat><address start='203.0.113.16' end='203.0.113.19'/>\
+             <port start='{first}' end='{last}'/></nat></forward>"
+        );
+        let options = format!(
+            "<metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>{options}</vnet:options></metadata>"
+        );
+        let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: reserved.to_vec() };
+        let definitions = definitions(&[&network(&nat, &(options + IPV4))]);
+        let planned = plan(&definitions, &host().0, host_ports, &Options::default());
+        let network = &planned.plan.networks[0];
+        (network.flows_per_guest, network.ports_per_guest)
+    };
+    let default = 1 << 14;
+    assert_eq!(limits(20000, 20999, &[], ""), (default, 500));
+    assert_eq!(limits(20000, 20999, &[20000..=20009, 20500..=30000], ""), (default, 245));
+    assert_eq!(limits(32000, 40000, &[], ""), (default, 384));
+    assert_eq!(limits(20000, 20000, &[], ""), (default, 1));
+    // There is none, and more than none would be no limit.
+    assert_eq!(limits(40000, 40999, &[], ""), (default, 1));
+    assert_eq!(limits(1024, 65535, &[], ""), (default, default));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits flows='100'/>"), (100, 100));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits ports='2000'/>"), (default, 2000));
+    assert_eq!(limits(20000, 20999, &[], "<vnet:limits flows='9' ports='20'/>"), (9, 20));
+}
+
+#[test]
+fn reserved_ports_are_in_the_tables() {
+    let host_ports = HostPorts { ephemeral: 32768..=60999, reserved: vec![80..=81, 8080..=8080] };
+    let definitions = definitions(&[&network("<forward mode='nat'/>", IPV4)]);
+    let planned = plan(&definitions, &host().0, host_ports, &Options::default());
+    assert_eq!(Tables::of(&planned.plan).reserved_ports, [80..=81, 8080..=8080]);
 }
 
 #[test]

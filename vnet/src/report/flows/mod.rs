@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
 use vnet_common::{
     address::{Address, PortBe},
-    flow::{Session, protocol},
+    flow::{FLAG_FORWARDED, FLAG_FROM_OUTSIDE, FLAG_HAIRPIN, Session, protocol},
     tcp,
 };
 
@@ -32,6 +32,12 @@ pub struct Flow {
     pub outside: Endpoint,
     /// The other end.
     pub remote: Endpoint,
+    /// Whether a port forward let it in.
+    pub forwarded: bool,
+    /// Whether the remote has sent first.
+    pub from_outside: bool,
+    /// Whether the remote is the host's own address and stands for another guest.
+    pub hairpin: bool,
     /// What was seen of it.
     #[serde(serialize_with = "state_name")]
     pub state: tcp::State,
@@ -117,6 +123,9 @@ impl Reader<'_> {
             inside: end(session.inside, session.inside_port),
             outside: end(session.external, session.external_port),
             remote,
+            forwarded: session.flags & FLAG_FORWARDED != 0,
+            from_outside: session.flags & FLAG_FROM_OUTSIDE != 0,
+            hairpin: session.flags & FLAG_HAIRPIN != 0,
             state: tcp::State::from_byte(session.state),
             age: since(session.since),
             idle: since(session.last_outbound.max(session.last_inbound)),

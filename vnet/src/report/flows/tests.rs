@@ -62,6 +62,7 @@ fn session(
 /// The flows of four sessions at second 200: TCP, UDP, ICMP, and GRE of a network that is gone.
 fn flows() -> Vec<Flow> {
     let tcp = Session {
+        flags: FLAG_FORWARDED | FLAG_FROM_OUTSIDE | FLAG_HAIRPIN,
         state: tcp::State::Established as u8,
         last_inbound: 199 * SECOND + 1,
         outbound: Traffic { packets: 12, bytes: 1_200 },
@@ -70,6 +71,7 @@ fn flows() -> Vec<Flow> {
     };
     let udp = Session {
         network: 2,
+        flags: FLAG_FROM_OUTSIDE,
         outbound: Traffic { packets: 9, bytes: 700 },
         ..session(17, ("10.7.0.3", 5_353), ("198.51.100.1", 61_234), ("2001:db8::53", 53))
     };
@@ -82,6 +84,7 @@ fn flows() -> Vec<Flow> {
     let gre = Session {
         network: 9,
         uplink_ifindex: 30,
+        flags: FLAG_HAIRPIN,
         since: 50 * SECOND,
         state: tcp::State::Closing as u8,
         ..session(47, ("192.168.122.9", 0), ("198.51.100.1", 0), ("203.0.113.9", 0))
@@ -100,12 +103,12 @@ fn the_table_has_one_line_per_flow() {
     assert_eq!(
         table(&flows()),
         "\
-PROTO  INSIDE                OUTSIDE               REMOTE             STATE          AGE   IDLE  PACKETS  PACKETS  BYTES  BYTES  NETWORK  UPLINK
-                                                                                                     OUT       IN    OUT     IN
-tcp    192.168.122.10:40000  198.51.100.1:40000    203.0.113.9:80     established  1m40s     0s       12     123k   1200   181M  default  enp1s0
-udp    10.7.0.3:5353         198.51.100.1:61234    [2001:db8::53]:53  opening      1m40s    50s        9        0    700      0  lab      enp1s0
-icmp   192.168.122.10 id 77  198.51.100.1 id 1077  203.0.113.9        opening      1m40s  1m30s        4        4    392    392  default  enp1s0
-gre    192.168.122.9         198.51.100.1          203.0.113.9        closing      2m30s    50s        0        0      0      0  #9       #30
+PROTO  INSIDE                OUTSIDE               REMOTE             KIND             STATE          AGE   IDLE  PACKETS  PACKETS  BYTES  BYTES  NETWORK  UPLINK
+                                                                                                                      OUT       IN    OUT     IN
+tcp    192.168.122.10:40000  198.51.100.1:40000    203.0.113.9:80     forward,hairpin  established  1m40s     0s       12     123k   1200   181M  default  enp1s0
+udp    10.7.0.3:5353         198.51.100.1:61234    [2001:db8::53]:53  outside          opening      1m40s    50s        9        0    700      0  lab      enp1s0
+icmp   192.168.122.10 id 77  198.51.100.1 id 1077  203.0.113.9        -                opening      1m40s  1m30s        4        4    392    392  default  enp1s0
+gre    192.168.122.9         198.51.100.1          203.0.113.9        hairpin          closing      2m30s    50s        0        0      0      0  #9       #30
 "
     );
 }
@@ -125,6 +128,9 @@ fn json_has_raw_numbers_and_stable_names() {
             "inside": {"address": "192.168.122.10", "port": 40_000},
             "outside": {"address": "198.51.100.1", "port": 40_000},
             "remote": {"address": "203.0.113.9", "port": 80},
+            "forwarded": true,
+            "from_outside": true,
+            "hairpin": true,
             "state": "established",
             "age_ms": 100_000,
             "idle_ms": 999,

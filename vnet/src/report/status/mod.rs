@@ -1,19 +1,26 @@
 //! What an instance runs, and what became of the packets.
 
+mod limits;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use serde::Serialize;
 use vnet_common::{
-    flow::Traffic,
-    limits,
+    address::Address,
+    flow::{Phase, Traffic},
     names::map,
-    network::NetworkTraffic,
+    network::{Network, NetworkTraffic},
+    policy::Mode,
     reason::{DropReason, Handover},
 };
+
+pub use limits::{GuestLimit, Limit, Limits};
 
 use super::{
     Counts, ReportError, daemon,
@@ -71,6 +78,9 @@ pub struct NetworkStatus {
     pub network: NetworkState,
     /// Its live flows.
     pub flows: u64,
+    /// What it may use, if it is masqueraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// From guests to outside.
     pub outbound: Counts,
     /// From outside to guests.
@@ -108,15 +118,21 @@ pub fn read(name: &Name) -> Result<Status, ReportError> {
     let sessions = Sessions::open(&maps)?;
     let counters = AllCounters::open(&maps)?;
 
-    let (live, live_by_slot) = count(&sessions);
-    let flows = FlowTable { live, limit: state.flow_limit, expired: sessions.expired };
-    let flows_of = |slot: u16| live_by_slot.get(usize::from(slot)).copied().unwrap_or_default();
-    let networks: Result<Vec<_>, _> = state
-        .networks
-        .iter()
-        .map(|network| counters.network(network, flows_of(network.slot)))
-        .collect();
-    let networks = networks?;
+    let census = Census::of(&sessions);
+    let flows = FlowTable { live: census.live, limit: state.flow_limit, expired: sessions.expired };
+    let usage = limits::Usage::read(&maps, &census.guests)?;
+    let entries = maps.array::<Network>(map::NETWORKS)?;
+    let slots_used = maps.array::<u64>(map::NETWORK_FLOWS)?;
+    let network = |network: &NetworkState| -> Result<NetworkStatus, ReportError> {
+        let slot = u32::from(network.slot);
+        let entry = entries.get(&slot, 0).map_err(|error| maps.failed(map::NETWORKS, error))?;
+        let used = slots_used.get(&slot, 0);
+        let used = used.map_err(|error| maps.failed(map::NETWORK_FLOWS, error))?;
+        let is_masqueraded = [entry.mode, entry.mode_ipv6].contains(&(Mode::Nat as u8));
+        let limits = is_masqueraded.then(|| usage.against(network.slot, &entry, used));
+        counters.network(network, census.flows_of(network.slot), limits)
+    };
+    let networks: Vec<_> = state.networks.iter().map(network).collect::<Result<_, _>>()?;
     let no_network = counters.outcomes(NO_NETWORK)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Ok(Status {
@@ -145,17 +161,33 @@ impl Status {
 /// The slot of counters for packets of no network.
 const NO_NETWORK: u16 = 0;
 
-/// Live flows: all, and by the slot of their network.
-fn count(sessions: &Sessions) -> (u64, Vec<u64>) {
-    let mut by_slot = vec![0; limits::NETWORKS as usize];
-    let mut all = 0;
-    for session in sessions.live() {
-        all += 1;
-        if let Some(count) = by_slot.get_mut(usize::from(session.network)) {
-            *count += 1;
+/// What one look at all sessions tells.
+#[derive(Default)]
+struct Census {
+    /// Live flows.
+    live: u64,
+    /// Likewise, by the slot of their network.
+    by_slot: HashMap<u16, u64>,
+    /// Guests with flows, also with ended ones whose ports are held down, and their networks' slots.
+    guests: HashMap<Address, u16>,
+}
+
+impl Census {
+    fn of(sessions: &Sessions) -> Self {
+        let mut census = Self::default();
+        for session in sessions.held() {
+            census.guests.insert(session.inside, session.network);
+            if Phase::from_word(session.phase) == Phase::Live {
+                census.live += 1;
+                *census.by_slot.entry(session.network).or_default() += 1;
+            }
         }
+        census
     }
-    (all, by_slot)
+
+    fn flows_of(&self, slot: u16) -> u64 {
+        self.by_slot.get(&slot).copied().unwrap_or_default()
+    }
 }
 
 struct AllCounters<'a> {
@@ -173,7 +205,12 @@ impl<'a> AllCounters<'a> {
         })
     }
 
-    fn network(&self, network: &NetworkState, flows: u64) -> Result<NetworkStatus, ReportError> {
+    fn network(
+        &self,
+        network: &NetworkState,
+        flows: u64,
+        limits: Option<Limits>,
+    ) -> Result<NetworkStatus, ReportError> {
         let mut sum = NetworkTraffic::default();
         for cpu in self.traffic.at(u32::from(network.slot))? {
             add(&mut sum.outbound, cpu.outbound);
@@ -182,6 +219,7 @@ impl<'a> AllCounters<'a> {
         Ok(NetworkStatus {
             network: network.clone(),
             flows,
+            limits,
             outbound: sum.outbound.into(),
             inbound: sum.inbound.into(),
             outcomes: self.outcomes(network.slot)?,

@@ -2,7 +2,9 @@
 
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
-use super::{HookState, NetworkState, NetworkStatus, Outcome, Outcomes, Status, UplinkState};
+use super::{
+    GuestLimit, HookState, NetworkState, NetworkStatus, Outcome, Outcomes, Status, UplinkState,
+};
 use crate::report::text::{Column, count, duration, numbers, table, words};
 
 const WIDTH: u16 = 100;
@@ -11,6 +13,10 @@ pub fn render(status: &Status) -> String {
     let mut text = header(status);
     section(&mut text, "Hooks", &hooks(&status.hooks));
     section(&mut text, "Networks", &networks(&status.networks));
+    if status.networks.iter().any(|network| network.limits.is_some()) {
+        let title = "Limits of masqueraded networks, and what the guest with most uses";
+        section(&mut text, title, &limits(&status.networks));
+    }
     section(&mut text, "Uplinks", &uplinks(&status.uplinks));
     let bridges = masquerading_bridges(&status.networks);
     if !bridges.is_empty() {
@@ -96,6 +102,29 @@ fn networks(networks: &[NetworkStatus]) -> String {
         ]
     };
     rows_or_none(&columns, networks.iter().map(row).collect())
+}
+
+fn limits(networks: &[NetworkStatus]) -> String {
+    let columns = [
+        words("NETWORK"),
+        numbers("FLOWS"),
+        numbers("FLOWS OF\nONE GUEST"),
+        numbers("PORTS OF\nONE GUEST"),
+        numbers("NEW FLOWS OF\nONE A SECOND"),
+    ];
+    let row = |status: &NetworkStatus| {
+        let limits = status.limits.as_ref()?;
+        let of_guest = |limit: GuestLimit| format!("{} of {}", limit.used, limit.limit);
+        let new_flows = limits.guest_new_flows_per_second;
+        Some(vec![
+            status.network.name.clone(),
+            format!("{} of {}", limits.flows.used, limits.flows.limit),
+            of_guest(limits.guest_flows),
+            of_guest(limits.guest_ports),
+            new_flows.map_or_else(|| "any".to_owned(), |limit| limit.to_string()),
+        ])
+    };
+    rows_or_none(&columns, networks.iter().filter_map(row).collect())
 }
 
 /// One word if both families are connected alike, or if there is only IPv4.

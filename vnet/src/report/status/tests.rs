@@ -38,16 +38,34 @@ fn network(slot: u16, name: &str, bridge: &str, subnets: &[&str]) -> NetworkStat
             masquerade: vec![],
         },
         flows: 0,
+        limits: None,
         outbound: Counts::default(),
         inbound: Counts::default(),
         outcomes: Outcomes::default(),
     }
 }
 
+fn most(used: u32, limit: u32, guest: &str) -> GuestLimit {
+    GuestLimit { used, limit, guest: Some(guest.parse().unwrap()) }
+}
+
 fn status() -> Status {
     let mut default = network(1, "default", "virbr0", &["192.168.122.0/24", "2001:db8:7::/64"]);
     default.network.masquerade = vec!["2001:db8:7::1".parse().unwrap()];
     default.flows = 11;
+    default.limits = Some(Limits {
+        flows: Limit { used: 14, limit: 196_608 },
+        guest_flows: most(9, 16_384, "192.168.122.10"),
+        guest_ports: most(480, 500, "192.168.122.11"),
+        guest_new_flows_per_second: Some(500),
+    });
+    let mut lab = network(2, "lab", "br-lab", &["10.7.0.0/16"]);
+    lab.limits = Some(Limits {
+        flows: Limit { used: 0, limit: 262_144 },
+        guest_flows: GuestLimit { used: 0, limit: 16_384, guest: None },
+        guest_ports: GuestLimit { used: 0, limit: 16_384, guest: None },
+        guest_new_flows_per_second: None,
+    });
     default.outbound = Counts { packets: 123_456, bytes: 9_876_543_210 };
     default.inbound = Counts { packets: 9_999, bytes: 14_000_000 };
     default.outcomes = Outcomes {
@@ -67,7 +85,7 @@ fn status() -> Status {
             hook("virbr0", 41, "egress", "bridge_egress", 102),
             hook("enp1s0", 2, "ingress", "uplink_ingress", 1103),
         ],
-        networks: vec![default, network(2, "lab", "br-lab", &["10.7.0.0/16"])],
+        networks: vec![default, lab],
         uplinks: vec![UplinkState {
             interface: "enp1s0".to_owned(),
             ifindex: 2,
@@ -104,6 +122,12 @@ NETWORK  MODE              BRIDGE  SUBNETS           FLOWS  PACKETS  BYTES  PACK
 default  nat, IPv6 routed  virbr0  192.168.122.0/24     11     123k  9.87G     9999  14.0M  12.3k
                                    2001:db8:7::/64
 lab      nat               br-lab  10.7.0.0/16           0        0      0        0      0      0
+
+Limits of masqueraded networks, and what the guest with most uses
+NETWORK         FLOWS    FLOWS OF    PORTS OF  NEW FLOWS OF
+                        ONE GUEST   ONE GUEST  ONE A SECOND
+default  14 of 196608  9 of 16384  480 of 500           500
+lab       0 of 262144  0 of 16384  0 of 16384           any
 
 Uplinks
 INTERFACE  ADDRESSES
@@ -173,6 +197,13 @@ fn no_line_is_longer_than_100_characters() {
     network.network.bridge = "br-fifteen-char".to_owned();
     network.network.subnets = vec!["2001:db8:1234:5678:9abc::/80".parse().unwrap()];
     let full = Counts { packets: u64::MAX, bytes: u64::MAX };
+    let most = most(u32::MAX, u32::MAX, "2001:db8::1");
+    network.limits = Some(Limits {
+        flows: Limit { used: u64::from(u32::MAX), limit: u32::MAX },
+        guest_flows: most,
+        guest_ports: most,
+        guest_new_flows_per_second: Some(u32::MAX),
+    });
     (network.flows, network.outbound, network.inbound) = (123_456, full, full);
     network.outcomes.drops =
         DropReason::ALL.iter().map(|reason| outcome(*reason, 123_456)).collect();
@@ -201,6 +232,12 @@ fn json_has_raw_numbers_and_stable_names() {
             "subnets": ["192.168.122.0/24", "2001:db8:7::/64"],
             "masquerade": ["2001:db8:7::1"],
             "flows": 11,
+            "limits": {
+                "flows": {"used": 14, "limit": 196_608},
+                "guest_flows": {"used": 9, "limit": 16_384, "guest": "192.168.122.10"},
+                "guest_ports": {"used": 480, "limit": 500, "guest": "192.168.122.11"},
+                "guest_new_flows_per_second": 500
+            },
             "outbound": {"packets": 123_456, "bytes": 9_876_543_210_u64},
             "inbound": {"packets": 9_999, "bytes": 14_000_000},
             "drops": [
