@@ -15,6 +15,7 @@ use vnet_common::{
 use crate::{
     forward, held,
     hook::Link,
+    host_flow,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS, FRAGMENTS},
     nat::{Side, Ttl},
@@ -99,9 +100,9 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
-    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+    fn next_header(skb: Skb, l3: usize) -> Result<u8, DropReason> {
         skb.pull((l3 + Self::HEADER_LEN) as u32);
-        Ok(skb.header::<Ipv4Hdr>(l3)?.proto == protocol::ICMP)
+        Ok(skb.header::<Ipv4Hdr>(l3)?.proto)
     }
 
     #[inline(always)]
@@ -135,13 +136,13 @@ impl Ip for Ipv4 {
             || address.to_wire() == u32::MAX
     }
 
-    /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
-    /// networks may well be there.
     #[inline(always)]
-    fn is_loopback(address: Ipv4Be) -> bool {
-        address.to_wire().to_ne_bytes()[0] == 127
+    fn is_martian(address: Ipv4Be) -> bool {
+        matches!(address.to_wire().to_ne_bytes()[0], 0 | 127 | 224..)
     }
 
+    /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
+    /// networks may well be there.
     #[inline(always)]
     fn is_link_local(address: Ipv4Be) -> bool {
         address == Ipv4Be::UNSPECIFIED
@@ -249,6 +250,11 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn note_host_flow() {
+        vnet_note_host_flow_ipv4();
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv4(skb.raw())
     }
@@ -265,6 +271,13 @@ impl Ip for Ipv4 {
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_note_host_flow_ipv4() -> u32 {
+    host_flow::note_packet::<Ipv4>();
+    0
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -15,6 +15,7 @@ use crate::{
     extension::{self, Transport},
     forward, held,
     hook::Link,
+    host_flow,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
     nat::{Side, Ttl},
@@ -121,9 +122,9 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
-    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+    fn next_header(skb: Skb, l3: usize) -> Result<u8, DropReason> {
         skb.pull((l3 + Self::HEADER_LEN) as u32);
-        Ok(skb.read::<u8>(l3 + NEXT_HEADER_OFFSET)? == protocol::ICMPV6)
+        skb.read::<u8>(l3 + NEXT_HEADER_OFFSET)
     }
 
     #[inline(always)]
@@ -164,12 +165,13 @@ impl Ip for Ipv6 {
         address.is_link_local_multicast_ipv6()
     }
 
-    /// Also `::`, the source of who has no address yet.
     #[inline(always)]
-    fn is_loopback(address: Address) -> bool {
-        address.to_wire() == [0, 0, 0, 1_u32.to_be()]
+    fn is_martian(address: Address) -> bool {
+        const LOOPBACK: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+        address.is_multicast_ipv6() || address.is_unspecified() || address.to_wire() == LOOPBACK
     }
 
+    /// Also `::`, the source of who has no address yet.
     #[inline(always)]
     fn is_link_local(address: Address) -> bool {
         address.is_link_local_ipv6() || address.is_unspecified()
@@ -284,6 +286,11 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn note_host_flow() {
+        vnet_note_host_flow_ipv6();
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv6(skb.raw())
     }
@@ -300,6 +307,13 @@ impl Ip for Ipv6 {
 }
 
 // Global functions: the verifier checks them once, and forgets what it knows of each header.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_note_host_flow_ipv6() -> u32 {
+    host_flow::note_packet::<Ipv6>();
+    0
+}
 
 #[unsafe(no_mangle)]
 #[inline(never)]

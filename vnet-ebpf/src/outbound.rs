@@ -38,12 +38,21 @@ pub fn from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         if session.bridge_ifindex() != skb.ifindex() {
             return Err(DropReason::SpoofedSource.into());
         }
-        if session.epoch_outbound() == epoch {
+        pass_on::<V>(slot.index);
+        if session.epoch_outbound() == epoch && is_still_answered::<V>(skb, packet, session) {
             return forward(hook, packet, session);
         }
-        pass_on::<V>(slot.index);
     }
     Ok(Verdict::Unjudged)
+}
+
+/// Whether there still is somebody where the packets of a flow turn round; the host may have a socket
+/// there meanwhile. Later fragments have no port to ask for.
+#[inline(always)]
+fn is_still_answered<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot) -> bool {
+    session.flags() & FLAG_HAIRPIN == 0
+        || packet.fragment == Fragment::Later
+        || V::turning_point(skb) != 0
 }
 
 /// Keeps the flow that was found for the next step.
@@ -198,9 +207,9 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     }
     let turns_at = turning_point::<V>(skb, network);
     let route = if turns_at != 0 {
-        // How long it may be is known where it comes in.
         let next_hop = V::widen(packet.destination);
-        Route { ifindex: turns_at, next_hop, mtu: u16::MAX, resolved: true }
+        let mtu = maps::new_flow().map_or(0, |new| new.mtu);
+        Route { ifindex: turns_at, next_hop, mtu, resolved: true }
     } else {
         match route::lookup(skb, packet, skb.ifindex()) {
             Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
@@ -350,6 +359,9 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     let turns = session.flags() & FLAG_HAIRPIN != 0;
     let exception = check_exceptions(skb, packet, session.mtu_outbound());
     if turns && exception.is_err() {
+        if let Some(new) = maps::new_flow() {
+            new.mtu = session.mtu_outbound();
+        }
         return Err(DropReason::HairpinException.into());
     }
     exception?;

@@ -5,7 +5,7 @@
 
 use crate::{
     forwarded,
-    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, POSSIBLE_REPLY, TURNED, UNJUDGED},
+    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, OF_THE_HOST, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
     maps, outbound, reject,
@@ -79,6 +79,10 @@ pub fn at_uplink_egress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
 /// What follows the first step at an egress.
 #[inline(always)]
 fn egress<V: Ip, const RAW: bool>(skb: Skb, mut action: i32) -> i32 {
+    if action == OF_THE_HOST {
+        action = of_the_host::<V, RAW>(skb);
+        return if action == ERROR { icmp_of_the_host::<V, RAW>(skb) } else { action };
+    }
     if action == UNJUDGED {
         action = masquerade::<V, RAW>(skb);
     }
@@ -217,6 +221,20 @@ fn turning_point() -> u32 {
 fn to_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::to_uplink::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn of_the_host<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = forwarded::of_the_host::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn icmp_of_the_host<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = forwarded::icmp_of_the_host::<V>(&mut hook);
     hook.finish(verdict)
 }
 
