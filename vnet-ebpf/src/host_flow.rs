@@ -40,11 +40,7 @@ pub fn note_packet<V: Ip>() {
     }
     let remote = (packet.destination, packet.destination_port);
     let own = (packet.source, packet.source_port);
-    let key = key(
-        packet.protocol,
-        (V::widen(remote.0), remote.1),
-        (V::widen(own.0), own.1),
-    );
+    let key = key(packet.protocol, (V::widen(remote.0), remote.1), (V::widen(own.0), own.1));
     let now = flow::now();
     // SAFETY: the value is one word; a look-up that races with removal reads a time that was.
     let last = unsafe { HOST_FLOWS.get(key) }.copied();

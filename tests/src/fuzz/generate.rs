@@ -421,7 +421,14 @@ impl Generator {
         };
         let bridge = Interface::bridge(talk.slot);
         let uplink = self.uplink(&talk);
-        let (at, came_by, spec) = match self.rng.below(7) {
+        let (at, came_by, spec) = match self.rng.below(8) {
+            // The host itself talks to that remote, with the guest's external port.
+            7 => {
+                let own = End::External(talk.guest, uplink);
+                let from_guest = !self.rng.once_in(4);
+                let body = self.body(&talk, from_guest);
+                (uplink, None, Spec::new(own, End::Fixed(talk.remote), body))
+            }
             0..3 => {
                 let body = self.body(&talk, true);
                 let spec = Spec::new(End::Fixed(talk.guest), End::Fixed(talk.remote), body);

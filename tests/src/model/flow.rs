@@ -286,7 +286,8 @@ impl Model {
         } else {
             // There is no other.
             let is_taken =
-                self.flows.inbound(packet.protocol, remote, (external, inside.1)).is_some();
+                self.flows.inbound(packet.protocol, remote, (external, inside.1)).is_some()
+                    || self.is_the_hosts(owner.slot, packet.protocol, remote, (external, inside.1));
             if is_taken {
                 return Err(DropReason::FlowConflict.into());
             }

@@ -10,13 +10,14 @@ use super::{
 };
 
 impl Model {
-    /// The uplink behind whose address a guest is whom a packet of another one is for.
-    pub(super) fn turning_point(&self, packet: &Packet, known: Option<Id>) -> Option<u32> {
+    /// The uplink behind whose address a guest is whom a packet of another one is for, and how long that may
+    /// be.
+    pub(super) fn turning_point(&self, packet: &Packet, known: Option<Id>) -> Option<(u32, usize)> {
         if let Some(flow) = known.and_then(|id| self.flows.get(id))
             && flow.is_hairpin
             && let Some(other) = self.flows.inbound(flow.protocol, flow.external, flow.remote)
         {
-            return self.flows.get(other).map(|other| other.uplink);
+            return self.flows.get(other).map(|other| (other.uplink, other.mtu_inbound));
         }
         let may_turn = matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
             && packet.fragment != Fragment::Later;
@@ -25,7 +26,8 @@ impl Model {
         let is_host = self.world.has_socket(packet.protocol, endpoint.0, endpoint.1);
         let is_bridge = self.world.network_of_bridge(holder.uplink) != 0;
         let turns = may_turn && holder.idle_since.is_none() && !is_host && !is_bridge;
-        turns.then_some(holder.uplink)
+        let mtu = self.world.network(holder.network).map_or(0, |network| network.mtu);
+        turns.then_some((holder.uplink, mtu.into()))
     }
 
     /// Takes a translated packet as one from outside. It goes to a guest or nowhere.
@@ -38,6 +40,7 @@ impl Model {
             network: 0,
             mark: run.mark,
             turned_at: Some(uplink),
+            turning_mtu: None,
         };
         let step = self.reply(&mut turned, &packet);
         run.network = turned.network;

@@ -7,7 +7,7 @@ use vnet_common::{
 
 use super::{
     Counter, Model, Packet, Run, Stop, World,
-    bridge::{MTU, check_exceptions, is_for_others, is_group, is_link_local},
+    bridge::{MTU, check_exceptions, is_for_others, is_group, is_link_local, is_martian},
     flow::Id,
     outcome::{Done, Step},
     packet::{Fragment, family},
@@ -183,7 +183,7 @@ impl Model {
         if owner.is_host {
             return Err(Handover::ToHost.into());
         }
-        if is_link_local(packet.source) {
+        if is_link_local(packet.source) || is_martian(packet.source) {
             return Err(DropReason::SpoofedSource.into());
         }
         let is_open = |slot| world.mode(slot, family) == vnet_common::policy::Mode::Open;
