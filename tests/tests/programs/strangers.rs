@@ -215,6 +215,7 @@ fn strangers_leave_a_quarter_of_the_new_flows_to_the_guest() -> Result<()> {
                 assert_eq!((let_in, is_own_let_out), (3, true));
                 return Ok(());
             }
+            rig.set_guests(|usage| (usage.opened, usage.opened_from_outside) = (0, 0))?;
         }
         panic!("no second was long enough");
     })
