@@ -6,7 +6,7 @@
 //!
 //! Not in the sequences, and so left to tests of their own: port forwards and endpoint-independent
 //! filtering, guests that depart, limits on new flows per second, uplinks without a link-layer header,
-//! segmentation offload, several CPUs at once. What comes again by `bpf_clone_redirect` goes to the
+//! segmentation offload, several CPUs at once (`races.rs` of the tests of programs). What comes again by `bpf_clone_redirect` goes to the
 //! stack of the rig's namespace: that it does is compared, the fragments' second run is not.
 #![expect(clippy::expect_used, reason = "as in `programs`")]
 

@@ -71,7 +71,7 @@ fn flows_of_one_endpoint_that_two_cpus_open_and_end_share_one_mapping() -> Resul
         let open =
             |racer: &Racer<'_>, round: u64| from_guest(racer, &frames[(round % 32) as usize]);
         let open_and_end = |racer: &Racer<'_>, round: u64| {
-            if round % 7 == 0 {
+            if round.is_multiple_of(7) {
                 sweep(racer)?;
             }
             from_guest(racer, &frames[(round * 5 % 32) as usize])
@@ -96,7 +96,7 @@ fn port_that_two_cpus_want_for_two_guests_is_given_to_one() -> Result<()> {
             network.ports = vnet_common::port::PortRange { first: 20000, last: 20019 };
         })?;
         let one = |racer: &Racer<'_>, round: u64| {
-            if round % 16 == 0 {
+            if round.is_multiple_of(16) {
                 sweep(racer)?;
             }
             from_guest(racer, &frames[0][(round % 16) as usize])
@@ -130,7 +130,7 @@ fn connection_that_two_cpus_close_and_open_again_is_counted_once() -> Result<()>
             from_guest(racer, &closing[place])
         };
         let outside = |racer: &Racer<'_>, round: u64| {
-            if round % 3 == 0 {
+            if round.is_multiple_of(3) {
                 sweep(racer)?;
             }
             from_guest(racer, &opening[(round * 3 % 8) as usize])?;
@@ -156,13 +156,13 @@ fn strangers_and_the_guests_answers_on_two_cpus_are_counted_once() -> Result<()>
             network.flows_per_guest = 12;
         })?;
         let inside = |racer: &Racer<'_>, round: u64| {
-            if round % 11 == 0 {
+            if round.is_multiple_of(11) {
                 sweep(racer)?;
             }
             from_guest(racer, &answers[(round % 16) as usize])
         };
         let outside = |racer: &Racer<'_>, round: u64| {
-            if round % 13 == 0 {
+            if round.is_multiple_of(13) {
                 sweep(racer)?;
             }
             from_outside(racer, &strangers[(round * 7 % 16) as usize])

@@ -1,6 +1,6 @@
 //! Strangers: who sends from outside to where a guest is, and what they can take from it.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use vnet_common::{
     flow::{Direction::*, Phase, protocol},
     network::NETWORK_ENDPOINT_INDEPENDENT,
@@ -43,7 +43,8 @@ fn assert_let_in(rig: &mut Rig, packet: &Packet) -> Result<()> {
 /// The flow of a remote becomes so old that the sweep ends it.
 fn expire(rig: &mut Rig, remote: &str) -> Result<()> {
     let tables = rig.tables()?;
-    let (index, _) = tables.live().find(|(_, one)| one.remote == address(remote)).unwrap();
+    let mut of_remote = tables.live().filter(|(_, one)| one.remote == address(remote));
+    let (index, _) = of_remote.next().context("no flow of that remote")?;
     rig.set_session(index, |session| session.last_outbound = 1)?;
     rig.sweep()
 }
