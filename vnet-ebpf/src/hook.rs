@@ -103,10 +103,10 @@ impl Hook {
         Self { skb, link, network: 0, is_turned: false, turned_at: 0 }
     }
 
-    /// For a packet that turns round at an uplink.
+    /// For a packet at a bridge that has turned round at an uplink, or not if that is 0.
     #[inline(always)]
-    pub fn turned(skb: Skb, uplink: u32) -> Self {
-        Self { skb, link: Link::Ethernet, network: 0, is_turned: true, turned_at: uplink }
+    pub fn at_bridge(skb: Skb, turned_at: u32) -> Self {
+        Self { skb, link: Link::Ethernet, network: 0, is_turned: turned_at != 0, turned_at }
     }
 
     /// The interface from outside at which the packet is, or could be.

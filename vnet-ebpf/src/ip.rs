@@ -15,6 +15,7 @@ use crate::{
     nat::{Side, Ttl},
     parse::Packet,
     reject::Manner,
+    session::SessionSlot,
     skb::Skb,
 };
 
@@ -114,8 +115,18 @@ pub trait Ip: Copy + Sized + 'static {
     /// Notes this CPU's packet: [`crate::host_flow::note`].
     fn note_host_flow();
 
+    /// [`crate::route::choose_external`]
+    fn choose_external() -> bool;
+    /// [`crate::route::keeps_external`]
+    fn keeps_external(session: SessionSlot) -> bool;
     /// Where this CPU's packet turns round: [`crate::forward::turning_point`].
     fn turning_point(skb: Skb) -> u32;
+    /// The steps of packets at a bridge that are for an address of the host: [`crate::steps::reply`].
+    fn reply(skb: Skb, turned_at: u32) -> i32;
+    /// [`crate::steps::deliver`]
+    fn deliver(skb: Skb, turned_at: u32) -> i32;
+    /// [`crate::steps::deliver_error`]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32;
     /// What follows for a packet that turns round: [`crate::steps::turn`].
     fn turn(skb: Skb) -> i32;
 

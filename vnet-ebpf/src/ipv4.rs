@@ -6,7 +6,7 @@ use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     checksum,
     family::Family,
-    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
     reason::DropReason,
@@ -21,7 +21,8 @@ use crate::{
     nat::{Side, Ttl},
     parse::{Fragment, Packet},
     reject::Manner,
-    reject_ipv4,
+    reject_ipv4, route,
+    session::SessionSlot,
     skb::Skb,
     steps,
 };
@@ -255,8 +256,33 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn choose_external() -> bool {
+        vnet_choose_external_ipv4() != 0
+    }
+
+    #[inline(always)]
+    fn keeps_external(session: SessionSlot) -> bool {
+        vnet_keeps_external_ipv4(session.raw()) != 0
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
+    fn reply(skb: Skb, turned_at: u32) -> i32 {
+        vnet_reply_ipv4(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_ipv4(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_error_ipv4(skb.raw(), turned_at)
     }
 
     #[inline(always)]
@@ -281,8 +307,39 @@ extern "C" fn vnet_note_host_flow_ipv4() -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn vnet_choose_external_ipv4() -> u32 {
+    u32::from(route::choose_external::<Ipv4>())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_keeps_external_ipv4(session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    u32::from(route::keeps_external::<Ipv4>(session))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn vnet_turning_point_ipv4(ctx: *mut __sk_buff) -> u32 {
     forward::turning_point::<Ipv4>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_reply_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::reply::<Ipv4>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver::<Ipv4>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_error_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver_error::<Ipv4>(Skb::from_raw(ctx), turned_at)
 }
 
 #[unsafe(no_mangle)]

@@ -5,7 +5,7 @@ use network_types::ip::Ipv6Hdr;
 use vnet_common::{
     address::{Address, PortBe},
     family::Family,
-    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
     reason::DropReason,
@@ -21,7 +21,8 @@ use crate::{
     nat::{Side, Ttl},
     parse::{Fragment, Packet},
     reject::Manner,
-    reject_ipv6,
+    reject_ipv6, route,
+    session::SessionSlot,
     skb::Skb,
     steps,
 };
@@ -291,8 +292,33 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn choose_external() -> bool {
+        vnet_choose_external_ipv6() != 0
+    }
+
+    #[inline(always)]
+    fn keeps_external(session: SessionSlot) -> bool {
+        vnet_keeps_external_ipv6(session.raw()) != 0
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
+    fn reply(skb: Skb, turned_at: u32) -> i32 {
+        vnet_reply_ipv6(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_ipv6(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_error_ipv6(skb.raw(), turned_at)
     }
 
     #[inline(always)]
@@ -317,8 +343,39 @@ extern "C" fn vnet_note_host_flow_ipv6() -> u32 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn vnet_choose_external_ipv6() -> u32 {
+    u32::from(route::choose_external::<Ipv6>())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_keeps_external_ipv6(session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    u32::from(route::keeps_external::<Ipv6>(session))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn vnet_turning_point_ipv6(ctx: *mut __sk_buff) -> u32 {
     forward::turning_point::<Ipv6>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_reply_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::reply::<Ipv6>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver::<Ipv6>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_error_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver_error::<Ipv6>(Skb::from_raw(ctx), turned_at)
 }
 
 #[unsafe(no_mangle)]

@@ -40,7 +40,7 @@ pub fn from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         }
         pass_on::<V>(slot.index);
         if session.epoch_outbound() == epoch && is_still_answered::<V>(skb, packet, session) {
-            return forward(hook, packet, session);
+            return Ok(Verdict::Known);
         }
     }
     Ok(Verdict::Unjudged)
@@ -57,7 +57,7 @@ fn is_still_answered<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot) 
 
 /// Keeps the flow that was found for the next step.
 #[inline(always)]
-fn pass_on<V: Ip>(index: u32) {
+pub fn pass_on<V: Ip>(index: u32) {
     if let Some(packet) = V::packet() {
         packet.known = index + 1;
     }
@@ -138,7 +138,7 @@ pub fn masquerade_fragment<V: Ip>(hook: &mut Hook, ttl: Ttl) -> Step<()> {
     hook.network = policy::owner_of::<V>(packet.source).slot.0;
     new.network = hook.network;
     new.mapping.inside = V::widen(packet.source);
-    if !route::choose_external::<V>() {
+    if !V::choose_external() {
         return Err(DropReason::NoExternalAddress.into());
     }
     count::traffic(hook.network, Direction::Outbound, hook.skb.len());
@@ -295,7 +295,7 @@ fn still_valid<V: Ip>(session: SessionSlot, way: &Way) -> bool {
     let is_forwarded = session.flags() & FLAG_FORWARDED != 0;
     (is_forwarded || session.uplink_ifindex() == way.ifindex)
         && session.network() == way.source.slot.0
-        && route::keeps_external::<V>(session)
+        && V::keeps_external(session)
 }
 
 /// Gives the packet its flow: the one that it has, on its way of this epoch, or a new one.
@@ -342,7 +342,7 @@ fn open<V: Ip>(hook: &Hook, packet: &Packet<V>, epoch: u32, way: &Way, flags: u8
     new.mtu = way.mtu;
     new.network = way.source.slot.0;
     new.flags = flags | if behind_guest { FLAG_INSIDE_IS_ROUTED } else { 0 };
-    if !route::choose_external::<V>() {
+    if !V::choose_external() {
         return Err(DropReason::NoExternalAddress.into());
     }
     let index = flow::open(hook.skb, packet, new)?;
