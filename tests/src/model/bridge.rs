@@ -160,8 +160,9 @@ impl Model {
         let id = known?;
         let epoch = self.world.config.epoch;
         let flow = self.flows.get(id)?;
-        let goes_on =
-            flow.uplink == way.ifindex && flow.network == owner.slot && self.keeps_external(flow);
+        let goes_on = (flow.is_forwarded || flow.uplink == way.ifindex)
+            && flow.network == owner.slot
+            && self.keeps_external(flow);
         if !goes_on {
             self.flows.end(id);
             return None;
@@ -169,6 +170,7 @@ impl Model {
         let flow = self.flows.get_mut(id)?;
         (flow.next_hop, flow.mtu_outbound) = (way.next_hop, way.mtu);
         flow.epoch_outbound = epoch;
+        flow.uplink = way.ifindex;
         flow.is_hairpin = is_hairpin;
         Some(id)
     }

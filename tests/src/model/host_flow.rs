@@ -1,7 +1,5 @@
 //! What the host itself talks about with remotes where no socket tells of it.
 
-use std::net::IpAddr;
-
 use vnet_common::{flow::protocol, tcp::State};
 
 use super::{Endpoint, Model, Packet, bridge::is_group, flow::endpoints};
@@ -29,11 +27,22 @@ impl Model {
         slot: u16,
         protocol: u8,
         remote: Endpoint,
-        external: (IpAddr, u16),
+        external: Endpoint,
     ) -> bool {
         if self.world.has_socket(protocol, external.0, external.1) {
             return true;
         }
+        self.host_talks(slot, protocol, remote, external)
+    }
+
+    /// Whether the host talks with that remote itself where no socket tells of it.
+    pub(super) fn host_talks(
+        &self,
+        slot: u16,
+        protocol: u8,
+        remote: Endpoint,
+        external: Endpoint,
+    ) -> bool {
         let Some(last) = self.host_flows.get(&(protocol, remote, external)) else { return false };
         let timeouts = self.world.network(slot).map(|network| network.timeouts);
         let seconds = timeouts.map_or(0, |timeouts| timeouts.of(protocol, State::Opening));

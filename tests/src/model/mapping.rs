@@ -90,6 +90,12 @@ impl Model {
     /// Whether a flow's external address is still there to be masqueraded to.
     pub(super) fn keeps_external(&self, flow: &Flow) -> bool {
         let external = flow.external.0;
+        if flow.is_forwarded {
+            let forward = self.world.forward_of(flow.protocol, flow.external);
+            return forward.is_some_and(|forward| {
+                forward.inside == flow.inside && forward.network == flow.network
+            });
+        }
         let Some(network) = self.world.network(flow.network) else { return false };
         if let (IpAddr::V4(address), true, 0) =
             (external, network.pool().is_some(), self.world.network_of_bridge(flow.uplink))
@@ -166,6 +172,7 @@ impl Model {
         let is_free = |port: u16| {
             range.contains(port)
                 && !self.flows.is_held(packet.protocol, (external, port))
+                && self.world.forward_of(packet.protocol, (external, port)).is_none()
                 && !self.is_the_hosts(slot, packet.protocol, remote, (external, port))
         };
         if is_free(inside.1) {
@@ -204,6 +211,7 @@ impl Model {
             range.contains(port)
                 && self.flows.inbound(packet.protocol, remote, endpoint).is_none()
                 && !is_held_down
+                && self.world.forward_of(packet.protocol, endpoint).is_none()
                 && !self.is_the_hosts(slot, packet.protocol, remote, endpoint)
         };
         if run.seen.is_refusal_of(run.arrival.frame) {

@@ -20,6 +20,7 @@ mod packet;
 mod policy;
 mod reject;
 mod rewrite;
+mod stranger;
 mod tcp;
 mod uplink;
 mod world;
@@ -31,6 +32,7 @@ use vnet_common::names::{FORWARDED_MARK, INBOUND_MARK};
 pub use flow::{Endpoint, Flow, Flows};
 pub use outcome::{Counter, Expected, Seen, Stop};
 pub use packet::{Fragment, Packet};
+pub use stranger::Forward;
 pub use world::{Route, Socket, World};
 
 use crate::programs::Verdict;
@@ -97,6 +99,8 @@ struct Run<'a> {
     turned_at: Option<u32>,
     /// Of a packet that is about to turn round, and not yet translated: how long it may be.
     turning_mtu: Option<usize>,
+    /// Whether it has turned round: nobody is told of what becomes of it then.
+    has_turned: bool,
 }
 
 impl Run<'_> {
@@ -126,7 +130,15 @@ impl Model {
     /// What must become of a frame; `seen` is what became of it, for choices that are free.
     pub fn expect(&mut self, arrival: Arrival<'_>, seen: &Seen<'_>) -> Expected {
         let mark = arrival.mark;
-        let mut run = Run { arrival, seen, network: 0, mark, turned_at: None, turning_mtu: None };
+        let mut run = Run {
+            arrival,
+            seen,
+            network: 0,
+            mark,
+            turned_at: None,
+            turning_mtu: None,
+            has_turned: false,
+        };
         let step = match arrival.hook {
             Hook::BridgeIngress => self.bridge_ingress(&mut run),
             Hook::BridgeEgress => self.bridge_egress(&mut run),

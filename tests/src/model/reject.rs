@@ -24,6 +24,9 @@ impl Model {
         let is_policy = matches!(reason, Reason::PolicyRejected | Reason::IsolatedPort);
         let frame = run.arrival.frame;
         let family = family(frame)?;
+        if run.has_turned {
+            return None;
+        }
         if reason == Reason::HairpinException {
             return self.answer_exception(run, family);
         }

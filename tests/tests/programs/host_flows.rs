@@ -148,13 +148,14 @@ fn what_the_host_has_not_used_for_the_idle_time_is_anybodys() -> Result<()> {
     with_rig(|rig| {
         host_sends(rig, &raw(EXTERNAL, REMOTE, protocol::GRE))?;
         let packet = raw(GUEST, REMOTE, protocol::GRE);
-        // 3 s is what the rig's networks leave to other protocols.
-        rig.set_host_flows(|last| *last -= 2 * NANOSECONDS)?;
+        rig.set_network(NETWORK, |network| network.timeouts.other = 600)?;
+        rig.set_host_flows(|last| *last -= 3 * NANOSECONDS)?;
         rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::FlowConflict);
-        rig.set_host_flows(|last| *last -= NANOSECONDS)?;
+        rig.set_network(NETWORK, |network| network.timeouts.other = 3)?;
         let translated = packet.clone().from(EXTERNAL).ttl(63);
         rig.from_guest(&packet)?.assert_redirected(NETWORK, Outbound, &translated);
         // And the host's again with its next packet.
+        rig.set_network(NETWORK, |network| network.timeouts.other = 600)?;
         host_sends(rig, &raw(EXTERNAL, REMOTE, protocol::GRE))?;
         rig.from_guest(&packet)?.assert_refused(NETWORK, DropReason::FlowConflict);
         Ok(())
