@@ -25,6 +25,7 @@ pub type Id = u64;
 
 /// A flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "none of them says anything of another")]
 pub struct Flow {
     /// IP protocol.
     pub protocol: u8,

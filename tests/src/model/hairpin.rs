@@ -49,7 +49,7 @@ impl Model {
             step = match self.admit(&mut turned, &packet, behind) {
                 Ok(Some(id)) => self.deliver(&mut turned, &packet, id),
                 Ok(None) => step,
-                Err(stop) => Err(stop),
+                Err(refusal) => Err(refusal),
             };
         }
         run.network = turned.network;
