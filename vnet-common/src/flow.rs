@@ -276,8 +276,8 @@ pub struct Session {
     pub state: u8,
     /// `FLAG_*`
     pub flags: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// 1 once the inside has sent: what its remote has opened lives no longer by what that sends alone.
+    pub answered: u8,
     /// The slot of the inside's network in the network table.
     pub network: u16,
     /// Largest IP packet in bytes that the way to the remote takes.
@@ -401,6 +401,9 @@ pub struct Mapping {
     pub inside: Address,
     /// Flows that use the mapping, or at least [`MAPPING_DEAD`].
     pub references: u64,
+    /// Those of them that the inside has opened or answered. Where anybody may send to a mapping, only
+    /// these keep it open (RFC 4787, REQ-6).
+    pub own: u64,
     /// When the last flow ended, or should have, nanoseconds of `CLOCK_MONOTONIC_COARSE`; 0 if none
     /// has.
     pub idle_since: u64,
@@ -467,9 +470,21 @@ pub struct GuestUsage {
     pub flows: u32,
     /// External ports that its mappings hold, also those held down; or at least [`GUEST_GONE`].
     pub ports: u32,
+    /// Those of the flows that their remotes have opened.
+    pub from_outside: u64,
     /// When it last opened flows, in whole seconds of `CLOCK_MONOTONIC_COARSE`, in the upper half;
     /// in the lower one how many in that second. 0 where that has no limit.
     pub opened: u64,
+    /// As `opened`, of those that their remotes have opened.
+    pub opened_from_outside: u64,
+}
+
+/// How many of a guest's flows, or of those in a second, their remotes may open: strangers leave a quarter
+/// to the guest itself.
+#[inline]
+#[must_use]
+pub const fn share_of_outside(limit: u32) -> u32 {
+    limit - limit / 4
 }
 
 /// The fragments of one datagram (RFC 791, section 2.3; RFC 8200, section 4.5), as the packets carry
@@ -571,10 +586,10 @@ mod tests {
         assert_eq!((size_of::<FlowSlot>(), align_of::<FlowSlot>()), (8, 4));
         assert_eq!((size_of::<Session>(), align_of::<Session>()), (192, 8));
         assert_eq!((size_of::<MappingKey>(), align_of::<MappingKey>()), (36, 4));
-        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (40, 8));
+        assert_eq!((size_of::<Mapping>(), align_of::<Mapping>()), (48, 8));
         assert_eq!((size_of::<ExternalPort>(), align_of::<ExternalPort>()), (20, 4));
         assert_eq!((size_of::<PortHolder>(), align_of::<PortHolder>()), (24, 4));
-        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (32, 8));
+        assert_eq!((size_of::<GuestUsage>(), align_of::<GuestUsage>()), (48, 8));
         assert_eq!((size_of::<FragmentKey>(), align_of::<FragmentKey>()), (16, 4));
         assert_eq!((size_of::<FlowKey6>(), align_of::<FlowKey6>()), (40, 4));
         assert_eq!((size_of::<FragmentSlot>(), align_of::<FragmentSlot>()), (16, 8));
@@ -621,6 +636,11 @@ mod tests {
         assert_eq!((back.source_port.to_host(), back.destination_port.to_host()), (80, 50000));
         assert_eq!(session.outbound_key_ipv6().source, session.inside);
         assert_eq!(session.inbound_key_ipv6().destination, session.external);
+    }
+
+    #[test]
+    fn strangers_leave_a_quarter_and_get_one_flow_of_one() {
+        assert_eq!([0, 1, 3, 4, 8, 16384].map(share_of_outside), [0, 1, 3, 3, 6, 12288]);
     }
 
     #[test]

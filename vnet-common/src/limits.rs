@@ -18,6 +18,10 @@ pub const DEFAULT_FLOWS_PER_GUEST: u32 = 1 << 14;
 pub const FORWARDS: u32 = 1 << 16;
 /// Addresses of guests that have gone, until their flows are ended.
 pub const DEPARTURES: u32 = 1 << 12;
+/// Flows of the host itself that no socket tells of, with one remote each.
+pub const HOST_FLOWS: u32 = 1 << 14;
+/// How old the note of such a flow may be before a packet renews it, in nanoseconds.
+pub const HOST_FLOW_REFRESH_NS: u64 = 1_000_000_000;
 /// Fragmented datagrams whose first fragment is remembered.
 pub const FRAGMENTS: u32 = 1 << 12;
 /// How long a first fragment is remembered, in nanoseconds (RFC 791 recommends 15 s).

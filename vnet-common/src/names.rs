@@ -85,6 +85,9 @@ pub mod map {
     pub const GUESTS: &str = "GUESTS";
     /// Network slot to the session slots that its flows use (`u64`).
     pub const NETWORK_FLOWS: &str = "NETWORK_FLOWS";
+    /// [`crate::flow::FlowKey6`] of the remote's packets to when the host last sent there (`u64`,
+    /// nanoseconds of `CLOCK_MONOTONIC_COARSE`).
+    pub const HOST_FLOWS: &str = "HOST_FLOWS";
     /// [`crate::flow::FragmentKey`] to [`crate::flow::FragmentSlot`].
     pub const FRAGMENTS: &str = "FRAGMENTS";
     /// As `FRAGMENTS`, of IPv6.
@@ -112,7 +115,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 31] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -132,6 +135,7 @@ pub mod map {
         PORT_SEARCH,
         GUESTS,
         NETWORK_FLOWS,
+        HOST_FLOWS,
         FRAGMENTS,
         FRAGMENTS_IPV6,
         TRAFFIC,

@@ -1,9 +1,10 @@
 //! What each guest and each network uses of the tables, and whether it may use more.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
+use bytemuck::Zeroable as _;
 use vnet_common::{
     address::Address,
-    flow::{GUEST_GONE, GuestUsage},
+    flow::{FLAG_FROM_OUTSIDE, GUEST_GONE, GuestUsage, share_of_outside},
     network::Network,
     reason::DropReason,
     timeout::NANOSECONDS,
@@ -38,21 +39,55 @@ fn enter_guest(new: &NewFlow) -> Result<(), DropReason> {
     let inside = &new.mapping.inside;
     let network = tables::network(new.network).ok_or(DropReason::GuestFlowLimit)?;
     let usage = add(inside, FLOW).ok_or(DropReason::GuestFlowLimit)?;
-    // Its own flow is among them.
-    if flows(usage) > network.flows_per_guest {
-        leave_guest(inside);
-        return Err(DropReason::GuestFlowLimit);
+    let is_from_outside = new.flags & FLAG_FROM_OUTSIDE != 0;
+    if is_from_outside {
+        from_outside(usage).add(1);
     }
-    if !is_in_time(usage, network) {
-        leave_guest(inside);
-        return Err(DropReason::GuestFlowRate);
+    let refusal = check_limits(usage, network, is_from_outside);
+    if refusal.is_err() {
+        leave_guest(inside, new.flags);
     }
-    Ok(())
+    refusal
 }
 
-/// Takes a flow off its guest's account.
+/// Whether one more flow is within a guest's limits; it is among those of the account.
 #[inline(always)]
-pub fn leave_guest(inside: &Address) {
+fn check_limits(
+    usage: *mut GuestUsage,
+    network: &Network,
+    is_from_outside: bool,
+) -> Result<(), DropReason> {
+    let limit = network.flows_per_guest;
+    if flows(usage) > limit
+        || (is_from_outside && from_outside(usage).load() > u64::from(share_of_outside(limit)))
+    {
+        return Err(DropReason::GuestFlowLimit);
+    }
+    let limit = network.new_flows_per_second;
+    // SAFETY: map memory outlives the program.
+    let (opened, opened_from_outside) = unsafe {
+        (
+            SharedWord::new(&raw mut (*usage).opened),
+            SharedWord::new(&raw mut (*usage).opened_from_outside),
+        )
+    };
+    if limit == 0
+        || ((!is_from_outside || is_in_time(opened_from_outside, share_of_outside(limit)))
+            && is_in_time(opened, limit))
+    {
+        return Ok(());
+    }
+    Err(DropReason::GuestFlowRate)
+}
+
+/// Takes a flow with some `FLAG_*` off its guest's account.
+#[inline(always)]
+pub fn leave_guest(inside: &Address, flags: u8) {
+    if flags & FLAG_FROM_OUTSIDE != 0
+        && let Some(usage) = GUESTS.get_ptr_mut(inside)
+    {
+        from_outside(usage).fetch_decrement();
+    }
     subtract(inside, FLOW);
 }
 
@@ -107,7 +142,7 @@ fn add(inside: &Address, what: u64) -> Option<*mut GuestUsage> {
         let usage = if let Some(usage) = GUESTS.get_ptr_mut(inside) {
             usage
         } else {
-            let fresh = GuestUsage { inside: *inside, flows: 0, ports: 0, opened: 0 };
+            let fresh = GuestUsage { inside: *inside, ..GuestUsage::zeroed() };
             // Two CPUs may get here together; one insertion wins, both find the entry.
             let _ = GUESTS.insert(inside, fresh, u64::from(BPF_NOEXIST));
             GUESTS.get_ptr_mut(inside)?
@@ -137,22 +172,16 @@ fn subtract(inside: &Address, what: u64) {
     }
 }
 
-/// Whether a guest may open one more flow in this second; counts it if so.
+/// Whether one more flow may be opened in this second; counts it if so.
 #[inline(always)]
-fn is_in_time(usage: *mut GuestUsage, network: &Network) -> bool {
-    let limit = u64::from(network.new_flows_per_second);
-    if limit == 0 {
-        return true;
-    }
-    // SAFETY: map memory outlives the program.
-    let opened = unsafe { SharedWord::new(&raw mut (*usage).opened) };
+fn is_in_time(opened: SharedWord, limit: u32) -> bool {
     let second = (flow::now() / NANOSECONDS) << 32;
     let before = opened.load();
     // Of two CPUs that begin a second together one does, and both count in it.
     if before >> 32 != second >> 32 {
         opened.replace(before, second);
     }
-    if opened.load() & u64::from(u32::MAX) >= limit {
+    if opened.load() & u64::from(u32::MAX) >= u64::from(limit) {
         return false;
     }
     opened.add(1);
@@ -170,6 +199,13 @@ fn network_slots(network: u16) -> Option<SharedWord> {
 fn used(usage: *mut GuestUsage) -> SharedWord {
     // SAFETY: map memory outlives the program; the two fields are one aligned word.
     unsafe { SharedWord::new((&raw mut (*usage).flows).cast()) }
+}
+
+/// Flows that remotes have opened.
+#[inline(always)]
+fn from_outside(usage: *mut GuestUsage) -> SharedWord {
+    // SAFETY: map memory outlives the program.
+    unsafe { SharedWord::new(&raw mut (*usage).from_outside) }
 }
 
 #[inline(always)]

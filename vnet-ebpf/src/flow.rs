@@ -5,8 +5,8 @@ use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        Direction, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowKey, MappingKey, Phase, Translation,
-        protocol,
+        Direction, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowKey, MappingKey, Phase, Session,
+        Translation, protocol,
     },
     reason::DropReason,
     tcp::{self, State},
@@ -148,6 +148,9 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
     let outbound = matches!(direction, Direction::Outbound);
     if outbound {
         session.set_last_outbound(now);
+        if session.answered() == 0 {
+            vnet_answer(session.raw());
+        }
     } else {
         session.set_last_inbound(now);
     }
@@ -166,6 +169,25 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
     }
 }
 
+/// Notes that the inside has answered a flow that its remote has opened: it keeps its mapping open
+/// then. A global function, as `vnet_open_flow`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_answer(session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    if session.flags() & FLAG_UNMAPPED != 0 {
+        session.note_answer();
+        return 0;
+    }
+    let key = &mapping::key_of(session);
+    // Before the note: whoever ends the flow takes it back if it reads that.
+    mapping::hold_open(key);
+    if session.note_answer() {
+        mapping::no_longer_hold_open(key);
+    }
+    1
+}
+
 /// Ends a live session: both keys, the guest's account and the mapping's reference go; the slot
 /// rests until nobody can still read it. `false` if it was not live.
 #[inline(always)]
@@ -173,7 +195,7 @@ pub fn end(session: SessionSlot, now: u64) -> bool {
     if !session.advance(Phase::Live, Phase::Filling) {
         return false;
     }
-    finish(session, now, now);
+    vnet_finish_session(session.raw(), now, now);
     true
 }
 
@@ -189,15 +211,17 @@ pub fn end_idle(session: SessionSlot, now: u64, idle_ns: impl Fn() -> u64) -> bo
         session.advance(Phase::Filling, Phase::Live);
         return false;
     }
-    finish(session, now, ended);
+    vnet_finish_session(session.raw(), now, ended);
     true
 }
 
 /// What [`end`] does with a session that is this program's. The hold-down of its port counts from the
-/// time at which it should have ended, however late somebody noticed. A function of its own for the
-/// sake of the stack.
+/// time at which it should have ended, however late somebody noticed. A global function, as
+/// `vnet_open_flow`.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn finish(session: SessionSlot, now: u64, ended: u64) {
+extern "C" fn vnet_finish_session(session: *mut Session, now: u64, ended: u64) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
     if session.inside().is_ipv4() {
         let (outbound, inbound) = session.keys::<Ipv4>();
         let _ = FLOWS.remove(outbound);
@@ -207,12 +231,15 @@ fn finish(session: SessionSlot, now: u64, ended: u64) {
         let _ = FLOWS_IPV6.remove(outbound);
         let _ = FLOWS_IPV6.remove(inbound);
     }
-    account::leave_guest(&session.inside());
-    let holds_port =
-        session.flags() & FLAG_UNMAPPED == 0 && mapping::release(&mapping::key_of(session), ended);
+    account::leave_guest(&session.inside(), session.flags());
+    // From now on no packet counts as the first answer.
+    let is_answered = session.note_answer();
+    let holds_port = session.flags() & FLAG_UNMAPPED == 0
+        && mapping::release(&mapping::key_of(session), is_answered, ended);
     session.set_since(now);
     let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
     session.set_phase(next as u32);
+    1
 }
 
 /// Whether a flow's guest has gone since: whoever has its address now is another one.

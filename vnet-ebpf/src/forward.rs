@@ -15,6 +15,7 @@ use crate::{
     flow::{self, NewFlow},
     fragment,
     hook::{Hook, Step},
+    host_flow,
     ip::Ip,
     mapping,
     maps::{self, EXTERNAL_PORTS},
@@ -43,6 +44,8 @@ pub fn find<V: Ip>(skb: Skb) -> u32 {
     match find_guest::<V>() {
         // A socket of the host that is newer than the mapping.
         OPEN | FILTERED if host_has_socket(skb) => NOBODYS,
+        // A forward is no reason to take the host's own flow from it, where a packet tells of one.
+        FORWARDED if host_has_flow() => NOBODYS,
         found => found,
     }
 }
@@ -109,6 +112,12 @@ fn host_has_socket(skb: Skb) -> bool {
     ports::host_has_socket(skb.raw(), new, new.external_port)
 }
 
+/// Whether this CPU's packet is of a flow of the host's that has no socket. As [`find_guest`].
+#[inline(never)]
+fn host_has_flow() -> bool {
+    maps::new_flow().is_some_and(|new| host_flow::is_used(new, new.external_port))
+}
+
 /// Whether the forward that let a flow in still leads to its guest.
 #[inline(always)]
 pub fn leads_to(session: SessionSlot) -> bool {
@@ -137,18 +146,31 @@ pub fn may_open<V: Ip>(packet: &Packet<V>) -> bool {
 pub fn admit<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<bool> {
     let new = maps::new_flow().ok_or(DropReason::FlowTableFull)?;
     let owner = policy::owner_of::<V>(V::narrow(new.mapping.inside));
-    let outside = End::of_interface(hook.arrived_at());
-    let verdict = policy::verdict::<V>(owner.slot.end(), outside);
+    let arrived_at = hook.arrived_at();
+    let is_masqueraded = |ifindex| {
+        let outside = End::of_interface(ifindex);
+        matches!(policy::verdict::<V>(owner.slot.end(), outside), PolicyVerdict::Masquerade)
+    };
     if owner.slot.0 != new.network
         || !owner.slot.is_some()
         || owner.is_host()
-        || !matches!(verdict, PolicyVerdict::Masquerade)
+        || !is_masqueraded(arrived_at)
     {
         return Ok(false);
     }
+    // A mapping stays at the uplink whose address it has; forwards have those of all uplinks.
+    let is_forwarded = new.flags & FLAG_FORWARDED != 0;
+    if !is_forwarded && new.uplink_ifindex != arrived_at {
+        let is_of_guests = policy::network_of_bridge(new.uplink_ifindex).is_some()
+            || policy::network_of_bridge(arrived_at).is_some();
+        if is_of_guests || !is_masqueraded(new.uplink_ifindex) {
+            return Ok(false);
+        }
+    } else {
+        new.uplink_ifindex = arrived_at;
+    }
     hook.network = new.network;
     new.bridge_ifindex = owner.slot.bridge_ifindex();
-    new.uplink_ifindex = hook.arrived_at();
     // The first answer is judged and routed.
     new.epoch = 0;
     new.mtu = 0;
@@ -178,7 +200,7 @@ pub fn admit<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<bool> {
 }
 
 /// The uplink whose address this CPU's packet of a guest is for, if a guest is behind the port: there the
-/// packet turns round. 0 if it does not.
+/// packet turns round, and this CPU's new flow says how long it may be. 0 if it does not.
 #[inline(always)]
 pub fn turning_point<V: Ip>(skb: Skb) -> u32 {
     let Some(packet) = V::packet() else { return 0 };
@@ -192,7 +214,9 @@ pub fn turning_point<V: Ip>(skb: Skb) -> u32 {
     {
         return 0;
     }
-    let uplink = maps::new_flow().map_or(0, |new| new.uplink_ifindex);
+    let Some(new) = maps::new_flow() else { return 0 };
+    new.mtu = Slot(new.network).network().map_or(0, |network| network.mtu);
+    let uplink = new.uplink_ifindex;
     // Guests of other networks know the address there as the host's.
     if policy::network_of_bridge(uplink).is_some() { 0 } else { uplink }
 }
@@ -208,5 +232,7 @@ fn turned_at<V: Ip>(known: u32) -> u32 {
     let own = (V::narrow(session.external()), session.external_port());
     let remote = (V::narrow(session.remote()), session.remote_port());
     let other = flow::find::<V>(&FlowKey::inbound(session.protocol(), own, remote));
-    other.map_or(0, SessionSlot::uplink_ifindex)
+    let (Some(other), Some(new)) = (other, maps::new_flow()) else { return 0 };
+    new.mtu = other.mtu_inbound();
+    other.uplink_ifindex()
 }

@@ -9,7 +9,7 @@ use vnet_common::{
 use crate::{
     emit, fragment,
     hook::{Hook, Step, Verdict},
-    icmp,
+    host_flow, icmp,
     ip::Ip,
     nat::{self, Side, Ttl},
     outbound,
@@ -40,7 +40,7 @@ pub fn to_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     }
     if ingress == 0 {
         if !owner.slot.is_some() || owner.slot.mode::<V>() != Mode::Nat {
-            return icmp::from_host::<V>(hook);
+            return from_host::<V>(hook);
         }
         hook.network = owner.slot.0;
         // The host's address there is as hidden as its guests' are.
@@ -80,7 +80,7 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         return to_own_bridge::<V>(hook);
     }
     if ingress == 0 {
-        return icmp::from_host_to_guest::<V>(hook);
+        return from_host::<V>(hook);
     }
     let network = policy::network_of_bridge(skb.ifindex());
     if !network.is_some() {
@@ -96,6 +96,43 @@ pub fn to_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         PolicyVerdict::Reject => Err(policy::rejection(from, to).into()),
         PolicyVerdict::Masquerade if owner.is_host() => Ok(Verdict::Pass),
         PolicyVerdict::Masquerade => Ok(Verdict::Unjudged),
+    }
+}
+
+/// What the host itself sends: nothing more of protocols whose sockets tell of it.
+#[inline(always)]
+fn from_host<V: Ip>(hook: &Hook) -> Step<Verdict> {
+    let next_header = V::next_header(hook.skb, hook.l3())?;
+    let is_told = host_flow::has_sockets(next_header);
+    Ok(if is_told { Verdict::Pass } else { Verdict::OfTheHost })
+}
+
+/// Either hook, for a packet of the host's own: notes whom it talks to, and translates what an error
+/// quotes. No packet is lost for headers that nobody here reads.
+#[inline(always)]
+pub fn of_the_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let is_icmp = V::next_header(hook.skb, hook.l3())? == V::ICMP;
+    let packet = match Packet::<V>::parse(hook.skb, hook.link) {
+        Ok(packet) => packet,
+        Err(reason) if is_icmp => return Err(reason.into()),
+        Err(_) => return Ok(Verdict::Pass),
+    };
+    // Guests are remotes where others are masqueraded to their bridge.
+    let is_uplink = policy::is_uplink(hook.skb.ifindex());
+    if is_uplink {
+        host_flow::note(packet);
+    }
+    if is_icmp { Ok(Verdict::Error) } else { Ok(Verdict::Pass) }
+}
+
+/// Either hook, for ICMP of the host's own.
+#[inline(always)]
+pub fn icmp_of_the_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    if policy::network_of_bridge(hook.skb.ifindex()).is_some() {
+        icmp::from_host_to_guest(hook, packet)
+    } else {
+        icmp::from_host(hook, packet)
     }
 }
 

@@ -74,9 +74,13 @@ fn remember<V: Ip>(packet: &Packet<V>, direction: Direction, key: &FlowKey<V::Ad
 
 #[inline(always)]
 fn find_first<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<FlowSlot> {
+    first(packet, direction).map(|first| first.flow)
+}
+
+/// What the first fragment of a packet's datagram has left; numbers of datagrams repeat.
+#[inline(always)]
+pub fn first<V: Ip>(packet: &Packet<V>, direction: Direction) -> Option<FragmentSlot> {
     let first = V::first_fragment(&packet.fragment_key(direction))?;
-    if flow::now().saturating_sub(first.since) > limits::FRAGMENT_LIFETIME_NS {
-        return None;
-    }
-    Some(first.flow)
+    let age = flow::now().saturating_sub(first.since);
+    (age <= limits::FRAGMENT_LIFETIME_NS).then_some(first)
 }

@@ -12,7 +12,7 @@ use vnet_common::{
 };
 
 use crate::{
-    flow,
+    flow, fragment,
     ip::Ip,
     maps::{self, HELD_FRAGMENTS},
     parse::Packet,
@@ -32,7 +32,7 @@ pub const COMES_AGAIN: u32 = 2;
 pub fn hold<V: Ip>(skb: Skb) -> u32 {
     let (Some(packet), Some(held)) = (V::packet(), maps::held_fragment()) else { return IGNORED };
     // The first was the host's, or of a flow that has ended.
-    if V::first_fragment(&packet.fragment_key(Direction::Inbound)).is_some() {
+    if fragment::first(packet, Direction::Inbound).is_some() {
         return IGNORED;
     }
     let length = skb.len();
@@ -63,7 +63,7 @@ pub fn hold<V: Ip>(skb: Skb) -> u32 {
 /// could find this one.
 #[inline(always)]
 fn take_back_if_late<V: Ip>(skb: Skb, packet: &Packet<V>, key: &HeldKey) -> u32 {
-    let first = V::first_fragment(&packet.fragment_key(Direction::Inbound));
+    let first = fragment::first(packet, Direction::Inbound);
     let has_flow = first.is_some_and(|first| SessionSlot::live(first.flow).is_some());
     if has_flow && HELD_FRAGMENTS.remove(key).is_ok() && skb.come_again() {
         return COMES_AGAIN;
@@ -77,20 +77,25 @@ fn take_back_if_late<V: Ip>(skb: Skb, packet: &Packet<V>, key: &HeldKey) -> u32 
 pub fn replay<V: Ip>(skb: Skb) -> u32 {
     let Some(packet) = V::packet() else { return 0 };
     let mut place = HeldKey { datagram: datagram(packet), index: 0 };
-    let key = &place;
-    let Some(first) = HELD_FRAGMENTS.get_ptr(key) else { return 0 };
-    if !is_fresh(first, skb.ifindex()) {
-        let _ = HELD_FRAGMENTS.remove(key);
-        return 0;
+    let mut has_waited = false;
+    // Any may be too old, or forgotten, and others not.
+    for index in 0..limits::HELD_PER_DATAGRAM {
+        place.index = index;
+        let key = &place;
+        match HELD_FRAGMENTS.get_ptr(key) {
+            Some(held) if is_fresh(held, skb.ifindex()) => has_waited = true,
+            Some(_) => {
+                let _ = HELD_FRAGMENTS.remove(key);
+            }
+            None => {}
+        }
     }
-    if !skb.come_again() {
+    if !has_waited || !skb.come_again() {
         return 0;
     }
     for index in 0..limits::HELD_PER_DATAGRAM {
         place.index = index;
-        if vnet_replay_fragment(skb.raw(), &raw const place) == 0 {
-            break;
-        }
+        vnet_replay_fragment(skb.raw(), &raw const place);
     }
     1
 }

@@ -15,6 +15,7 @@ pub const ERROR: i32 = 0x7002;
 pub const POSSIBLE_REPLY: i32 = 0x7003;
 pub const FRAGMENT: i32 = 0x7004;
 pub const TURNED: i32 = 0x7005;
+pub const OF_THE_HOST: i32 = 0x7006;
 
 /// What lies in front of a packet's IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub enum Verdict {
     /// It is translated, and for a guest behind an external address of this host: the next step takes it
     /// as one from outside.
     Turned,
+    /// The host itself sends it, and no socket tells of its flow: the next step looks at it.
+    OfTheHost,
 }
 
 /// Why a packet leaves the steps early.
@@ -100,10 +103,10 @@ impl Hook {
         Self { skb, link, network: 0, is_turned: false, turned_at: 0 }
     }
 
-    /// For a packet that turns round at an uplink.
+    /// For a packet at a bridge that has turned round at an uplink, or not if that is 0.
     #[inline(always)]
-    pub fn turned(skb: Skb, uplink: u32) -> Self {
-        Self { skb, link: Link::Ethernet, network: 0, is_turned: true, turned_at: uplink }
+    pub fn at_bridge(skb: Skb, turned_at: u32) -> Self {
+        Self { skb, link: Link::Ethernet, network: 0, is_turned: turned_at != 0, turned_at }
     }
 
     /// The interface from outside at which the packet is, or could be.
@@ -132,6 +135,7 @@ impl Hook {
             Ok(Verdict::Replayed) => SHOT,
             Ok(Verdict::PossibleReply) => POSSIBLE_REPLY,
             Ok(Verdict::Turned) => TURNED,
+            Ok(Verdict::OfTheHost) => OF_THE_HOST,
             Err(Stop::Handover(handover)) => {
                 count::handover(self.network, handover);
                 log::handover(self, handover);

@@ -182,15 +182,11 @@ pub fn from_guest<V: Ip>(
     Ok(0)
 }
 
-/// What the host sends outside under its own address: errors about packets that it was bringing to
+/// ICMP that the host sends outside under its own address: errors about packets that it was bringing to
 /// a guest quote them translated and must not.
 #[inline(always)]
-pub fn from_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+pub fn from_host<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     let skb = hook.skb;
-    if !V::is_direct_icmp(skb, hook.l3())? {
-        return Ok(Verdict::Pass);
-    }
-    let packet = Packet::<V>::parse(skb, hook.link)?;
     let is_error = packet.is_icmp_error();
     if is_error && translate_from_host(hook, packet)? {
         return Ok(Verdict::Pass);
@@ -222,12 +218,7 @@ pub fn from_host<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 
 /// The same towards guests, who are remotes of those that are masqueraded to their bridge.
 #[inline(always)]
-pub fn from_host_to_guest<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
-    let skb = hook.skb;
-    if !V::is_direct_icmp(skb, hook.l3())? {
-        return Ok(Verdict::Pass);
-    }
-    let packet = Packet::<V>::parse(skb, hook.link)?;
+pub fn from_host_to_guest<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
     if packet.is_icmp_error() {
         translate_from_host(hook, packet)?;
     }

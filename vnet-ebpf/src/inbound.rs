@@ -16,7 +16,7 @@ use crate::{
     outbound,
     parse::{Fragment, Packet},
     policy::{self, End},
-    route, routed,
+    routed,
     session::SessionSlot,
     tables,
 };
@@ -74,25 +74,35 @@ pub fn from_uplink_known<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     deliver_with_held(hook, packet, session)
 }
 
-/// TC ingress of a bridge, for a packet of a guest that is translated and whose destination is an
-/// external endpoint of this host. It goes to a guest or nowhere.
+/// TC ingress of a bridge: what a guest sends to the host itself where flows are masqueraded to it, or to an
+/// external endpoint of this host at which it has turned round, translated. Its flow, if it has one.
 #[inline(always)]
-pub fn turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let packet = Packet::<V>::parse(hook.skb, hook.link)?;
     let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
-    reply(hook, packet, epoch)
+    if let Some(slot) = fragment::find_slot(packet, Direction::Inbound)
+        && let Some(session) = SessionSlot::live(slot)
+        && may_arrive_at(session, hook.arrived_at())
+        && is_current::<V>(session, epoch)
+    {
+        hook.network = session.network();
+        check_remote(hook, session)?;
+        outbound::pass_on::<V>(slot.index);
+        return Ok(Verdict::Known);
+    }
+    Ok(if packet.is_icmp_error() { Verdict::Error } else { Verdict::Unjudged })
 }
 
-/// The same, for an ICMP error.
+/// The same, for an ICMP error. One that has turned round goes to a guest or nowhere.
 #[inline(always)]
-pub fn error_turned<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
+pub fn error_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     match error_from_uplink::<V>(hook)? {
-        Verdict::Unjudged => Err(DropReason::UnrelatedIcmpError.into()),
+        Verdict::Unjudged if hook.is_turned => Err(DropReason::UnrelatedIcmpError.into()),
         verdict => Ok(verdict),
     }
 }
 
-/// The same, for a packet that no flow answers for.
+/// TC ingress of a bridge, for a packet that has turned round and that no flow answers for.
 #[inline(always)]
 pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
@@ -109,15 +119,7 @@ pub fn turned_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     Err(DropReason::Filtered.into())
 }
 
-/// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself.
-#[inline(always)]
-pub fn reply_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
-    let packet = Packet::<V>::parse(hook.skb, hook.link)?;
-    let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
-    reply(hook, packet, epoch)
-}
-
-/// The same hook, for a packet of no flow.
+/// TC ingress of a bridge at which flows are masqueraded, for a packet to the host itself that is of no flow.
 #[inline(always)]
 pub fn to_host_at_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
@@ -198,7 +200,7 @@ fn judge_again<V: Ip>(session: SessionSlot) -> bool {
         && owner.slot.is_some()
         && matches!(verdict, PolicyVerdict::Masquerade)
         && bridge == session.bridge_ifindex()
-        && route::keeps_external::<V>(session)
+        && V::keeps_external(session)
 }
 
 /// Translates a packet back and brings it to the guest.

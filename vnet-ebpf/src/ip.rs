@@ -15,6 +15,7 @@ use crate::{
     nat::{Side, Ttl},
     parse::Packet,
     reject::Manner,
+    session::SessionSlot,
     skb::Skb,
 };
 
@@ -45,8 +46,8 @@ pub trait Ip: Copy + Sized + 'static {
     }
     /// The source and destination of the header at `l3`, which is readable.
     fn ends_at(skb: Skb, l3: usize) -> Result<(Self::Address, Self::Address), DropReason>;
-    /// Whether ICMP follows the header at `l3` at once.
-    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason>;
+    /// What follows the header at `l3`, which is made readable.
+    fn next_header(skb: Skb, l3: usize) -> Result<u8, DropReason>;
     /// The transport protocol of the packet that an ICMP error quotes at `l3`, and the length of its
     /// header with its options; `None` if it is not the beginning of its datagram.
     fn quoted_transport(skb: Skb, l3: usize) -> Option<(u8, usize)>;
@@ -57,8 +58,8 @@ pub trait Ip: Copy + Sized + 'static {
     fn is_group(address: Self::Address) -> bool;
     /// Multicast that no router forwards.
     fn is_link_local_group(address: Self::Address) -> bool;
-    /// An address that no packet on a wire has.
-    fn is_loopback(address: Self::Address) -> bool;
+    /// An address that no single host beyond the link has (RFC 6890; RFC 1812, section 5.3.7).
+    fn is_martian(address: Self::Address) -> bool;
     /// An address that has no meaning beyond its link.
     fn is_link_local(address: Self::Address) -> bool;
     /// Whether both addresses share their first `prefix_length` bits of this family.
@@ -111,8 +112,21 @@ pub trait Ip: Copy + Sized + 'static {
     /// Counts down the time to live.
     fn decrement_ttl(skb: Skb, l3: usize) -> Result<(), DropReason>;
 
+    /// Notes this CPU's packet: [`crate::host_flow::note`].
+    fn note_host_flow();
+
+    /// [`crate::route::choose_external`]
+    fn choose_external() -> bool;
+    /// [`crate::route::keeps_external`]
+    fn keeps_external(session: SessionSlot) -> bool;
     /// Where this CPU's packet turns round: [`crate::forward::turning_point`].
     fn turning_point(skb: Skb) -> u32;
+    /// The steps of packets at a bridge that are for an address of the host: [`crate::steps::reply`].
+    fn reply(skb: Skb, turned_at: u32) -> i32;
+    /// [`crate::steps::deliver`]
+    fn deliver(skb: Skb, turned_at: u32) -> i32;
+    /// [`crate::steps::deliver_error`]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32;
     /// What follows for a packet that turns round: [`crate::steps::turn`].
     fn turn(skb: Skb) -> i32;
 

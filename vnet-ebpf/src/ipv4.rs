@@ -6,7 +6,7 @@ use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     checksum,
     family::Family,
-    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
     reason::DropReason,
@@ -15,12 +15,14 @@ use vnet_common::{
 use crate::{
     forward, held,
     hook::Link,
+    host_flow,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS, FRAGMENTS},
     nat::{Side, Ttl},
     parse::{Fragment, Packet},
     reject::Manner,
-    reject_ipv4,
+    reject_ipv4, route,
+    session::SessionSlot,
     skb::Skb,
     steps,
 };
@@ -99,9 +101,9 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
-    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+    fn next_header(skb: Skb, l3: usize) -> Result<u8, DropReason> {
         skb.pull((l3 + Self::HEADER_LEN) as u32);
-        Ok(skb.header::<Ipv4Hdr>(l3)?.proto == protocol::ICMP)
+        Ok(skb.header::<Ipv4Hdr>(l3)?.proto)
     }
 
     #[inline(always)]
@@ -135,13 +137,13 @@ impl Ip for Ipv4 {
             || address.to_wire() == u32::MAX
     }
 
-    /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
-    /// networks may well be there.
     #[inline(always)]
-    fn is_loopback(address: Ipv4Be) -> bool {
-        address.to_wire().to_ne_bytes()[0] == 127
+    fn is_martian(address: Ipv4Be) -> bool {
+        matches!(address.to_wire().to_ne_bytes()[0], 0 | 127 | 224..)
     }
 
+    /// 0.0.0.0, the source of who has no address yet. 169.254.0.0/16 is not treated apart: libvirt's
+    /// networks may well be there.
     #[inline(always)]
     fn is_link_local(address: Ipv4Be) -> bool {
         address == Ipv4Be::UNSPECIFIED
@@ -249,8 +251,38 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn note_host_flow() {
+        vnet_note_host_flow_ipv4();
+    }
+
+    #[inline(always)]
+    fn choose_external() -> bool {
+        vnet_choose_external_ipv4() != 0
+    }
+
+    #[inline(always)]
+    fn keeps_external(session: SessionSlot) -> bool {
+        vnet_keeps_external_ipv4(session.raw()) != 0
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv4(skb.raw())
+    }
+
+    #[inline(always)]
+    fn reply(skb: Skb, turned_at: u32) -> i32 {
+        vnet_reply_ipv4(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_ipv4(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_error_ipv4(skb.raw(), turned_at)
     }
 
     #[inline(always)]
@@ -268,8 +300,46 @@ impl Ip for Ipv4 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn vnet_note_host_flow_ipv4() -> u32 {
+    host_flow::note_packet::<Ipv4>();
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_choose_external_ipv4() -> u32 {
+    u32::from(route::choose_external::<Ipv4>())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_keeps_external_ipv4(session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    u32::from(route::keeps_external::<Ipv4>(session))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn vnet_turning_point_ipv4(ctx: *mut __sk_buff) -> u32 {
     forward::turning_point::<Ipv4>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_reply_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::reply::<Ipv4>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver::<Ipv4>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_error_ipv4(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver_error::<Ipv4>(Skb::from_raw(ctx), turned_at)
 }
 
 #[unsafe(no_mangle)]

@@ -5,7 +5,7 @@ use network_types::ip::Ipv6Hdr;
 use vnet_common::{
     address::{Address, PortBe},
     family::Family,
-    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, protocol},
+    flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
     reason::DropReason,
@@ -15,12 +15,14 @@ use crate::{
     extension::{self, Transport},
     forward, held,
     hook::Link,
+    host_flow,
     ip::{Ip, UplinkAddresses},
     maps::{self, FLOWS_IPV6, FRAGMENTS_IPV6},
     nat::{Side, Ttl},
     parse::{Fragment, Packet},
     reject::Manner,
-    reject_ipv6,
+    reject_ipv6, route,
+    session::SessionSlot,
     skb::Skb,
     steps,
 };
@@ -121,9 +123,9 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
-    fn is_direct_icmp(skb: Skb, l3: usize) -> Result<bool, DropReason> {
+    fn next_header(skb: Skb, l3: usize) -> Result<u8, DropReason> {
         skb.pull((l3 + Self::HEADER_LEN) as u32);
-        Ok(skb.read::<u8>(l3 + NEXT_HEADER_OFFSET)? == protocol::ICMPV6)
+        skb.read::<u8>(l3 + NEXT_HEADER_OFFSET)
     }
 
     #[inline(always)]
@@ -164,12 +166,13 @@ impl Ip for Ipv6 {
         address.is_link_local_multicast_ipv6()
     }
 
-    /// Also `::`, the source of who has no address yet.
     #[inline(always)]
-    fn is_loopback(address: Address) -> bool {
-        address.to_wire() == [0, 0, 0, 1_u32.to_be()]
+    fn is_martian(address: Address) -> bool {
+        const LOOPBACK: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+        address.is_multicast_ipv6() || address.is_unspecified() || address.to_wire() == LOOPBACK
     }
 
+    /// Also `::`, the source of who has no address yet.
     #[inline(always)]
     fn is_link_local(address: Address) -> bool {
         address.is_link_local_ipv6() || address.is_unspecified()
@@ -284,8 +287,38 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn note_host_flow() {
+        vnet_note_host_flow_ipv6();
+    }
+
+    #[inline(always)]
+    fn choose_external() -> bool {
+        vnet_choose_external_ipv6() != 0
+    }
+
+    #[inline(always)]
+    fn keeps_external(session: SessionSlot) -> bool {
+        vnet_keeps_external_ipv6(session.raw()) != 0
+    }
+
+    #[inline(always)]
     fn turning_point(skb: Skb) -> u32 {
         vnet_turning_point_ipv6(skb.raw())
+    }
+
+    #[inline(always)]
+    fn reply(skb: Skb, turned_at: u32) -> i32 {
+        vnet_reply_ipv6(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_ipv6(skb.raw(), turned_at)
+    }
+
+    #[inline(always)]
+    fn deliver_error(skb: Skb, turned_at: u32) -> i32 {
+        vnet_deliver_error_ipv6(skb.raw(), turned_at)
     }
 
     #[inline(always)]
@@ -303,8 +336,46 @@ impl Ip for Ipv6 {
 
 #[unsafe(no_mangle)]
 #[inline(never)]
+extern "C" fn vnet_note_host_flow_ipv6() -> u32 {
+    host_flow::note_packet::<Ipv6>();
+    0
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_choose_external_ipv6() -> u32 {
+    u32::from(route::choose_external::<Ipv6>())
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_keeps_external_ipv6(session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    u32::from(route::keeps_external::<Ipv6>(session))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
 extern "C" fn vnet_turning_point_ipv6(ctx: *mut __sk_buff) -> u32 {
     forward::turning_point::<Ipv6>(Skb::from_raw(ctx))
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_reply_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::reply::<Ipv6>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver::<Ipv6>(Skb::from_raw(ctx), turned_at)
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_deliver_error_ipv6(ctx: *mut __sk_buff, turned_at: u32) -> i32 {
+    steps::deliver_error::<Ipv6>(Skb::from_raw(ctx), turned_at)
 }
 
 #[unsafe(no_mangle)]

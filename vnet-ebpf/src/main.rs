@@ -26,6 +26,7 @@ mod fragment;
 mod guard;
 mod held;
 mod hook;
+mod host_flow;
 mod icmp;
 mod inbound;
 mod ip;

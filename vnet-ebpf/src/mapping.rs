@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use vnet_common::{
     address::PortBe,
-    flow::{ExternalPort, MAPPING_DEAD, Mapping, MappingKey, PortHolder},
+    flow::{ExternalPort, FLAG_FROM_OUTSIDE, MAPPING_DEAD, Mapping, MappingKey, PortHolder},
     reason::DropReason,
     timeout::NANOSECONDS,
 };
@@ -32,7 +32,7 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
 pub extern "C" fn vnet_join_mapping(new: *const NewFlow) -> u64 {
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
-    let port = join(&new.mapping).map(|port| u32::from(port.to_wire()));
+    let port = join(new).map(|port| u32::from(port.to_wire()));
     outcome::encode(port.ok_or(DropReason::PortsExhausted))
 }
 
@@ -47,6 +47,7 @@ pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
     let mapping = Mapping {
         inside: key.inside,
         references: 1,
+        own: u64::from(is_own(new)),
         idle_since: 0,
         inside_port: key.inside_port,
         external_port: port,
@@ -59,15 +60,40 @@ pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
     // Another CPU was faster, or the table is full.
     ports::release(&external_port(key, port));
     account::leave_port(&key.inside);
-    let joined = join(key).map(|port| u32::from(port.to_wire()));
+    let joined = join(new).map(|port| u32::from(port.to_wire()));
     outcome::encode(joined.ok_or(DropReason::PortsExhausted))
 }
 
-/// Gives a reference back, for a flow that has ended or should have at a time; `true` if it was the
-/// last one, so that the port is now held down.
+/// Whether the inside opens a flow, and not a stranger to whom its mapping is open.
 #[inline(always)]
-pub fn release(key: &MappingKey, ended: u64) -> bool {
+const fn is_own(new: &NewFlow) -> bool {
+    new.flags & FLAG_FROM_OUTSIDE == 0
+}
+
+/// Lets strangers find a mapping open as long as one more flow has not ended.
+#[inline(always)]
+pub fn hold_open(key: &MappingKey) {
+    if let Some(mapping) = MAPPINGS.get_ptr_mut(key) {
+        own(mapping).add(1);
+    }
+}
+
+/// Takes that back.
+#[inline(always)]
+pub fn no_longer_hold_open(key: &MappingKey) {
+    if let Some(mapping) = MAPPINGS.get_ptr_mut(key) {
+        own(mapping).fetch_decrement();
+    }
+}
+
+/// Gives a reference back, for a flow that has ended or should have at a time; `true` if it was the
+/// last one, so that the port is now held down. `is_answered` if the inside had sent.
+#[inline(always)]
+pub fn release(key: &MappingKey, is_answered: bool, ended: u64) -> bool {
     let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return false };
+    if is_answered {
+        own(mapping).fetch_decrement();
+    }
     if idle_since(mapping) < ended {
         // SAFETY: map memory outlives the program; the field is aligned plain data.
         unsafe { (&raw mut (*mapping).idle_since).write_volatile(ended) };
@@ -82,12 +108,13 @@ fn hold_down_ns(network: u16) -> u64 {
     u64::from(seconds) * NANOSECONDS
 }
 
-/// Whether flows use a mapping now.
+/// Whether flows that the inside has opened or answered use a mapping now: those of strangers alone do
+/// not keep it open (RFC 4787, REQ-6; RFC 7857, section 7).
 #[inline(always)]
 pub fn is_used(key: &MappingKey) -> bool {
     let Some(mapping) = MAPPINGS.get_ptr_mut(key) else { return false };
     let references = references(mapping).load();
-    references != 0 && references & MAPPING_DEAD == 0
+    references != 0 && references & MAPPING_DEAD == 0 && own(mapping).load() != 0
 }
 
 /// Deletes the mapping of an ended session if nobody has used it for the hold-down time; `false` if that
@@ -127,9 +154,10 @@ pub fn is_held_down(port: &ExternalPort, holder: &PortHolder) -> bool {
     MAPPINGS.get_ptr_mut(key).is_some_and(|mapping| references(mapping).load() == 0)
 }
 
-/// Takes a reference on an existing mapping.
+/// Takes a reference on the existing mapping of a new flow.
 #[inline(always)]
-fn join(key: &MappingKey) -> Option<PortBe> {
+fn join(new: &NewFlow) -> Option<PortBe> {
+    let key = &new.mapping;
     let mapping = MAPPINGS.get_ptr_mut(key)?;
     let references = references(mapping);
     if references.fetch_add(1) & MAPPING_DEAD != 0 {
@@ -150,6 +178,9 @@ fn join(key: &MappingKey) -> Option<PortBe> {
         references.fetch_decrement();
         return None;
     }
+    if is_own(new) {
+        own(mapping).add(1);
+    }
     Some(port)
 }
 
@@ -162,6 +193,12 @@ fn external_port(key: &MappingKey, port: PortBe) -> ExternalPort {
 fn idle_since(mapping: *mut Mapping) -> u64 {
     // SAFETY: map memory outlives the program; the field is aligned plain data.
     unsafe { (&raw const (*mapping).idle_since).read_volatile() }
+}
+
+#[inline(always)]
+fn own(mapping: *mut Mapping) -> SharedWord {
+    // SAFETY: map memory outlives the program.
+    unsafe { SharedWord::new(&raw mut (*mapping).own) }
 }
 
 #[inline(always)]

@@ -104,6 +104,11 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
 pub static FRAGMENTS_IPV6: LruHashMap<FragmentKey<Address>, FragmentSlot> =
     LruHashMap::with_max_entries(limits::FRAGMENTS, 0);
 
+// What the host does, not NAT state: the oldest may go.
+#[map]
+pub static HOST_FLOWS: LruHashMap<FlowKey6, u64> =
+    LruHashMap::with_max_entries(limits::HOST_FLOWS, 0);
+
 // As `FRAGMENTS`.
 #[map]
 pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =

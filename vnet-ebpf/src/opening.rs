@@ -14,6 +14,7 @@ use vnet_common::{
 use crate::{
     account,
     flow::{NewFlow, now},
+    host_flow,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
@@ -42,7 +43,7 @@ pub extern "C" fn vnet_open_flow(ctx: *mut __sk_buff, new: *mut NewFlow) -> u64 
     }
     let opened = if new.flags & FLAG_UNMAPPED != 0 { kept(new) } else { translated(ctx, new) };
     if opened.is_err() {
-        account::leave_guest(&new.mapping.inside);
+        account::leave_guest(&new.mapping.inside, new.flags);
     }
     outcome::encode(opened)
 }
@@ -106,6 +107,8 @@ fn open_mapped(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason
 fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
     let port = if let Ok(port) = outcome::decode(mapping::vnet_join_mapping(new)) {
         port
+    } else if new.flags & FLAG_FROM_OUTSIDE != 0 {
+        return Err(DropReason::PortsExhausted);
     } else {
         let claimed = outcome::decode(ports::vnet_allocate_port(ctx, new))?;
         new.external_port = PortBe::from_wire(claimed as u16);
@@ -123,8 +126,8 @@ fn open_at(new: &NewFlow) -> Result<u32, DropReason> {
 }
 
 /// Fills a slot and enters both keys. If it cannot, the slot is on its way to the free ones: the flow is
-/// there already ([`DropReason::FlowConflict`]), or its external port has another flow with this remote
-/// ([`DropReason::PortsExhausted`]). A global function, as [`vnet_open_flow`].
+/// there already ([`DropReason::FlowConflict`]), or its external port has another flow with this remote,
+/// the host's or a guest's ([`DropReason::PortsExhausted`]). A global function, as [`vnet_open_flow`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_enter_session(new: *const NewFlow, index: u32) -> u64 {
@@ -134,7 +137,9 @@ extern "C" fn vnet_enter_session(new: *const NewFlow, index: u32) -> u64 {
     let now = now();
     let generation = fill(session, new, now);
     let slot = FlowSlot { index, generation };
-    let entered = if new.mapping.inside.is_ipv4() {
+    let entered = if host_flow::is_used(new, new.external_port) {
+        Err(DropReason::PortsExhausted)
+    } else if new.mapping.inside.is_ipv4() {
         enter_keys(&FLOWS, &new.outbound_key::<Ipv4>(), &new.inbound_key::<Ipv4>(), slot)
     } else {
         enter_keys(&FLOWS_IPV6, &new.outbound_key::<Ipv6>(), &new.inbound_key::<Ipv6>(), slot)
@@ -163,6 +168,7 @@ fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
     session.set_protocol(new.mapping.protocol);
     session.set_state(State::Opening as u8);
     session.set_flags(new.flags);
+    session.set_answered(u8::from(new.flags & FLAG_FROM_OUTSIDE == 0));
     session.set_mtu_outbound(new.mtu);
     session.set_mtu_inbound(tables::network(new.network).map_or(0, |network| network.mtu));
     session.set_inside_port(new.mapping.inside_port);
@@ -204,7 +210,8 @@ fn give_up(session: SessionSlot, index: u32, now: u64) {
     /// No packet has used the mapping: that does not prolong its hold-down.
     const NOT_USED: u64 = 0;
     let is_mapped = session.flags() & FLAG_UNMAPPED == 0;
-    if is_mapped && mapping::release(&mapping::key_of(session), NOT_USED) {
+    let is_answered = session.answered() != 0;
+    if is_mapped && mapping::release(&mapping::key_of(session), is_answered, NOT_USED) {
         session.set_since(now);
         session.set_phase(Phase::HoldDown as u32);
     } else {

@@ -39,17 +39,26 @@ pub fn from_bridge<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         if session.bridge_ifindex() != skb.ifindex() {
             return Err(DropReason::SpoofedSource.into());
         }
-        if session.epoch_outbound() == epoch {
-            return forward(hook, packet, session);
-        }
         pass_on::<V>(slot.index);
+        if session.epoch_outbound() == epoch && is_still_answered::<V>(skb, packet, session) {
+            return Ok(Verdict::Known);
+        }
     }
     Ok(Verdict::Unjudged)
 }
 
+/// Whether there still is somebody where the packets of a flow turn round; the host may have a socket
+/// there meanwhile. Later fragments have no port to ask for.
+#[inline(always)]
+fn is_still_answered<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot) -> bool {
+    session.flags() & FLAG_HAIRPIN == 0
+        || packet.fragment == Fragment::Later
+        || V::turning_point(skb) != 0
+}
+
 /// Keeps the flow that was found for the next step.
 #[inline(always)]
-fn pass_on<V: Ip>(index: u32) {
+pub fn pass_on<V: Ip>(index: u32) {
     if let Some(packet) = V::packet() {
         packet.known = index + 1;
     }
@@ -130,7 +139,7 @@ pub fn masquerade_fragment<V: Ip>(hook: &mut Hook, ttl: Ttl) -> Step<()> {
     hook.network = policy::owner_of::<V>(packet.source).slot.0;
     new.network = hook.network;
     new.mapping.inside = V::widen(packet.source);
-    if !route::choose_external::<V>() {
+    if !V::choose_external() {
         return Err(DropReason::NoExternalAddress.into());
     }
     count::traffic(hook.network, Direction::Outbound, hook.skb.len());
@@ -199,9 +208,9 @@ fn judge<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Judged> {
     }
     let turns_at = turning_point::<V>(skb, network);
     let route = if turns_at != 0 {
-        // How long it may be is known where it comes in.
         let next_hop = V::widen(packet.destination);
-        Route { ifindex: turns_at, next_hop, mtu: u16::MAX, resolved: true }
+        let mtu = maps::new_flow().map_or(0, |new| new.mtu);
+        Route { ifindex: turns_at, next_hop, mtu, resolved: true }
     } else {
         match route::lookup(skb, packet, skb.ifindex()) {
             Err(Handover::NoRoute) if is_refused_anywhere::<V>(network) => {
@@ -287,7 +296,7 @@ fn still_valid<V: Ip>(session: SessionSlot, way: &Way) -> bool {
     let is_forwarded = session.flags() & FLAG_FORWARDED != 0;
     (is_forwarded || session.uplink_ifindex() == way.ifindex)
         && session.network() == way.source.slot.0
-        && route::keeps_external::<V>(session)
+        && V::keeps_external(session)
 }
 
 /// Gives the packet its flow: the one that it has, on its way of this epoch, or a new one.
@@ -334,7 +343,7 @@ fn open<V: Ip>(hook: &Hook, packet: &Packet<V>, epoch: u32, way: &Way, flags: u8
     new.mtu = way.mtu;
     new.network = way.source.slot.0;
     new.flags = flags | if behind_guest { FLAG_INSIDE_IS_ROUTED } else { 0 };
-    if !route::choose_external::<V>() {
+    if !V::choose_external() {
         return Err(DropReason::NoExternalAddress.into());
     }
     let index = flow::open(hook.skb, packet, new)?;
@@ -351,6 +360,9 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     let turns = session.flags() & FLAG_HAIRPIN != 0;
     let exception = check_exceptions(skb, packet, session.mtu_outbound());
     if turns && exception.is_err() {
+        if let Some(new) = maps::new_flow() {
+            new.mtu = session.mtu_outbound();
+        }
         return Err(DropReason::HairpinException.into());
     }
     exception?;

@@ -18,6 +18,7 @@ use vnet_common::{
 use crate::{
     account, count,
     flow::NewFlow,
+    host_flow,
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
@@ -239,9 +240,13 @@ struct SocketTuple<A> {
     destination_port: PortBe,
 }
 
-/// Whether a packet from the remote to this port would find a socket of the host.
+/// Whether a packet from the remote to this port would find a socket of the host, or is of a flow of
+/// its.
 #[inline(always)]
 pub fn host_has_socket(ctx: *mut __sk_buff, new: &NewFlow, port: PortBe) -> bool {
+    if !host_flow::has_sockets(new.mapping.protocol) {
+        return host_flow::is_used(new, port);
+    }
     if new.mapping.external.is_ipv4() {
         host_has_socket_of::<Ipv4>(ctx, new, port)
     } else {

@@ -13,7 +13,7 @@ use crate::{
     emit, flow,
     hook::{Hook, Link, Verdict},
     ip::Ip,
-    maps::ICMP_ERRORS,
+    maps::{self, ICMP_ERRORS},
     route,
     skb::Skb,
     tables,
@@ -26,12 +26,18 @@ pub enum Code {
     Port,
     /// Administratively prohibited.
     Prohibited,
+    /// The time to live ends here.
+    Expired,
+    /// Larger than the way takes.
+    TooBig,
 }
 
 /// The way of the error, and what it says; fits two words, as BPF functions take them.
 #[derive(Clone, Copy)]
 pub struct Manner {
     pub code: Code,
+    /// Of what is too big: how large it may be, in bytes.
+    pub mtu: u16,
     pub link: Link,
     /// The interface towards the sender; 0 for the one at which the packet is.
     pub towards: u32,
@@ -40,14 +46,19 @@ pub struct Manner {
 impl Manner {
     #[inline(always)]
     pub fn word(self) -> u32 {
-        u32::from(self.code == Code::Prohibited) | u32::from(self.link == Link::Raw) << 1
+        u32::from(self.mtu) << 16 | u32::from(self.link == Link::Raw) << 2 | self.code as u32
     }
 
     #[inline(always)]
     pub fn from_words(word: u32, towards: u32) -> Self {
-        let code = if word & 1 == 0 { Code::Port } else { Code::Prohibited };
-        let link = if word & 2 == 0 { Link::Ethernet } else { Link::Raw };
-        Self { code, link, towards }
+        let code = match word & 3 {
+            0 => Code::Port,
+            1 => Code::Prohibited,
+            2 => Code::Expired,
+            _ => Code::TooBig,
+        };
+        let link = if word & 4 == 0 { Link::Ethernet } else { Link::Raw };
+        Self { code, mtu: (word >> 16) as u16, link, towards }
     }
 }
 
@@ -65,10 +76,23 @@ pub fn guest<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         | DropReason::GuestFlowRate
         | DropReason::NetworkFlowLimit
         | DropReason::FlowConflict => Code::Prohibited,
+        DropReason::HairpinException => exception::<V>()?,
         _ => return None,
     };
     let source = V::gateway(tables::network(hook.network)?);
-    Some(V::reject(hook.skb, source, Manner { code, link: Link::Ethernet, towards: 0 }))
+    let mtu = if code == Code::TooBig { maps::new_flow()?.mtu } else { 0 };
+    Some(V::reject(hook.skb, source, Manner { code, mtu, link: Link::Ethernet, towards: 0 }))
+}
+
+/// What the host's stack would say of this CPU's packet, which it cannot have.
+#[inline(always)]
+fn exception<V: Ip>() -> Option<Code> {
+    let packet = V::packet()?;
+    match (packet.ttl, packet.has_options) {
+        (0 | 1, _) => Some(Code::Expired),
+        (_, true) => None,
+        (_, false) => Some(Code::TooBig),
+    }
 }
 
 /// Answers an outside host from the uplink's own address, as a router does (RFC 1812, section
@@ -79,7 +103,8 @@ pub fn outside<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
         return None;
     }
     let source = uplink_address::<V>(hook.skb.ifindex())?;
-    Some(V::reject(hook.skb, source, Manner { code: Code::Port, link: hook.link, towards: 0 }))
+    let manner = Manner { code: Code::Port, mtu: 0, link: hook.link, towards: 0 };
+    Some(V::reject(hook.skb, source, manner))
 }
 
 /// Answers whom the host's stack was forwarding for, at the bridge's egress: through the interface
@@ -100,7 +125,8 @@ pub fn forwarded<V: Ip>(hook: &Hook, reason: DropReason) -> Option<i32> {
             None => V::gateway(tables::network(hook.network)?),
         }
     };
-    Some(V::reject(hook.skb, source, Manner { code: Code::Port, link: Link::Ethernet, towards }))
+    let manner = Manner { code: Code::Port, mtu: 0, link: Link::Ethernet, towards };
+    Some(V::reject(hook.skb, source, manner))
 }
 
 #[inline(always)]
@@ -136,15 +162,24 @@ pub fn replace(skb: Skb, link: Link, frame: *const u8, frame_len: usize) -> Opti
     Some(())
 }
 
+/// The next hop of an error; the unspecified address where it goes back at once. `None` if there is no
+/// way.
+#[inline(always)]
+pub fn way<V: Ip>(skb: Skb, manner: Manner, receiver: V::Address) -> Option<Address> {
+    if manner.towards == 0 {
+        return Some(Address::default());
+    }
+    route::next_hop_at::<V>(skb, receiver, manner.towards)
+}
+
 /// Sends the error off. Our own hook at the way out lets it pass.
 #[inline(always)]
-pub fn send<V: Ip>(skb: Skb, manner: Manner, receiver: V::Address) -> Option<i32> {
+pub fn send(skb: Skb, manner: Manner, next_hop: Address) -> Option<i32> {
     if manner.towards == 0 {
         skb.set_mark(FORWARDED_MARK);
         // SAFETY: the helper has no preconditions.
         return Some(unsafe { bpf_redirect(skb.ifindex(), 0) } as i32);
     }
-    let next_hop: Address = route::next_hop_at::<V>(skb, receiver, manner.towards)?;
     match emit::to_neighbour(skb, manner.towards, next_hop) {
         Verdict::Redirect(action) => Some(action),
         _ => None,

@@ -13,9 +13,11 @@ use crate::{
     skb::Skb,
 };
 
-/// Codes of destination-unreachable (RFC 792; RFC 1812, section 5.2.7.1).
-const PORT_UNREACHABLE: u8 = 3;
-const ADMINISTRATIVELY_PROHIBITED: u8 = 13;
+/// Types and codes (RFC 792; RFC 1812, section 5.2.7.1).
+const PORT_UNREACHABLE: [u8; 2] = [3, 3];
+const FRAGMENTATION_NEEDED: [u8; 2] = [3, 4];
+const ADMINISTRATIVELY_PROHIBITED: [u8; 2] = [3, 13];
+const TIME_EXCEEDED: [u8; 2] = [11, 0];
 
 /// The action for the packet: sent back as an ICMP error, or dropped if it must have none.
 #[inline(always)]
@@ -38,18 +40,20 @@ fn answer(skb: Skb, source: Ipv4Be, manner: Manner) -> Option<i32> {
     }
     let frame = maps::rejection_ipv4()?;
     frame.quote(skb, manner.link)?;
-    if !frame.may_be_sent(manner.link) {
+    if !frame.may_be_sent(manner) {
         return None;
     }
+    let next_hop = reject::way::<Ipv4>(skb, manner, frame.receiver())?;
     reject::take_token(Ipv4::widen(frame.receiver()))?;
-    let code = match manner.code {
+    let kind = match manner.code {
         Code::Port => PORT_UNREACHABLE,
         Code::Prohibited => ADMINISTRATIVELY_PROHIBITED,
+        Code::Expired => TIME_EXCEEDED,
+        Code::TooBig => FRAGMENTATION_NEEDED,
     };
-    frame.fill(source, code);
-    let receiver = frame.receiver();
+    frame.fill(source, kind, manner.mtu);
     reject::replace(skb, manner.link, core::ptr::from_ref(frame).cast(), FRAME_LEN)?;
-    reject::send::<Ipv4>(skb, manner, receiver)
+    reject::send(skb, manner, next_hop)
 }
 
 const ETHERNET_LEN: usize = Link::Ethernet.header_len();
@@ -83,9 +87,12 @@ impl Frame {
 
     /// Whether the quoted packet may have an ICMP error (RFC 1122, section 3.2.2).
     #[inline(always)]
-    fn may_be_sent(&self, link: Link) -> bool {
+    fn may_be_sent(&self, manner: Manner) -> bool {
         const OFFSET_MASK: u16 = 0x1fff_u16.to_be();
-        let to_many = link == Link::Ethernet && first_byte(self.ethernet[0]) & 1 != 0;
+        const DONT_FRAGMENT: u16 = 0x4000_u16.to_be();
+        // A router would cut it in pieces.
+        let may_be_cut = manner.code == Code::TooBig && self.quote[3] & DONT_FRAGMENT == 0;
+        let to_many = manner.link == Link::Ethernet && first_byte(self.ethernet[0]) & 1 != 0;
         // Eight bytes behind a longer header would not fit the quote.
         let has_options = first_byte(self.quote[0]) != 0x45;
         let is_later_fragment = self.quote[3] & OFFSET_MASK != 0;
@@ -94,11 +101,12 @@ impl Frame {
         // Queries and their replies, but neither errors nor redirects.
         let is_query = matches!(icmp_type, 0 | 8 | 13..=18);
         let destination = Ipv4Be::from_wire(long(self.quote[8], self.quote[9]));
-        !(to_many
+        !(may_be_cut
+            || to_many
             || has_options
             || is_later_fragment
             || destination.is_multicast_or_broadcast()
-            || !is_single_host(first_byte(self.quote[6]))
+            || Ipv4::is_martian(self.receiver())
             || (ip_protocol == protocol::ICMP && !is_query))
     }
 
@@ -109,12 +117,11 @@ impl Frame {
 
     /// Writes the headers in front of the quote.
     #[inline(always)]
-    fn fill(&mut self, source: Ipv4Be, code: u8) {
+    fn fill(&mut self, source: Ipv4Be, kind: [u8; 2], mtu: u16) {
         /// Precedence "internetwork control" (RFC 1812, section 4.3.2.5).
         const TOS: u8 = 0xc0;
         const DONT_FRAGMENT: u16 = 0x4000;
         const TTL: u8 = 64;
-        const DESTINATION_UNREACHABLE: u8 = 3;
         let [d0, d1, d2, s0, s1, s2, ethertype] = self.ethernet;
         self.ethernet = [s0, s1, s2, d0, d1, d2, ethertype];
         let source = source.to_wire();
@@ -131,15 +138,10 @@ impl Frame {
             self.quote[7],
         ];
         self.ip[5] = !checksum::fold(sum(&self.ip));
-        self.icmp = [u16::from_ne_bytes([DESTINATION_UNREACHABLE, code]), 0, 0, 0];
+        // RFC 1191, section 4.
+        self.icmp = [u16::from_ne_bytes(kind), 0, 0, mtu.to_be()];
         self.icmp[1] = !checksum::fold(sum(&self.icmp) + sum(&self.quote));
     }
-}
-
-/// Whether an address with this first byte is neither of 0.0.0.0/8, loopback, multicast nor beyond.
-#[inline(always)]
-const fn is_single_host(first_byte: u8) -> bool {
-    first_byte != 0 && first_byte != 127 && first_byte < 224
 }
 
 #[inline(always)]

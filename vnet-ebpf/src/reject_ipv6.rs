@@ -7,15 +7,18 @@ use vnet_common::{address::Address, checksum, flow::protocol};
 use crate::{
     extension,
     hook::{Link, SHOT},
+    ip::Ip as _,
     ipv6::Ipv6,
     maps,
     reject::{self, Code, Manner, first_byte, sum},
     skb::Skb,
 };
 
-/// Codes of destination-unreachable (RFC 4443, section 3.1).
-const ADMINISTRATIVELY_PROHIBITED: u8 = 1;
-const PORT_UNREACHABLE: u8 = 4;
+/// Types and codes (RFC 4443, section 3).
+const ADMINISTRATIVELY_PROHIBITED: [u8; 2] = [1, 1];
+const PORT_UNREACHABLE: [u8; 2] = [1, 4];
+const PACKET_TOO_BIG: [u8; 2] = [2, 0];
+const TIME_EXCEEDED: [u8; 2] = [3, 0];
 
 /// The action for the packet: sent back as an ICMP error, or dropped if it must have none.
 #[inline(always)]
@@ -48,15 +51,17 @@ fn answer(skb: Skb, source: Address, manner: Manner) -> Option<i32> {
     if !frame.may_be_sent(manner.link) {
         return None;
     }
+    let next_hop = reject::way::<Ipv6>(skb, manner, frame.receiver())?;
     reject::take_token(frame.receiver())?;
-    let code = match manner.code {
+    let kind = match manner.code {
         Code::Port => PORT_UNREACHABLE,
         Code::Prohibited => ADMINISTRATIVELY_PROHIBITED,
+        Code::Expired => TIME_EXCEEDED,
+        Code::TooBig => PACKET_TOO_BIG,
     };
-    frame.fill(source, code);
-    let receiver = frame.receiver();
+    frame.fill(source, kind, manner.mtu);
     reject::replace(skb, manner.link, core::ptr::from_ref(frame).cast(), FRAME_LEN)?;
-    reject::send::<Ipv6>(skb, manner, receiver)
+    reject::send(skb, manner, next_hop)
 }
 
 const ETHERNET_LEN: usize = Link::Ethernet.header_len();
@@ -100,13 +105,11 @@ impl Frame {
         let icmp_type = first_byte(self.quote[IPV6_LEN / 2]);
         // Informational messages but redirects.
         let may_be_answered = icmp_type >= 128 && icmp_type != 137;
-        let source = self.receiver();
         !(to_many
             // Behind extension headers a partial checksum's place is not known.
             || extension::is_extension(next_header)
             || self.address(DESTINATION).is_multicast_ipv6()
-            || source.is_multicast_ipv6()
-            || source.is_unspecified()
+            || Ipv6::is_martian(self.receiver())
             || (next_header == protocol::ICMPV6 && !may_be_answered))
     }
 
@@ -128,9 +131,8 @@ impl Frame {
 
     /// Writes the headers in front of the quote.
     #[inline(always)]
-    fn fill(&mut self, source: Address, code: u8) {
+    fn fill(&mut self, source: Address, kind: [u8; 2], mtu: u16) {
         const HOP_LIMIT: u8 = 64;
-        const DESTINATION_UNREACHABLE: u8 = 1;
         const LENGTH: u16 = (ICMP_LEN + QUOTE_LEN) as u16;
         let [d0, d1, d2, s0, s1, s2, ethertype] = self.ethernet;
         self.ethernet = [s0, s1, s2, d0, d1, d2, ethertype];
@@ -147,7 +149,7 @@ impl Frame {
             addresses += u32::from(source[index]) + u32::from(self.quote[SOURCE + index]);
             index += 1;
         }
-        self.icmp = [u16::from_ne_bytes([DESTINATION_UNREACHABLE, code]), 0, 0, 0];
+        self.icmp = [u16::from_ne_bytes(kind), 0, 0, mtu.to_be()];
         // The pseudo-header: addresses, length, protocol (RFC 8200, section 8.1).
         let pseudo =
             addresses + u32::from(LENGTH.to_be()) + u32::from(u16::from(protocol::ICMPV6).to_be());

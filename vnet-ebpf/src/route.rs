@@ -191,8 +191,8 @@ impl FibLookup {
 /// (RFC 4787, REQ-2: paired pooling); else the first of the uplink whose subnet holds the next hop,
 /// else the first, as `inet_select_addr` in the kernel's `net/ipv4/devinet.c` chooses.
 ///
-/// A function of its own for the sake of the stack.
-#[inline(never)]
+/// Called by [`Ip::choose_external`].
+#[inline(always)]
 pub fn choose_external<V: Ip>() -> bool {
     let Some(new) = maps::new_flow() else { return false };
     let pool = Slot(new.network).pool::<V>(End::of_interface(new.uplink_ifindex));
@@ -222,8 +222,8 @@ pub fn choose_external<V: Ip>() -> bool {
 
 /// Whether a flow may still be masqueraded to the address that it is bound to, at the interface that
 /// it is bound to; or whether the port forward that let it in is still there. Its guest has to be the
-/// one that it had. A function of its own, as [`choose_external`].
-#[inline(never)]
+/// one that it had. Called by [`Ip::keeps_external`].
+#[inline(always)]
 pub fn keeps_external<V: Ip>(session: SessionSlot) -> bool {
     if flow::has_lost_its_guest(session) {
         return false;

@@ -45,13 +45,12 @@ pub fn check_source<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<()> {
     Ok(())
 }
 
-/// Whether a source is none that a guest could answer: nobody's, many's, of the link or a network of
+/// Whether a source is none that a guest could answer: nobody's, many's, of the link or of a network of
 /// ours, whose packets come from its bridge.
 #[inline(always)]
 pub fn is_no_station<V: Ip>(packet: &Packet<V>) -> bool {
-    V::is_group(packet.source)
+    V::is_martian(packet.source)
         || V::is_link_local(packet.source)
-        || V::is_loopback(packet.source)
         || policy::owner_of::<V>(packet.source).slot.is_some()
 }
 
@@ -68,7 +67,7 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     if owner.is_host() {
         return Err(Handover::ToHost.into());
     }
-    if V::is_link_local(packet.source) {
+    if V::is_link_local(packet.source) || V::is_martian(packet.source) {
         return Err(DropReason::SpoofedSource.into());
     }
     if source.slot.is_some() && !owner.slot.is_open::<V>() {

@@ -1,6 +1,6 @@
 //! A slot of the session array as the programs use it: fields by name, shared with other CPUs.
 
-use core::ptr::NonNull;
+use core::{mem::offset_of, ptr::NonNull};
 
 use vnet_common::{
     address::{Address, PortBe},
@@ -40,6 +40,18 @@ impl SessionSlot {
         SESSIONS.get_ptr_mut(index).and_then(NonNull::new).map(|raw| Self { raw })
     }
 
+    /// A slot that a BPF function was given.
+    #[inline(always)]
+    pub fn from_raw(raw: *mut Session) -> Option<Self> {
+        NonNull::new(raw).map(|raw| Self { raw })
+    }
+
+    /// For a BPF function.
+    #[inline(always)]
+    pub fn raw(self) -> *mut Session {
+        self.raw.as_ptr()
+    }
+
     /// The slot that an earlier step of this program has found: its index and one.
     #[inline(always)]
     pub fn known(word: u32) -> Option<Self> {
@@ -64,6 +76,7 @@ impl SessionSlot {
         protocol, set_protocol: u8;
         state, set_state: u8;
         flags, set_flags: u8;
+        answered, set_answered: u8;
         network, set_network: u16;
         mtu_outbound, set_mtu_outbound: u16;
         mtu_inbound, set_mtu_inbound: u16;
@@ -89,10 +102,26 @@ impl SessionSlot {
         word.replace(tenant | from as u64, tenant | to as u64)
     }
 
-    /// The time of the last packet that keeps it alive.
+    /// The time of the last packet that keeps it alive: of a flow that the inside has not answered its
+    /// beginning, whatever strangers send.
     #[inline(always)]
     pub fn last_refresh(self) -> u64 {
+        if self.answered() == 0 {
+            return self.last_outbound();
+        }
         flow::last_refresh(self.protocol(), self.last_outbound(), self.last_inbound())
+    }
+
+    /// Notes that the inside has sent; whether that was noted before, for one caller alone not.
+    #[inline(always)]
+    pub fn note_answer(self) -> bool {
+        const _: () = assert!(offset_of!(Session, protocol) % 8 == 0);
+        const _: () = assert!(offset_of!(Session, answered) == offset_of!(Session, protocol) + 3);
+        const ANSWERED: u64 = u64::from_ne_bytes([0, 0, 0, 1, 0, 0, 0, 0]);
+        // SAFETY: map memory outlives the program; the eight bytes from the protocol on are aligned, and
+        // stores to their neighbours leave each byte alone.
+        let word = unsafe { SharedWord::new((&raw mut (*self.raw.as_ptr()).protocol).cast()) };
+        word.fetch_or(ANSWERED) & ANSWERED != 0
     }
 
     /// Adds one packet to the account of a direction.

@@ -5,7 +5,7 @@
 
 use crate::{
     forwarded,
-    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, POSSIBLE_REPLY, TURNED, UNJUDGED},
+    hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, OF_THE_HOST, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
     maps, outbound, reject,
@@ -31,9 +31,12 @@ pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
 /// What a guest sends to the host, or to those that are masqueraded to an address of its.
 #[inline(always)]
 fn in_reply<V: Ip>(skb: Skb) -> i32 {
-    let mut action = from_guest_in_reply::<V>(skb);
+    let mut action = V::reply(skb, NOT_TURNED);
+    if action == KNOWN {
+        return V::deliver(skb, NOT_TURNED);
+    }
     if action == ERROR {
-        action = error_from_outside::<V, false>(skb);
+        action = V::deliver_error(skb, NOT_TURNED);
     }
     if action == UNJUDGED {
         action = from_guest_to_host::<V>(skb);
@@ -44,14 +47,46 @@ fn in_reply<V: Ip>(skb: Skb) -> i32 {
 /// What follows for a guest's packet that is for a guest behind an external address of this host.
 #[inline(always)]
 pub fn turn<V: Ip>(skb: Skb) -> i32 {
-    let mut action = turned::<V>(skb);
+    // The step before has left it in this CPU's new flow.
+    let uplink = maps::new_flow().map_or(NOT_TURNED, |new| new.uplink_ifindex);
+    let mut action = V::reply(skb, uplink);
     if action == ERROR {
-        return error_turned::<V>(skb);
+        return V::deliver_error(skb, uplink);
     }
     if action == UNJUDGED {
-        action = turned_unjudged::<V>(skb);
+        action = turned_unjudged::<V>(skb, uplink);
     }
-    if action == KNOWN { turned_known::<V>(skb) } else { action }
+    if action == KNOWN { V::deliver(skb, uplink) } else { action }
+}
+
+/// No uplink at which a packet has turned round.
+const NOT_TURNED: u32 = 0;
+
+// What follows for packets at a bridge is one code for those that have turned round at an uplink and those
+// that have not, because the verifier goes through it once for each.
+
+/// The flow that a guest's packet is the reply of.
+#[inline(always)]
+pub fn reply<V: Ip>(skb: Skb, turned_at: u32) -> i32 {
+    let mut hook = Hook::at_bridge(skb, turned_at);
+    let verdict = inbound::reply_at_bridge::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+/// Brings it to the guest or the host.
+#[inline(always)]
+pub fn deliver<V: Ip>(skb: Skb, turned_at: u32) -> i32 {
+    let mut hook = Hook::at_bridge(skb, turned_at);
+    let verdict = inbound::from_uplink_known::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+/// Brings an ICMP error there.
+#[inline(always)]
+pub fn deliver_error<V: Ip>(skb: Skb, turned_at: u32) -> i32 {
+    let mut hook = Hook::at_bridge(skb, turned_at);
+    let verdict = inbound::error_at_bridge::<V>(&mut hook);
+    hook.finish(verdict)
 }
 
 #[inline(always)]
@@ -79,6 +114,10 @@ pub fn at_uplink_egress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
 /// What follows the first step at an egress.
 #[inline(always)]
 fn egress<V: Ip, const RAW: bool>(skb: Skb, mut action: i32) -> i32 {
+    if action == OF_THE_HOST {
+        action = of_the_host::<V, RAW>(skb);
+        return if action == ERROR { icmp_of_the_host::<V, RAW>(skb) } else { action };
+    }
     if action == UNJUDGED {
         action = masquerade::<V, RAW>(skb);
     }
@@ -113,20 +152,13 @@ fn from_guest_unjudged<V: Ip>(skb: Skb) -> i32 {
 fn from_guest_known<V: Ip>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, Link::Ethernet);
     let verdict = outbound::from_bridge_known::<V>(&mut hook);
-    hook.finish(verdict)
+    hook.finish_or_reject(verdict, reject::guest::<V>)
 }
 
 #[inline(never)]
 fn from_guest_error<V: Ip>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, Link::Ethernet);
     let verdict = outbound::from_bridge_error::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn from_guest_in_reply<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = inbound::reply_at_bridge::<V>(&mut hook);
     hook.finish(verdict)
 }
 
@@ -180,43 +212,30 @@ fn from_outside_known<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
 }
 
 #[inline(never)]
-fn turned<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::turned(skb, turning_point());
-    let verdict = inbound::turned::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn error_turned<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::turned(skb, turning_point());
-    let verdict = inbound::error_turned::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-#[inline(never)]
-fn turned_unjudged<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::turned(skb, turning_point());
+fn turned_unjudged<V: Ip>(skb: Skb, uplink: u32) -> i32 {
+    let mut hook = Hook::at_bridge(skb, uplink);
     let verdict = inbound::turned_unjudged::<V>(&mut hook);
     hook.finish(verdict)
-}
-
-#[inline(never)]
-fn turned_known<V: Ip>(skb: Skb) -> i32 {
-    let mut hook = Hook::turned(skb, turning_point());
-    let verdict = inbound::from_uplink_known::<V>(&mut hook);
-    hook.finish(verdict)
-}
-
-/// The uplink that the step before has left in this CPU's new flow.
-#[inline(always)]
-fn turning_point() -> u32 {
-    maps::new_flow().map_or(0, |new| new.uplink_ifindex)
 }
 
 #[inline(never)]
 fn to_outside<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, link(RAW));
     let verdict = forwarded::to_uplink::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn of_the_host<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = forwarded::of_the_host::<V>(&mut hook);
+    hook.finish(verdict)
+}
+
+#[inline(never)]
+fn icmp_of_the_host<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, link(RAW));
+    let verdict = forwarded::icmp_of_the_host::<V>(&mut hook);
     hook.finish(verdict)
 }
 

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use vnet_common::flow::{FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_UNMAPPED};
+use vnet_common::flow::{
+    FLAG_FORWARDED, FLAG_FROM_OUTSIDE, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_UNMAPPED,
+};
 
 use crate::model::{Counter, Endpoint, Model};
 use crate::programs::{Counted, Tables};
@@ -50,6 +52,8 @@ struct Line {
     way: (u32, u32, std::net::IpAddr, bool),
     is_mapped: bool,
     is_hairpin: bool,
+    /// From outside, answered, by a forward.
+    opened: (bool, bool, bool),
     mtu: (usize, usize),
     state: &'static str,
     outbound: (u64, u64),
@@ -70,6 +74,7 @@ pub(super) fn tables(model: &Model, tables: &Tables) -> Option<String> {
             way: (flow.bridge, flow.uplink, flow.next_hop, flow.bridge == 0),
             is_mapped: flow.is_mapped,
             is_hairpin: flow.is_hairpin,
+            opened: (flow.is_from_outside, flow.is_answered, flow.is_forwarded),
             mtu: (flow.mtu_outbound, flow.mtu_inbound),
             state: flow.state.name(),
             outbound: flow.outbound,
@@ -92,6 +97,11 @@ pub(super) fn tables(model: &Model, tables: &Tables) -> Option<String> {
             ),
             is_mapped: session.flags & FLAG_UNMAPPED == 0,
             is_hairpin: session.flags & FLAG_HAIRPIN != 0,
+            opened: (
+                session.flags & FLAG_FROM_OUTSIDE != 0,
+                session.answered != 0,
+                session.flags & FLAG_FORWARDED != 0,
+            ),
             mtu: (session.mtu_outbound.into(), session.mtu_inbound.into()),
             state: vnet_common::tcp::State::from_byte(session.state).name(),
             outbound: (session.outbound.packets, session.outbound.bytes),

@@ -80,6 +80,8 @@ const ODD_6: [&str; 10] = [
 /// Few ports, one of them a socket's of the host's, one in the host's ephemeral range.
 const INSIDE_PORTS: [u16; 8] = [1024, 1025, 1026, 1027, 1028, 5060, 40000, 22];
 const REMOTE_PORTS: [u16; 3] = [80, 53, 443];
+/// Where forwards may be.
+const FORWARDED_PORTS: [u16; 4] = [1025, 5060, 22, 8080];
 const FLAGS: [u8; 12] = [0x02, 0x12, 0x10, 0x18, 0x11, 0x01, 0x04, 0x14, 0x00, 0x02, 0x10, 0x3f];
 /// Router alert, record route, no operation, end of options.
 const OPTIONS: [&str; 3] = ["94040000", "07070400000000 00", "01010101"];
@@ -152,7 +154,15 @@ impl Generator {
             if rng.once_in(8) {
                 steps.push(Step::Network(slot, Setting::ModeIpv6(2)));
             }
+            if rng.once_in(3) {
+                steps.push(Step::Network(slot, Setting::EndpointIndependent(true)));
+            }
         }
+        for _ in 0..self.rng.below(4) {
+            let forward = self.forward();
+            steps.push(forward);
+        }
+        let rng = &mut self.rng;
         // Of two things that may be used up by chance, which one it was shows in the counters alone.
         let has_few_ports =
             steps.iter().any(|step| matches!(step, Step::Network(_, Setting::Ports(..))));
@@ -174,7 +184,8 @@ impl Generator {
             79..84 => self.fragments(),
             84..90 => self.through_stack(),
             90..95 => self.unsolicited(),
-            95..98 => self.noise(),
+            95..97 => self.noise(),
+            97 => self.stranger(),
             _ => self.change(),
         }
     }
@@ -421,7 +432,14 @@ impl Generator {
         };
         let bridge = Interface::bridge(talk.slot);
         let uplink = self.uplink(&talk);
-        let (at, came_by, spec) = match self.rng.below(7) {
+        let (at, came_by, spec) = match self.rng.below(8) {
+            // The host itself talks to that remote, with the guest's external port.
+            7 => {
+                let own = End::External(talk.guest, uplink);
+                let from_guest = !self.rng.once_in(4);
+                let body = self.body(&talk, from_guest);
+                (uplink, None, Spec::new(own, End::Fixed(talk.remote), body))
+            }
             0..3 => {
                 let body = self.body(&talk, true);
                 let spec = Spec::new(End::Fixed(talk.guest), End::Fixed(talk.remote), body);
@@ -504,6 +522,52 @@ impl Generator {
         self.push(at, Spec::new(End::Fixed(from), End::Fixed(to), body));
     }
 
+    /// A port forward to a guest.
+    fn forward(&mut self) -> Step {
+        let ipv6 = self.rng.once_in(4);
+        let (guest, slot) = if ipv6 { self.rng.of(&GUESTS_6) } else { self.rng.of(&GUESTS) };
+        let guest = guest.parse().expect("an address");
+        let to = SocketAddr::new(guest, self.rng.of(&INSIDE_PORTS));
+        let number = self.rng.of(&[protocol::TCP, protocol::UDP, protocol::SCTP]);
+        Step::Forward(number, self.rng.of(&FORWARDED_PORTS), to, slot)
+    }
+
+    /// Who speaks first, from outside or as a guest: to a mapping, or to where a forward may be. The guest
+    /// may answer.
+    fn stranger(&mut self) {
+        let talk = self.talk();
+        let ipv6 = talk.guest.is_ipv6();
+        let address = self.address(if ipv6 { &REMOTES_6 } else { &REMOTES });
+        let stranger = SocketAddr::new(address, self.rng.of(&[7, 9, 11, 53, 80]));
+        let kind = self.rng.of(&[0, 7, 7, 15]);
+        let talk = Talk { remote: stranger, kind, ..talk };
+        let to = if self.rng.once_in(2) {
+            End::External(talk.guest, Interface::ETH0)
+        } else {
+            let own = if ipv6 { "2001:db8:100::1" } else { "198.51.100.1" };
+            let own = own.parse().expect("an address");
+            End::Fixed(SocketAddr::new(own, self.rng.of(&FORWARDED_PORTS)))
+        };
+        let body = match kind {
+            0 => Body::Tcp(self.rng.of(&[0x02, 0x02, 0x02, 0x10, 0x12])),
+            7 => Body::Udp,
+            _ => Body::Ported(protocol::SCTP),
+        };
+        if self.rng.once_in(4) {
+            let from = End::Fixed(talk.guest);
+            self.push(Interface::bridge(talk.slot), Spec::new(from, to, body));
+            return;
+        }
+        self.talks.push(talk);
+        let at = self.rng.of(&[Interface::ETH0, Interface::ETH0, Interface::ETH0, Interface::ETH1]);
+        let mut spec = Spec::new(End::Fixed(stranger), to, body);
+        if self.rng.once_in(10) {
+            spec.payload = 64;
+            spec.fragment = Some((24, self.rng.below(3) as u16));
+        }
+        self.push(at, spec);
+    }
+
     /// Random bytes behind a header that is right.
     fn noise(&mut self) {
         let talk = self.talk();
@@ -525,7 +589,12 @@ impl Generator {
     }
 
     fn change(&mut self) {
-        let step = match self.rng.below(13) {
+        let step = match self.rng.below(15) {
+            13 => self.forward(),
+            14 => Step::Network(
+                1 + self.rng.below(2) as u16,
+                Setting::EndpointIndependent(self.rng.once_in(2)),
+            ),
             0..5 => Step::Epoch,
             5..8 => Step::Wait(1 + self.rng.below(4) as u64),
             8 | 9 => {

@@ -4,10 +4,10 @@
 //! inside endpoint) rather than by bytes, so that it still means something when steps are left out of
 //! it, or when the datapath draws another port. One step is a line of JSON; so are regression tests.
 //!
-//! Not in the sequences, and so left to tests of their own: port forwards and endpoint-independent
-//! filtering, guests that depart, limits on new flows per second, uplinks without a link-layer header,
-//! segmentation offload, several CPUs at once. What comes again by `bpf_clone_redirect` goes to the
-//! stack of the rig's namespace: that it does is compared, the fragments' second run is not.
+//! Not in the sequences, and so left to tests of their own: forwards that go, guests that depart, limits
+//! on new flows per second, uplinks without a link-layer header, segmentation offload, several CPUs at
+//! once (`races.rs` of the tests of programs). What comes again by `bpf_clone_redirect` goes to the stack
+//! of the rig's namespace: that it does is compared, the fragments' second run is not.
 #![expect(clippy::expect_used, reason = "as in `programs`")]
 
 mod campaign;

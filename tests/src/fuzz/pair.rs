@@ -1,14 +1,14 @@
 //! The programs and the model side by side.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
     family::Family,
     flow::protocol,
     names::program,
-    network::{NETWORK_ISOLATED_PORTS, Network},
+    network::{NETWORK_ENDPOINT_INDEPENDENT, NETWORK_ISOLATED_PORTS, Network},
     policy::Mode,
     port::PortRange,
     timeout::Timeouts,
@@ -18,7 +18,7 @@ use super::compare;
 use super::step::{Sent, Setting, Step};
 use super::wire;
 use crate::lab::require_root;
-use crate::model::{Arrival, Endpoint, Hook, Model, Seen, Socket, World};
+use crate::model::{Arrival, Endpoint, Forward, Hook, Model, Seen, Socket, World};
 use crate::programs::{self, Origin, Rig, Verdict, hex, ipv4};
 
 /// Slots of the tables: more than a guest may have flows, and few enough to be read in a moment.
@@ -198,11 +198,36 @@ impl<'r> Pair<'r> {
             Step::Sessions(limit) => {
                 self.rig.configure(|config| config.session_limit = (*limit).min(SLOTS))?;
             }
+            Step::Forward(protocol, port, to, network) => {
+                self.forward(*protocol, *port, *to, *network)?;
+                self.rig.bump_epoch()?;
+            }
         }
-        if matches!(step, Step::Epoch | Step::Uplink(..) | Step::Network(..) | Step::Sessions(_)) {
+        if !matches!(step, Step::Packet(_) | Step::Wait(_) | Step::Tokens(_)) {
             self.model.world.refresh(self.rig)?;
         }
         Ok(None)
+    }
+
+    /// Forwards a port of the first uplink, or lets one that is forwarded lead elsewhere.
+    fn forward(&mut self, protocol: u8, port: u16, to: SocketAddr, network: u16) -> Result<()> {
+        const EXTERNAL: [&str; 2] = ["198.51.100.1", "2001:db8:100::1"];
+        let external = EXTERNAL[usize::from(to.is_ipv6())];
+        let ports = PortRange { first: port, last: port };
+        let inside = to.ip().to_string();
+        self.rig.forward(protocol, (external, ports), (&inside, to.port()), "eth0", network)?;
+        let external = (external.parse()?, port);
+        let forwards = &mut self.model.world.forwards;
+        forwards.retain(|one| (one.protocol, one.external) != (protocol, external));
+        let uplink = self.rig.ifindex("eth0")?;
+        forwards.push(Forward {
+            protocol,
+            external,
+            inside: (to.ip(), to.port()),
+            uplink,
+            network,
+        });
+        Ok(())
     }
 
     /// As the plan does it: others are masqueraded to the addresses of routed and open bridges.
@@ -326,7 +351,12 @@ fn apply(setting: Setting, network: &mut Network, eth0: u32) {
             network.pool_last = ipv4(&format!("203.0.113.{}", 127 + count.min(128)));
         }
         Setting::IsolatedPorts(isolated) => {
-            network.flags = if isolated { NETWORK_ISOLATED_PORTS } else { 0 };
+            network.flags &= !NETWORK_ISOLATED_PORTS;
+            network.flags |= if isolated { NETWORK_ISOLATED_PORTS } else { 0 };
+        }
+        Setting::EndpointIndependent(open) => {
+            network.flags &= !NETWORK_ENDPOINT_INDEPENDENT;
+            network.flags |= if open { NETWORK_ENDPOINT_INDEPENDENT } else { 0 };
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Step {
     Network(u16, Setting),
     /// So many flows fit the table.
     Sessions(u32),
+    /// A port of the first uplink's address leads to a guest of a network: protocol, port, guest, slot.
+    Forward(u8, u16, SocketAddr, u16),
 }
 
 /// A setting of a network.
@@ -50,6 +52,8 @@ pub enum Setting {
     Pool(u8),
     /// Whether its guests are kept from each other.
     IsolatedPorts(bool),
+    /// Whether anybody may send to the mappings of its guests.
+    EndpointIndependent(bool),
 }
 
 /// A packet at a hook.

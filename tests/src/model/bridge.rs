@@ -11,7 +11,7 @@ use super::{
     Counter, Model, Packet, Route, Run, Stop, World,
     flow::{Id, Opening, Way},
     outcome::{Done, Step},
-    packet::{ETHERNET, family},
+    packet::{ETHERNET, Fragment, family},
     policy::{End, Owner, Verdict},
     rewrite::{self, Side},
 };
@@ -34,7 +34,11 @@ impl Model {
             if flow.bridge != bridge {
                 return Err(DropReason::SpoofedSource.into());
             }
-            if flow.epoch_outbound == self.world.config.epoch {
+            // Later fragments have no port to ask for.
+            let is_answered = !flow.is_hairpin
+                || packet.fragment == Fragment::Later
+                || self.turning_point(&packet, known).is_some();
+            if flow.epoch_outbound == self.world.config.epoch && is_answered {
                 return self.forward(run, &packet, known);
             }
         }
@@ -70,7 +74,7 @@ impl Model {
             }
             return self.forward_as_it_is(run, &packet, &way);
         }
-        check_exceptions_of(&packet, way.mtu, turns)?;
+        check_exceptions_of(run, &packet, way.mtu, turns)?;
         if packet.is_icmp_error() {
             run.network = self.world.network_of_bridge(bridge);
             let (frame, turned_at) = self.translate_error_of_guest(run, &packet, true, false)?;
@@ -118,7 +122,7 @@ impl Model {
         let flow = id.and_then(|id| self.flows.get(id)).ok_or(DropReason::NoFlow)?;
         run.network = flow.network;
         let (is_hairpin, uplink) = (flow.is_hairpin, flow.uplink);
-        check_exceptions_of(packet, flow.mtu_outbound, is_hairpin)?;
+        check_exceptions_of(run, packet, flow.mtu_outbound, is_hairpin)?;
         let mut frame = self.translate_out(run, packet, id);
         if is_hairpin {
             return self.turn(run, &frame, uplink);
@@ -156,8 +160,9 @@ impl Model {
         let id = known?;
         let epoch = self.world.config.epoch;
         let flow = self.flows.get(id)?;
-        let goes_on =
-            flow.uplink == way.ifindex && flow.network == owner.slot && self.keeps_external(flow);
+        let goes_on = (flow.is_forwarded || flow.uplink == way.ifindex)
+            && flow.network == owner.slot
+            && self.keeps_external(flow);
         if !goes_on {
             self.flows.end(id);
             return None;
@@ -165,6 +170,7 @@ impl Model {
         let flow = self.flows.get_mut(id)?;
         (flow.next_hop, flow.mtu_outbound) = (way.next_hop, way.mtu);
         flow.epoch_outbound = epoch;
+        flow.uplink = way.ifindex;
         flow.is_hairpin = is_hairpin;
         Some(id)
     }
@@ -212,7 +218,7 @@ impl Model {
             Mode::Nat => self.turning_point(packet, known),
             _ => None,
         };
-        let route = turns_at.map(|ifindex| Route { ifindex, gateway: None, source: None });
+        let route = turns_at.map(|(ifindex, _)| Route { ifindex, gateway: None, source: None });
         let route = match route.map_or_else(|| world.route(packet.source, packet.destination), Ok) {
             Err(Handover::NoRoute) if world.is_refused_anywhere(network, packet) => {
                 return Err(DropReason::PolicyRejected.into());
@@ -235,8 +241,7 @@ impl Model {
             return Err(DropReason::NotAnUplink.into());
         }
         let next_hop = route.gateway.unwrap_or(packet.destination);
-        // How long it may be is known where it comes in again.
-        let mtu = if turns_at.is_some() { usize::from(u16::MAX) } else { MTU };
+        let mtu = turns_at.map_or(MTU, |(_, mtu)| mtu);
         let way = Way { ifindex: route.ifindex, next_hop, mtu };
         Ok(Judged { owner, way, masquerade, turns: turns_at.is_some() })
     }
@@ -283,9 +288,12 @@ pub(super) fn check_exceptions(packet: &Packet, mtu: usize) -> Result<(), Handov
 }
 
 /// As [`check_exceptions`]; where a packet turns round, there is no stack to leave it to.
-fn check_exceptions_of(packet: &Packet, mtu: usize, turns: bool) -> Step<()> {
+fn check_exceptions_of(run: &mut Run<'_>, packet: &Packet, mtu: usize, turns: bool) -> Step<()> {
     match check_exceptions(packet, mtu) {
-        Err(_) if turns => Err(DropReason::HairpinException.into()),
+        Err(_) if turns => {
+            run.turning_mtu = Some(mtu);
+            Err(DropReason::HairpinException.into())
+        }
         checked => Ok(checked?),
     }
 }
@@ -308,6 +316,16 @@ pub(super) fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_unspecified(),
         IpAddr::V6(address) => address.is_unicast_link_local() || address.is_unspecified(),
+    }
+}
+
+/// Sources of no single host beyond the link.
+pub(super) fn is_martian(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => matches!(address.octets()[0], 0 | 127 | 224..),
+        IpAddr::V6(address) => {
+            address.is_multicast() || address.is_unspecified() || address.is_loopback()
+        }
     }
 }
 

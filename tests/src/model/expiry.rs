@@ -15,7 +15,7 @@ impl Model {
         let end_of = |model: &Self, flow: &Flow| {
             let timeouts = model.timeouts(flow.network);
             let last = match flow.protocol {
-                vnet_common::flow::protocol::TCP => {
+                vnet_common::flow::protocol::TCP if flow.is_answered => {
                     flow.last_outbound.max(flow.last_inbound.unwrap_or(0))
                 }
                 // Only the inside keeps a mapping open (RFC 4787, REQ-6).

@@ -25,6 +25,7 @@ pub type Id = u64;
 
 /// A flow.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "none of them says anything of another")]
 pub struct Flow {
     /// IP protocol.
     pub protocol: u8,
@@ -58,6 +59,12 @@ pub struct Flow {
     pub is_mapped: bool,
     /// Whether it leads to another guest, by way of an external endpoint.
     pub is_hairpin: bool,
+    /// Whether the remote has opened it.
+    pub is_from_outside: bool,
+    /// Whether the inside has sent.
+    pub is_answered: bool,
+    /// Whether a port forward has let it in.
+    pub is_forwarded: bool,
     /// When it last carried a packet of the inside's, in the model's seconds.
     pub last_outbound: u64,
     /// When it last carried a packet of the remote's; `None` if never.
@@ -134,12 +141,14 @@ impl Flow {
         account.1 += bytes as u64;
         if outbound {
             self.last_outbound = now;
+            self.is_answered = true;
         } else {
             self.last_inbound = Some(now);
         }
         if self.protocol == protocol::TCP {
-            self.state = tcp::after(self.state, packet.tcp_flags, outbound);
-        } else if !outbound {
+            let after = if self.is_from_outside { tcp::after_from_outside } else { tcp::after };
+            self.state = after(self.state, packet.tcp_flags, outbound);
+        } else if outbound == self.is_from_outside {
             self.state = State::Established;
         }
     }
@@ -279,14 +288,20 @@ impl Model {
         if packet.protocol == protocol::TCP && !tcp::may_open(packet.tcp_flags) {
             return Err(DropReason::NoFlow.into());
         }
-        self.refuse_over_limits(run, packet.source, owner.slot)?;
+        self.refuse_over_guest_limit(packet.source, owner.slot)?;
+        let is_forwarded = self.world.forward_of(packet.protocol, (external, inside.1)).is_some();
+        if is_forwarded && !is_port_translated(packet.protocol) {
+            return Err(DropReason::FlowConflict.into());
+        }
+        self.refuse_over_limits(run, owner.slot)?;
         let (port, is_mapped) = if is_port_translated(packet.protocol) {
             let wanted = Wanted { packet, slot: owner.slot, uplink: way.ifindex, inside, remote };
             self.translated_port(run, &wanted, external)?
         } else {
             // There is no other.
             let is_taken =
-                self.flows.inbound(packet.protocol, remote, (external, inside.1)).is_some();
+                self.flows.inbound(packet.protocol, remote, (external, inside.1)).is_some()
+                    || self.is_the_hosts(owner.slot, packet.protocol, remote, (external, inside.1));
             if is_taken {
                 return Err(DropReason::FlowConflict.into());
             }
@@ -310,6 +325,9 @@ impl Model {
             inside_is_routed: owner.behind_guest,
             is_mapped,
             is_hairpin,
+            is_from_outside: false,
+            is_answered: true,
+            is_forwarded: false,
             last_outbound: self.flows.now,
             last_inbound: None,
             outbound: (0, 0),
@@ -321,12 +339,22 @@ impl Model {
         Ok(id)
     }
 
-    /// Refuses a flow beyond the guest's limit, or without a place in the table.
-    fn refuse_over_limits(&mut self, run: &Run<'_>, inside: IpAddr, slot: u16) -> Step<()> {
+    /// Keeps what later fragments from outside need of their first.
+    pub(super) fn remember_first(&mut self, packet: &Packet, id: Id) {
+        self.fragments.remember(packet, false, Some(id));
+    }
+
+    /// Refuses a flow beyond the guest's limit.
+    fn refuse_over_guest_limit(&self, inside: IpAddr, slot: u16) -> Step<()> {
         let limit = self.world.network(slot).map_or(0, |network| network.flows_per_guest);
         if self.flows.of_guest(inside) >= limit as usize {
             return Err(DropReason::GuestFlowLimit.into());
         }
+        Ok(())
+    }
+
+    /// Refuses a flow without a place in the table.
+    pub(super) fn refuse_over_limits(&mut self, run: &Run<'_>, slot: u16) -> Step<()> {
         let limit = self.world.network(slot).map_or(0, |network| network.flow_limit);
         if self.is_full(run, limit, |network| network == slot) {
             return Err(DropReason::NetworkFlowLimit.into());

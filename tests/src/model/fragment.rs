@@ -55,7 +55,7 @@ impl Fragments {
     pub(super) fn release(&mut self, packet: &Packet, ifindex: u32) -> bool {
         let datagram = datagram(packet, false);
         let Some(held) = self.held.remove(&datagram) else { return false };
-        held.first() == Some(&ifindex)
+        held.contains(&ifindex)
     }
 
     /// What was seen is longer ago than a datagram takes.

@@ -7,25 +7,25 @@ use super::{
     flow::Id,
     outcome::{Done, Step},
     packet::family,
+    stranger::may_be_first,
 };
 
 impl Model {
-    /// The uplink behind whose address a guest is whom a packet of another one is for.
-    pub(super) fn turning_point(&self, packet: &Packet, known: Option<Id>) -> Option<u32> {
+    /// The uplink behind whose address a guest is whom a packet of another one is for, and how long that may
+    /// be.
+    pub(super) fn turning_point(&self, packet: &Packet, known: Option<Id>) -> Option<(u32, usize)> {
         if let Some(flow) = known.and_then(|id| self.flows.get(id))
             && flow.is_hairpin
             && let Some(other) = self.flows.inbound(flow.protocol, flow.external, flow.remote)
         {
-            return self.flows.get(other).map(|other| other.uplink);
+            return self.flows.get(other).map(|other| (other.uplink, other.mtu_inbound));
         }
         let may_turn = matches!(packet.protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
             && packet.fragment != Fragment::Later;
-        let endpoint = (packet.destination, packet.destination_port);
-        let holder = self.holder(packet.protocol, endpoint)?;
-        let is_host = self.world.has_socket(packet.protocol, endpoint.0, endpoint.1);
-        let is_bridge = self.world.network_of_bridge(holder.uplink) != 0;
-        let turns = may_turn && holder.idle_since.is_none() && !is_host && !is_bridge;
-        turns.then_some(holder.uplink)
+        let behind = self.behind(packet)?;
+        let is_bridge = self.world.network_of_bridge(behind.uplink) != 0;
+        let mtu = self.world.network(behind.network).map_or(0, |network| network.mtu);
+        (may_turn && !is_bridge).then_some((behind.uplink, mtu.into()))
     }
 
     /// Takes a translated packet as one from outside. It goes to a guest or nowhere.
@@ -38,18 +38,29 @@ impl Model {
             network: 0,
             mark: run.mark,
             turned_at: Some(uplink),
+            turning_mtu: None,
+            has_turned: true,
         };
-        let step = self.reply(&mut turned, &packet);
+        let mut step = self.reply(&mut turned, &packet);
+        if matches!(step, Err(Stop::Handover(_)))
+            && may_be_first(&packet)
+            && let Some(behind) = self.behind(&packet)
+        {
+            step = match self.admit(&mut turned, &packet, behind) {
+                Ok(Some(id)) => self.deliver(&mut turned, &packet, id),
+                Ok(None) => step,
+                Err(refusal) => Err(refusal),
+            };
+        }
         run.network = turned.network;
+        run.has_turned = true;
         match step {
             Err(Stop::Handover(_)) if packet.is_icmp_error() => {
                 run.network = 0;
                 Err(DropReason::UnrelatedIcmpError.into())
             }
             Err(Stop::Handover(_)) => {
-                let endpoint = (packet.destination, packet.destination_port);
-                let holder = self.holder(packet.protocol, endpoint);
-                run.network = holder.map_or(0, |holder| holder.network);
+                run.network = self.network_behind(&packet);
                 Err(DropReason::Filtered.into())
             }
             step => step,

@@ -174,10 +174,21 @@ impl Model {
         if frame.len() < ETHERNET + if family == Family::Ipv4 { 20 } else { 40 } {
             return Err(DropReason::Malformed.into());
         }
-        if number != icmp_number(family) {
+        let is_icmp = number == icmp_number(family);
+        if matches!(number, protocol::TCP | protocol::UDP) {
             return Ok(Done::Passed(None));
         }
-        let packet = Packet::parse(&frame, family)?;
+        // No packet of the host's is lost for headers that are not understood.
+        let packet = match Packet::parse(&frame, family) {
+            Err(_) if !is_icmp => return Ok(Done::Passed(None)),
+            parsed => parsed?,
+        };
+        if self.world.is_uplink(run.arrival.ifindex) {
+            self.note_host_flow(&packet);
+        }
+        if !is_icmp {
+            return Ok(Done::Passed(None));
+        }
         if !packet.is_icmp_error() {
             return if to_guest { Ok(Done::Passed(None)) } else { self.redirects(run, &packet) };
         }

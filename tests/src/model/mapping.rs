@@ -90,6 +90,12 @@ impl Model {
     /// Whether a flow's external address is still there to be masqueraded to.
     pub(super) fn keeps_external(&self, flow: &Flow) -> bool {
         let external = flow.external.0;
+        if flow.is_forwarded {
+            let forward = self.world.forward_of(flow.protocol, flow.external);
+            return forward.is_some_and(|forward| {
+                forward.inside == flow.inside && forward.network == flow.network
+            });
+        }
         let Some(network) = self.world.network(flow.network) else { return false };
         if let (IpAddr::V4(address), true, 0) =
             (external, network.pool().is_some(), self.world.network_of_bridge(flow.uplink))
@@ -117,7 +123,11 @@ impl Model {
         }
         if let Some(port) = port {
             let endpoint = (external, port);
-            let is_taken = self.flows.inbound(protocol, wanted.remote, endpoint).is_some();
+            // A socket of the host's was looked for when the mapping was made.
+            let is_the_hosts = !matches!(protocol, 6 | 17)
+                && self.is_the_hosts(wanted.slot, protocol, wanted.remote, endpoint);
+            let is_taken =
+                is_the_hosts || self.flows.inbound(protocol, wanted.remote, endpoint).is_some();
             if is_new {
                 self.flows.mappings.push(Mapping {
                     protocol,
@@ -152,7 +162,7 @@ impl Model {
 
     /// The port of a new mapping; `None` if there is none.
     fn new_port(&mut self, run: &Run<'_>, wanted: &Wanted<'_>, external: IpAddr) -> Option<u16> {
-        let Wanted { packet, slot, inside, .. } = *wanted;
+        let Wanted { packet, slot, inside, remote, .. } = *wanted;
         let limit = self.world.network(slot).map_or(0, |network| network.ports_per_guest) as usize;
         let of_guest = self.flows.mappings.iter().filter(|one| one.inside.0 == inside.0);
         if of_guest.count() >= limit {
@@ -162,7 +172,8 @@ impl Model {
         let is_free = |port: u16| {
             range.contains(port)
                 && !self.flows.is_held(packet.protocol, (external, port))
-                && !self.world.has_socket(packet.protocol, external, port)
+                && self.world.forward_of(packet.protocol, (external, port)).is_none()
+                && !self.is_the_hosts(slot, packet.protocol, remote, (external, port))
         };
         if is_free(inside.1) {
             return Some(inside.1);
@@ -200,7 +211,8 @@ impl Model {
             range.contains(port)
                 && self.flows.inbound(packet.protocol, remote, endpoint).is_none()
                 && !is_held_down
-                && !self.world.has_socket(packet.protocol, external, port)
+                && self.world.forward_of(packet.protocol, endpoint).is_none()
+                && !self.is_the_hosts(slot, packet.protocol, remote, endpoint)
         };
         if run.seen.is_refusal_of(run.arrival.frame) {
             let (legal, all) = range.count(is_legal);

@@ -12,6 +12,7 @@ mod expiry;
 mod flow;
 mod fragment;
 mod hairpin;
+mod host_flow;
 mod icmp;
 mod mapping;
 mod outcome;
@@ -19,15 +20,19 @@ mod packet;
 mod policy;
 mod reject;
 mod rewrite;
+mod stranger;
 mod tcp;
 mod uplink;
 mod world;
+
+use std::collections::HashMap;
 
 use vnet_common::names::{FORWARDED_MARK, INBOUND_MARK};
 
 pub use flow::{Endpoint, Flow, Flows};
 pub use outcome::{Counter, Expected, Seen, Stop};
 pub use packet::{Fragment, Packet};
+pub use stranger::Forward;
 pub use world::{Route, Socket, World};
 
 use crate::programs::Verdict;
@@ -69,6 +74,8 @@ pub struct Model {
     /// Flows and mappings.
     pub flows: Flows,
     fragments: Fragments,
+    /// When the host last sent where no socket tells of it: protocol, remote, own endpoint.
+    host_flows: HashMap<flow::Key, u64>,
     /// ICMP errors that may still be sent.
     pub icmp_tokens: u64,
     /// Every counter that has moved since it was last taken.
@@ -90,6 +97,10 @@ struct Run<'a> {
     mark: u32,
     /// The uplink where a guest's packet has turned round.
     turned_at: Option<u32>,
+    /// Of a packet that is about to turn round, and not yet translated: how long it may be.
+    turning_mtu: Option<usize>,
+    /// Whether it has turned round: nobody is told of what becomes of it then.
+    has_turned: bool,
 }
 
 impl Run<'_> {
@@ -107,6 +118,7 @@ impl Model {
             world,
             flows: Flows::default(),
             fragments: Fragments::default(),
+            host_flows: HashMap::new(),
             icmp_tokens: u64::MAX,
             counted: Vec::new(),
             tried: Vec::new(),
@@ -117,7 +129,16 @@ impl Model {
 
     /// What must become of a frame; `seen` is what became of it, for choices that are free.
     pub fn expect(&mut self, arrival: Arrival<'_>, seen: &Seen<'_>) -> Expected {
-        let mut run = Run { arrival, seen, network: 0, mark: arrival.mark, turned_at: None };
+        let mark = arrival.mark;
+        let mut run = Run {
+            arrival,
+            seen,
+            network: 0,
+            mark,
+            turned_at: None,
+            turning_mtu: None,
+            has_turned: false,
+        };
         let step = match arrival.hook {
             Hook::BridgeIngress => self.bridge_ingress(&mut run),
             Hook::BridgeEgress => self.bridge_egress(&mut run),

@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use vnet_common::{family::Family, flow::protocol, reason::DropReason};
 
 use super::{
-    Hook, Model, Run, checksum,
+    Hook, Model, Run,
+    bridge::is_martian,
+    checksum,
     mapping::first_address,
     outcome::Seen,
-    packet::{ETHERNET, Packet, family},
+    packet::{ETHERNET, Packet, family, icmp_number},
     rewrite::octets,
 };
 
@@ -22,6 +24,12 @@ impl Model {
         let is_policy = matches!(reason, Reason::PolicyRejected | Reason::IsolatedPort);
         let frame = run.arrival.frame;
         let family = family(frame)?;
+        if run.has_turned {
+            return None;
+        }
+        if reason == Reason::HairpinException {
+            return self.answer_exception(run, family);
+        }
         let (source, is_prohibited) = match run.arrival.hook {
             Hook::BridgeIngress => {
                 let is_full = matches!(
@@ -42,20 +50,44 @@ impl Model {
                 let uplink = self.world.uplinks.get(&run.arrival.ifindex)?;
                 (first_address(uplink, family == Family::Ipv4)?, false)
             }
-            Hook::BridgeEgress if is_policy => {
-                let Some(source) = self.towards_sender(run, family) else {
-                    // A token is spent before it turns out that there is no way.
-                    let ip = frame.get(ETHERNET..)?;
-                    ip.get(..header_len(family) + 8)?;
-                    if may_be_answered(frame, ip, family) {
-                        self.icmp_tokens = self.icmp_tokens.saturating_sub(1);
-                    }
-                    return None;
-                };
-                (source, false)
-            }
+            Hook::BridgeEgress if is_policy => (self.towards_sender(run, family)?, false),
             _ => return None,
         };
+        let says = match (family, is_prohibited) {
+            (Family::Ipv4, false) => (3, 3, 0),
+            (Family::Ipv4, true) => (3, 13, 0),
+            (Family::Ipv6, false) => (1, 4, 0),
+            (Family::Ipv6, true) => (1, 1, 0),
+        };
+        self.tell(frame, family, source, says)
+    }
+
+    /// What a router says of a packet that it cannot send on between two guests.
+    fn answer_exception(&mut self, run: &Run<'_>, family: Family) -> Option<Vec<u8>> {
+        let mtu = run.turning_mtu?;
+        let frame = run.arrival.frame;
+        let packet = Packet::parse(frame, family).ok()?;
+        let may_be_cut = family == Family::Ipv4 && frame.get(ETHERNET + 6)? & 0x40 == 0;
+        let says = match (packet.ttl <= 1, family) {
+            (true, Family::Ipv4) => (11, 0, 0),
+            (true, Family::Ipv6) => (3, 0, 0),
+            (false, _) if packet.has_options || may_be_cut => return None,
+            (false, Family::Ipv4) => (3, 4, mtu as u16),
+            (false, Family::Ipv6) => (2, 0, mtu as u16),
+        };
+        let source = self.gateway(run.network, family)?;
+        self.tried.push("(exception between guests that its sender is told of)");
+        self.tell(frame, family, source, says)
+    }
+
+    /// An error with a type, a code and an MTU, if a frame may have one and there is one to be sent.
+    fn tell(
+        &mut self,
+        frame: &[u8],
+        family: Family,
+        source: IpAddr,
+        says: (u8, u8, u16),
+    ) -> Option<Vec<u8>> {
         let ip = frame.get(ETHERNET..)?;
         let quote = ip.get(..header_len(family) + 8)?;
         if !may_be_answered(frame, ip, family) || self.icmp_tokens == 0 {
@@ -63,7 +95,7 @@ impl Model {
         }
         self.icmp_tokens -= 1;
         let (receiver, _) = Packet::ends(ip, family)?;
-        let message = message(family, source, receiver, quote, is_prohibited);
+        let message = message(family, source, receiver, quote, says);
         Some([&frame[6..12], &frame[..6], &frame[12..14], &message].concat())
     }
 
@@ -120,39 +152,32 @@ fn header_len(family: Family) -> usize {
 fn may_be_answered(frame: &[u8], ip: &[u8], family: Family) -> bool {
     let to_many = frame[0] & 1 != 0;
     let Some((source, destination)) = Packet::ends(ip, family) else { return false };
-    if to_many || destination.is_multicast() || source.is_multicast() || source.is_unspecified() {
+    if to_many || destination.is_multicast() || is_martian(source) {
         return false;
     }
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (source, destination) else {
+    let IpAddr::V4(destination) = destination else {
         let is_informational = ip[40] >= 128 && ip[40] != 137;
         return !EXTENSIONS.contains(&ip[6]) && (ip[6] != protocol::ICMPV6 || is_informational);
     };
     let is_later = u16::from_be_bytes([ip[6], ip[7]]) & 0x1fff != 0;
-    let [first, ..] = source.octets();
-    let is_one_host = first != 0 && first != 127 && first < 224;
     let is_query = matches!(ip[20], 0 | 8 | 13..=18);
     ip[0] == 0x45
         && !is_later
-        && is_one_host
         && !destination.is_broadcast()
         && (ip[9] != protocol::ICMP || is_query)
 }
 
-/// Destination unreachable: for policy "port", for what is exhausted "administratively prohibited".
+/// An ICMP error.
 fn message(
     family: Family,
     source: IpAddr,
     receiver: IpAddr,
     quote: &[u8],
-    is_prohibited: bool,
+    (kind, code, mtu): (u8, u8, u16),
 ) -> Vec<u8> {
-    let (kind, code, number) = match (family, is_prohibited) {
-        (Family::Ipv4, false) => (3, 3, protocol::ICMP),
-        (Family::Ipv4, true) => (3, 13, protocol::ICMP),
-        (Family::Ipv6, false) => (1, 4, protocol::ICMPV6),
-        (Family::Ipv6, true) => (1, 1, protocol::ICMPV6),
-    };
-    let mut icmp = [&[kind, code, 0, 0, 0, 0, 0, 0], quote].concat();
+    let number = icmp_number(family);
+    let [high, low] = mtu.to_be_bytes();
+    let mut icmp = [&[kind, code, 0, 0, 0, 0, high, low], quote].concat();
     let length = icmp.len() as u16;
     let pseudo = match family {
         Family::Ipv4 => 0,

@@ -11,6 +11,16 @@ pub(super) fn may_open(flags: u8) -> bool {
     flags & (RST | FIN) == 0 && flags & (SYN | ACK) != 0
 }
 
+/// As [`after`], of a connection that the outside has begun: each end plays the other's part.
+pub(super) fn after_from_outside(state: State, flags: u8, from_inside: bool) -> State {
+    let other = |state| match state {
+        FinInside => FinOutside,
+        FinOutside => FinInside,
+        same => same,
+    };
+    other(after(other(state), flags, !from_inside))
+}
+
 /// The state after a segment. Alone the inside never gets further than to open or to close; segments
 /// that both ends ignore change nothing.
 pub(super) fn after(state: State, flags: u8, from_inside: bool) -> State {

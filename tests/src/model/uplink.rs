@@ -7,12 +7,13 @@ use vnet_common::{
 
 use super::{
     Counter, Model, Packet, Run, Stop, World,
-    bridge::{MTU, check_exceptions, is_for_others, is_group, is_link_local},
+    bridge::{MTU, check_exceptions, is_for_others, is_group, is_link_local, is_martian},
     flow::Id,
     outcome::{Done, Step},
     packet::{Fragment, family},
     policy::Verdict,
     rewrite::{self, Side},
+    stranger::may_be_first,
 };
 
 impl Model {
@@ -72,19 +73,25 @@ impl Model {
             && self.is_current(id)
         {
             self.check_remote(run, id)?;
-            let is_awaited = packet.fragment == Fragment::First
-                && run.turned_at.is_none()
-                && self.fragments.release(packet, run.arrival.ifindex);
-            // It comes again, with those that have waited for it.
-            if is_awaited {
-                self.tried.push("(fragments sent after their first)");
-            }
-            return if is_awaited { Ok(Done::Dropped) } else { self.deliver(run, packet, id) };
+            return self.deliver_with_held(run, packet, id);
         }
         if packet.is_icmp_error() {
             return self.error_from_outside(run, packet);
         }
         Err(Handover::NoFlow.into())
+    }
+
+    /// As [`Model::deliver`], unless others have waited for this first fragment: it comes again then, with
+    /// them.
+    fn deliver_with_held(&mut self, run: &mut Run<'_>, packet: &Packet, id: Id) -> Step<Done> {
+        let is_awaited = packet.fragment == Fragment::First
+            && run.turned_at.is_none()
+            && self.fragments.release(packet, run.arrival.ifindex);
+        if is_awaited {
+            self.tried.push("(fragments sent after their first)");
+            return Ok(Done::Dropped);
+        }
+        self.deliver(run, packet, id)
     }
 
     /// What turns round has an address of the host's for a remote, which nobody outside has.
@@ -134,7 +141,7 @@ impl Model {
     }
 
     /// Translates a packet back and brings it to the guest.
-    fn deliver(&mut self, run: &mut Run<'_>, packet: &Packet, id: Id) -> Step<Done> {
+    pub(super) fn deliver(&mut self, run: &mut Run<'_>, packet: &Packet, id: Id) -> Step<Done> {
         let mut frame = run.arrival.frame.to_vec();
         let now = self.flows.now;
         let flow = self.flows.get_mut(id).ok_or(DropReason::NoFlow)?;
@@ -175,6 +182,18 @@ impl Model {
         let source = world.owner_of(packet.source);
         run.network = source.slot;
         world.check_source(source, ifindex, family)?;
+        run.network = 0;
+        // A guest could answer none but who has an address beyond the link that is no network's.
+        let is_station =
+            source.slot == 0 && !is_martian(packet.source) && !is_link_local(packet.source);
+        if is_station
+            && may_be_first(packet)
+            && let Some(behind) = self.behind(packet)
+            && let Some(id) = self.admit(run, packet, behind)?
+        {
+            return self.deliver_with_held(run, packet, id);
+        }
+        let world = &self.world;
         let owner = world.owner_of(packet.destination);
         run.network = owner.slot;
         if owner.slot == 0 {
@@ -183,7 +202,7 @@ impl Model {
         if owner.is_host {
             return Err(Handover::ToHost.into());
         }
-        if is_link_local(packet.source) {
+        if is_link_local(packet.source) || is_martian(packet.source) {
             return Err(DropReason::SpoofedSource.into());
         }
         let is_open = |slot| world.mode(slot, family) == vnet_common::policy::Mode::Open;

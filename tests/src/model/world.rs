@@ -11,6 +11,7 @@ use vnet_common::{
     reason::Handover,
 };
 
+use super::stranger::Forward;
 use crate::programs::Rig;
 
 /// A prefix of addresses.
@@ -63,6 +64,8 @@ pub struct World {
     addresses: Vec<(u32, IpAddr)>,
     /// Sockets of the host.
     pub sockets: Vec<Socket>,
+    /// Port forwards.
+    pub forwards: Vec<Forward>,
 }
 
 impl World {
@@ -78,6 +81,7 @@ impl World {
             routes,
             addresses: addresses(rig)?,
             sockets: Vec::new(),
+            forwards: Vec::new(),
         };
         world.refresh(rig)?;
         Ok(world)

@@ -11,10 +11,12 @@
 mod configured;
 mod counters;
 pub mod guard;
+mod host_flows;
 mod load;
 pub mod modes;
 mod outcome;
 mod packet;
+mod race;
 mod rig;
 mod run;
 mod scale;
@@ -25,9 +27,10 @@ pub use counters::{Counted, counted};
 pub use load::Plain;
 pub use outcome::{Outcome, Verdict};
 pub use packet::{
-    Body, Extension, Packet, dccp, echo_reply, echo_request, hex, icmp_error, raw, sctp, tcp, udp,
-    udp_lite, unreachable, unreachable_packet,
+    Body, Extension, Packet, dccp, echo_reply, echo_request, hex, icmp_error, raw, rejection, sctp,
+    sent_back, tcp, udp, udp_lite, unreachable, unreachable_packet,
 };
+pub use race::{Racer, Work};
 pub use rig::{
     EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_large_rig,
     with_rig,

@@ -508,11 +508,45 @@ impl Rig {
         Ok(())
     }
 
+    /// Makes the first fragments that were seen so much older, in nanoseconds.
+    pub fn age_first_fragments(&mut self, by: u64) -> Result<()> {
+        let mut of_ipv4 =
+            load::hash_mut::<FragmentKey, FragmentSlot>(&mut self.ebpf, map::FRAGMENTS)?;
+        for entry in of_ipv4.iter().collect::<Result<Vec<_>, _>>()? {
+            let first = FragmentSlot { since: entry.1.0.since.saturating_sub(by), ..entry.1.0 };
+            of_ipv4.insert(entry.0, Plain(first), 0)?;
+        }
+        let mut of_ipv6 = load::hash_mut::<FragmentKey<Address>, FragmentSlot>(
+            &mut self.ebpf,
+            map::FRAGMENTS_IPV6,
+        )?;
+        for entry in of_ipv6.iter().collect::<Result<Vec<_>, _>>()? {
+            let first = FragmentSlot { since: entry.1.0.since.saturating_sub(by), ..entry.1.0 };
+            of_ipv6.insert(entry.0, Plain(first), 0)?;
+        }
+        Ok(())
+    }
+
     /// Changes all of them.
     pub fn set_held_fragments(&mut self, change: impl Fn(&mut HeldFragment)) -> Result<()> {
         let all = self.held_fragments()?;
         let mut map = load::hash_mut::<HeldKey, HeldFragment>(&mut self.ebpf, map::HELD_FRAGMENTS)?;
         for (key, mut held) in all {
+            change(&mut held);
+            map.insert(Plain(key), Plain(held), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Changes those of them that have a number.
+    pub fn set_held_fragments_at(
+        &mut self,
+        index: u32,
+        change: impl Fn(&mut HeldFragment),
+    ) -> Result<()> {
+        let all = self.held_fragments()?;
+        let mut map = load::hash_mut::<HeldKey, HeldFragment>(&mut self.ebpf, map::HELD_FRAGMENTS)?;
+        for (key, mut held) in all.into_iter().filter(|(key, _)| key.index == index) {
             change(&mut held);
             map.insert(Plain(key), Plain(held), 0)?;
         }

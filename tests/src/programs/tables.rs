@@ -10,8 +10,8 @@ use bytemuck::Zeroable as _;
 use vnet_common::{
     address::{Address, PortBe},
     flow::{
-        ExternalPort, FLAG_UNMAPPED, FlowKey4, FlowKey6, FlowSlot, GuestUsage, Mapping, MappingKey,
-        Phase, PortHolder, Session, SessionCursor,
+        ExternalPort, FLAG_FROM_OUTSIDE, FLAG_UNMAPPED, FlowKey4, FlowKey6, FlowSlot, GuestUsage,
+        Mapping, MappingKey, Phase, PortHolder, Session, SessionCursor,
     },
     forward::{FORWARD_KEY_BITS, FORWARD_KEY_BYTES, Forward, ForwardKey},
     names::map,
@@ -114,6 +114,9 @@ impl Tables {
             let flows = self.live().filter(|(_, session)| uses(session));
             let references = flows.count() as u64;
             ensure!(mapping.references == references, "{references} flows use {mapping:#?}");
+            let own = self.live().filter(|(_, session)| uses(session) && session.answered != 0);
+            let own = own.count() as u64;
+            ensure!(mapping.own == own, "{own} flows of the inside keep {mapping:#?} open");
             let held_down =
                 |s: &Session| s.phase == Phase::HoldDown as u32 && mapping_key(s) == *key;
             ensure!(
@@ -149,6 +152,10 @@ impl Tables {
         for (guest, usage) in &self.guests {
             let flows = self.live().filter(|(_, session)| session.inside == *guest).count() as u32;
             ensure!(usage.flows == flows, "{} has {flows} flows: {usage:?}", guest.to_addr());
+            let is_from_outside =
+                |s: &Session| s.inside == *guest && s.flags & FLAG_FROM_OUTSIDE != 0;
+            let strangers = self.live().filter(|(_, s)| is_from_outside(s)).count() as u64;
+            ensure!(usage.from_outside == strangers, "{strangers} of strangers: {usage:?}");
             let ports = self.mappings.iter().filter(|(key, _)| key.inside == *guest).count() as u32;
             ensure!(usage.ports == ports, "{} has {ports} ports: {usage:?}", guest.to_addr());
             ensure!(usage.inside == *guest, "{} is on another's account", guest.to_addr());

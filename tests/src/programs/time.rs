@@ -37,6 +37,7 @@ impl Rig {
             })?;
         }
         self.set_mappings(|mapping| back(&mut mapping.idle_since))?;
+        self.set_host_flows(back)?;
         self.forget_fragments()
     }
 
@@ -121,6 +122,7 @@ impl Rig {
             used.set(slot, Plain(0), 0)?;
         }
         clear_lru::<Address, u64>(self, map::DEPARTURES)?;
+        clear_lru::<FlowKey6, u64>(self, map::HOST_FLOWS)?;
         self.clear_forwards()?;
         self.zero::<u64>(map::PORT_SEARCH)?;
         self.forget_fragments()?;

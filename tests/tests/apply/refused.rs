@@ -66,7 +66,7 @@ fn change_that_fails_half_way_is_rolled_back() -> Result<()> {
         ensure!(output.status.code() == Some(1) && output.stdout.is_empty(), "{output:?}");
         let words = "an ingress qdisc is in the place of clsact: remove it with `tc qdisc del dev \
                      virbr2 ingress`";
-        ensure!(output.stderr.contains("error: nothing was changed: "), "{}", output.stderr);
+        ensure!(output.stderr.contains("error: cannot attach"), "{}", output.stderr);
         ensure!(output.stderr.contains(words), "{}", output.stderr);
         scene.assert_guests_get_out()?;
         ensure!(scene.hooks()? == hooks, "{:?}", scene.hooks()?);

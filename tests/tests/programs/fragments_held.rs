@@ -185,3 +185,54 @@ fn fragment_that_waited_too_long_or_elsewhere_does_not_join_the_datagram() -> Re
     }
     Ok(())
 }
+
+#[test]
+fn first_fragment_of_long_ago_with_the_same_number_keeps_none_from_waiting() -> Result<()> {
+    for ends in Ends::BOTH {
+        with_modes(|rig| {
+            let [sent, _] = reply(rig, &ends)?;
+            let own = big(&port_of(ends.remote, 53), &port_of(ends.external, 5353));
+            rig.frame_from_outside(&own.fragments(SIZE)[0])?;
+            rig.frame_from_outside(&sent[1])?.assert(
+                Verdict::Pass,
+                &sent[1],
+                0,
+                &counted(&[("0 handover no-flow", 1)]),
+            );
+            // 15 s is how long it is remembered; the clock may have run for less.
+            let age = (limits::FRAGMENT_LIFETIME_NS + 1).min(rig.clock()?);
+            if age > limits::FRAGMENT_LIFETIME_NS {
+                rig.age_first_fragments(age)?;
+                rig.frame_from_outside(&sent[1])?.assert(Verdict::Pass, &sent[1], 0, &is_held());
+            } else {
+                println!("skipped: this machine has run for less than 15 s");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fragment_that_waited_too_long_keeps_no_other_from_following_its_first() -> Result<()> {
+    for ends in Ends::BOTH {
+        with_modes(|rig| {
+            let [sent, received] = reply(rig, &ends)?;
+            rig.attach(program::UPLINK_INGRESS, "eth0", TcAttachType::Ingress)?;
+            let capture =
+                rig.namespace.capture("port1", "ip[6:2] & 0x3fff != 0 or ip6[6] == 44")?;
+            for place in [1, 2] {
+                rig.frame_from_outside(&sent[place])?;
+            }
+            rig.set_held_fragments_at(0, |held| held.since -= limits::HELD_LIFETIME_NS)?;
+            assert_eq!(rig.frame_from_outside(&sent[0])?.verdict, Verdict::Drop);
+            for frame in [&received[0], &received[2]] {
+                capture.wait_for(|packet| packet.data[14..] == frame[14..], DEADLINE)?;
+            }
+            assert_eq!(capture.finish()?.len(), 2);
+            assert!(rig.held_fragments()?.is_empty());
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

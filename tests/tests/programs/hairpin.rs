@@ -199,11 +199,11 @@ fn what_only_the_stack_could_handle_is_dropped_and_never_handed_over_translated(
         let expired = udp(CLIENT, OUTSIDE).ttl(1);
         let with_options = udp(CLIENT, OUTSIDE).options(&[1, 1, 1, 0]);
         for packet in [&expired, &with_options] {
-            rig.from_guest(packet)?.assert_dropped(NETWORK, DropReason::HairpinException);
+            rig.from_guest(packet)?.assert_refused(NETWORK, DropReason::HairpinException);
         }
         rig.from_guest(&udp(CLIENT, OUTSIDE))?;
         for packet in [&expired, &with_options] {
-            rig.from_guest(packet)?.assert_dropped(NETWORK, DropReason::HairpinException);
+            rig.from_guest(packet)?.assert_refused(NETWORK, DropReason::HairpinException);
         }
         let large = udp(CLIENT, OUTSIDE).payload(&[7; 1400]);
         assert_eq!(rig.from_guest(&large)?.verdict, Verdict::Drop);

@@ -208,9 +208,9 @@ fn frame_to_all_of_the_link_is_not_answered() -> Result<()> {
 #[test]
 fn source_that_is_no_single_host_is_not_answered() -> Result<()> {
     with_modes(|rig| {
-        for source in ["ff02::1", "ff0e::1"] {
+        for source in ["ff02::1", "ff0e::1", "::1"] {
             let packet = raw(source, GUEST_6, 47);
-            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
             let outcome = rig.to_bridge(Origin::Interface("eth0"), &packet)?;
             outcome.assert_dropped(NETWORK, DropReason::PolicyRejected);
         }

@@ -112,7 +112,9 @@ fn source_that_is_no_single_host_is_not_answered() -> Result<()> {
     with_rig(|rig| {
         for source in ["0.1.2.3", "127.0.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255"] {
             let packet = raw(source, GUEST, 47);
-            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::PolicyRejected);
+            rig.from_outside(&packet)?.assert_dropped(NETWORK, DropReason::SpoofedSource);
+            let outcome = rig.to_bridge(Origin::Interface("eth0"), &packet)?;
+            outcome.assert_dropped(NETWORK, DropReason::PolicyRejected);
         }
         let nobody = raw("0.0.0.0", GUEST, 47);
         rig.from_outside(&nobody)?.assert_dropped(NETWORK, DropReason::SpoofedSource);

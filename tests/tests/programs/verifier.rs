@@ -7,7 +7,7 @@ use vnet_tests::programs::*;
 /// Instructions that the verifier may process for each program; the kernel's limit is a million
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`).
 const BOUNDS: [(&str, u32); 8] = [
-    (program::BRIDGE_INGRESS, 230_000),
+    (program::BRIDGE_INGRESS, 150_000),
     (program::BRIDGE_EGRESS, 100_000),
     (program::UPLINK_INGRESS, 100_000),
     (program::UPLINK_EGRESS, 100_000),

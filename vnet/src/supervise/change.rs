@@ -36,7 +36,12 @@ pub(super) async fn change_to(
     let mut failures = match prepared {
         Ok(failures) => failures,
         Err(error) if on_failure == OnFailure::RollBack => {
-            return Err(error.context(roll_back(running, &before).await));
+            let failures = roll_back(running, &before).await;
+            return Err(if failures.is_empty() {
+                error
+            } else {
+                error.context(format!("not everything is as it was: {}", failures.join("; ")))
+            });
         }
         Err(error) => return Err(error),
     };
@@ -92,19 +97,15 @@ async fn prepare(
     Ok(failures)
 }
 
-/// Back to what ran before; says how that ended.
-async fn roll_back(running: &mut Running, before: &Before) -> String {
+/// Back to what ran before. Returns what failed.
+async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
     let mut failures = hooks::attach_missing(running, &before.hooks).await;
     failures.extend(hooks::detach_unwanted(running, &before.hooks).await.err());
     let guard = running.datapath.enter_guard(&before.guard);
     let guard = guard.and_then(|()| running.datapath.leave_guard(&before.guard));
     failures.extend(guard.err().map(|error| error.to_string()));
     failures.extend(hooks::retract_qdiscs(running).await);
-    if failures.is_empty() {
-        "nothing was changed".to_owned()
-    } else {
-        format!("not everything is as it was before: {}", failures.join("; "))
-    }
+    failures
 }
 
 /// Flows of guests that have gone end before others have their addresses.

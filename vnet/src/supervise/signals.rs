@@ -39,6 +39,8 @@ impl Signals {
 
     /// Waits until the end is asked for, while there is nothing to read again. May be cancelled.
     pub(super) async fn stop(&mut self) {
-        while self.next().await != Signal::Stop {}
+        while self.next().await != Signal::Stop {
+            log::warn!("SIGHUP ignored: the definitions are being applied already");
+        }
     }
 }

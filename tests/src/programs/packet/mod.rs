@@ -185,7 +185,13 @@ pub fn icmp_error(
 /// the frame came from.
 #[must_use]
 pub fn unreachable(from: &str, code: u8, about: &Packet) -> Vec<u8> {
-    let mut frame = unreachable_packet(from, code, about).frame();
+    sent_back(&unreachable_packet(from, code, about))
+}
+
+/// A frame that goes back to where one came from.
+#[must_use]
+pub fn sent_back(packet: &Packet) -> Vec<u8> {
+    let mut frame = packet.frame();
     let (destination, source) = frame[..12].split_at_mut(6);
     destination.swap_with_slice(source);
     frame
@@ -195,13 +201,19 @@ pub fn unreachable(from: &str, code: u8, about: &Packet) -> Vec<u8> {
 /// IP header and eight bytes.
 #[must_use]
 pub fn unreachable_packet(from: &str, code: u8, about: &Packet) -> Packet {
+    rejection(from, (if about.source.is_ipv6() { 1 } else { 3 }, code), about)
+}
+
+/// As [`unreachable_packet`], of any type and code.
+#[must_use]
+pub fn rejection(from: &str, (kind, code): (u8, u8), about: &Packet) -> Packet {
     let to = about.source.to_string();
     if about.source.is_ipv6() {
-        let mut answer = icmp_error(from, &to, (1, code), about, 48);
+        let mut answer = icmp_error(from, &to, (kind, code), about, 48);
         answer.flow_label = 0;
         return answer;
     }
-    let mut answer = icmp_error(from, &to, (3, code), about, 28);
+    let mut answer = icmp_error(from, &to, (kind, code), about, 28);
     // Precedence "internetwork control" (RFC 1812, section 4.3.2.5).
     (answer.dscp, answer.dont_fragment, answer.identification) = (48, true, 0);
     answer
