@@ -1,6 +1,9 @@
 //! What differs between two sets of definitions, for people to read before and after a change.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,8 +64,9 @@ pub fn differences(old: &[Network], new: &[Network]) -> Vec<Difference> {
             continue;
         };
         let Some(current) = new_settings.get(&name) else { continue };
-        let paths = former.keys().chain(current.keys().filter(|path| !former.contains_key(*path)));
+        let paths: BTreeSet<_> = former.keys().chain(current.keys()).collect();
         let settings: Vec<_> = paths
+            .into_iter()
             .filter(|path| former.get(*path) != current.get(*path))
             .map(|path| Setting {
                 path: path.clone(),
