@@ -2,13 +2,11 @@
 
 use std::net::IpAddr;
 
-use aya::maps::{Array, Map, MapData};
 use ipnet::IpNet;
 use vnet_common::{
     address::Ipv4Be,
     family::Family,
-    names::map,
-    network::{Config, NETWORK_ISOLATED_PORTS, Network, generation},
+    network::{NETWORK_ISOLATED_PORTS, Network},
     policy::{self, Connection, Mode, Modes, Verdict, verdict},
 };
 
@@ -83,14 +81,10 @@ impl Matrix {
     pub fn of_instance(name: &Name) -> Result<Self, ReportError> {
         let state = report::state(name)?;
         let maps = PinnedMaps::of(&state);
-        let table: Array<MapData, Network> = Map::from_map_data(maps.data(map::NETWORKS)?)
-            .and_then(Array::try_from)
-            .map_err(|error| maps.failed(map::NETWORKS, error))?;
-        let config: Config = maps.single(map::CONFIG)?;
+        let table = maps.networks()?;
         let mut networks = Vec::new();
         for network in &state.networks {
-            let index = Network::index(network.slot, generation(config.epoch));
-            let entry = table.get(&index, 0).map_err(|error| maps.failed(map::NETWORKS, error))?;
+            let entry = table.at(network.slot)?;
             networks.push(running_network(network, &entry, &state.uplinks));
         }
         let uplinks = state.uplinks.iter().map(running_uplink);

@@ -7,6 +7,11 @@ use aya::{
     pin::PinError,
 };
 
+use vnet_common::{
+    names::map,
+    network::{self, Config, Network},
+};
+
 use super::ReportError;
 use crate::instance::{Name, State};
 
@@ -43,6 +48,16 @@ impl<'a> PinnedMaps<'a> {
         map: &'static str,
     ) -> Result<HashMap<MapData, K, V>, ReportError> {
         self.typed(map)
+    }
+
+    /// Opens the networks as packets see them.
+    pub fn networks(&self) -> Result<Networks<'a>, ReportError> {
+        let config: Config = self.single(map::CONFIG)?;
+        Ok(Networks {
+            maps: Self { state: self.state },
+            array: self.typed(map::NETWORKS)?,
+            generation: network::generation(config.epoch),
+        })
     }
 
     /// Opens an array of counters.
@@ -101,6 +116,21 @@ impl<'a> PinnedMaps<'a> {
             }
             other => self.refused(map, into_io(other)),
         }
+    }
+}
+
+/// The networks of the current generation.
+pub struct Networks<'a> {
+    maps: PinnedMaps<'a>,
+    array: Array<MapData, Network>,
+    generation: u32,
+}
+
+impl Networks<'_> {
+    /// The one in a slot.
+    pub fn at(&self, slot: u16) -> Result<Network, ReportError> {
+        let network = self.array.get(&Network::index(slot, self.generation), 0);
+        network.map_err(|error| self.maps.failed(map::NETWORKS, error))
     }
 }
 

@@ -126,13 +126,13 @@ fn status_shows_what_networks_and_guests_use_of_their_limits() {
             ..Network::zeroed()
         };
         let mut networks: Array<_, Network> = instance.map(map::NETWORKS).try_into().unwrap();
-        networks.set(1, network, 0).unwrap();
+        networks.set(Network::index(1, 0), network, 0).unwrap();
         let routed = Network { mode: Mode::Route as u8, ..network };
-        networks.set(2, routed, 0).unwrap();
+        networks.set(Network::index(2, 0), routed, 0).unwrap();
         let mut used: Array<_, u64> = instance.map(map::NETWORK_FLOWS).try_into().unwrap();
         used.set(1, 2, 0).unwrap();
         let inside = tcp_session().inside;
-        let usage = GuestUsage { inside, flows: 1, ports: 2, opened: 0 };
+        let usage = GuestUsage { inside, flows: 1, ports: 2, opened: 0, ..GuestUsage::default() };
         let mut guests: HashMap<_, Address, GuestUsage> =
             instance.map(map::GUESTS).try_into().unwrap();
         guests.insert(inside, usage, 0).unwrap();

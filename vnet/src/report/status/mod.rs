@@ -15,7 +15,7 @@ use vnet_common::{
     address::Address,
     flow::{Phase, Traffic},
     names::map,
-    network::{Network, NetworkTraffic},
+    network::NetworkTraffic,
     policy::Mode,
     reason::{DropReason, Handover},
 };
@@ -121,11 +121,11 @@ pub fn read(name: &Name) -> Result<Status, ReportError> {
     let census = Census::of(&sessions);
     let flows = FlowTable { live: census.live, limit: state.flow_limit, expired: sessions.expired };
     let usage = limits::Usage::read(&maps, &census.guests)?;
-    let entries = maps.array::<Network>(map::NETWORKS)?;
+    let entries = maps.networks()?;
     let slots_used = maps.array::<u64>(map::NETWORK_FLOWS)?;
     let network = |network: &NetworkState| -> Result<NetworkStatus, ReportError> {
         let slot = u32::from(network.slot);
-        let entry = entries.get(&slot, 0).map_err(|error| maps.failed(map::NETWORKS, error))?;
+        let entry = entries.at(network.slot)?;
         let used = slots_used.get(&slot, 0);
         let used = used.map_err(|error| maps.failed(map::NETWORK_FLOWS, error))?;
         let is_masqueraded = [entry.mode, entry.mode_ipv6].contains(&(Mode::Nat as u8));
