@@ -115,7 +115,7 @@ pub mod map {
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 32] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -138,6 +138,7 @@ pub mod map {
         HOST_FLOWS,
         FRAGMENTS,
         FRAGMENTS_IPV6,
+        HELD_FRAGMENTS,
         TRAFFIC,
         DROPS,
         HANDOVERS,

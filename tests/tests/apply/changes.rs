@@ -1,16 +1,21 @@
 //! Definitions that differ from what runs.
 
-use std::fs;
+use std::{fs, io, net::UdpSocket, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use vnet_tests::{
-    lab::{Running, require_root, wait_until},
+    lab::{
+        Running, SteadyTcp, require_root,
+        services::{TcpEcho, UdpEcho},
+        wait_until,
+    },
     lifecycle::{DEADLINE, Scene},
 };
 
 use crate::support::*;
 
+const SOON: Duration = Duration::from_secs(5);
 const NEW: &str = "+ default (nat, virbr0, 192.168.122.0/24)\n";
 
 fn assert_guests_do_not_get_out(scene: &Scene) -> Result<()> {
@@ -107,11 +112,8 @@ fn networks_come_and_go_and_keep_their_slots_and_flows() -> Result<()> {
     }
     let scene = Scene::with(|lab| Ok(lab.host.bridge("virbr1", &["192.168.123.1/24"])?))?;
     let running = scene.ready(&[])?;
-    let echo = vnet_tests::lab::services::TcpEcho::start(
-        &scene.lab.outside,
-        format!("{OUTSIDE}:7").parse()?,
-    )?;
-    let flows = vnet_tests::lab::SteadyTcp::open(&scene.lab.tap_guest, echo.address(), 3)?;
+    let echo = TcpEcho::start(&scene.lab.outside, format!("{OUTSIDE}:7").parse()?)?;
+    let flows = SteadyTcp::open(&scene.lab.tap_guest, echo.address(), 3)?;
     let second = named("second", NAT, "virbr1", "<ip address='192.168.123.1' prefix='24'/>");
     let second = scene.write("a-second.xml", &second)?;
     let definition = scene.definition();
@@ -180,5 +182,68 @@ fn what_a_network_that_goes_had_changed_on_the_host_is_given_back() -> Result<()
         ensure!(!qdiscs.contains("clsact"), "{qdiscs}");
         scene.stop(running, Signal::SIGTERM)?;
     }
+    Ok(())
+}
+
+#[test]
+fn flows_that_the_new_definitions_do_not_allow_end_and_no_others() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let (guest, outside) = (&scene.lab.tap_guest, &scene.lab.outside);
+    let options = |options: &str| {
+        let options = format!(
+            "<metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>{options}</vnet:options>\
+             </metadata>"
+        );
+        scene.write("default.xml", &network(NAT, &options))
+    };
+    let forward = "<vnet:forward protocol='udp' port='9000' to='192.168.122.11' to-port='7000'/>";
+    options(&format!("{forward}<vnet:limits flows='100'/>"))?;
+    let running = scene.ready(&[])?;
+    let inside = UdpEcho::start(guest, "192.168.122.11:7000".parse()?)?;
+    let echo = UdpEcho::start(outside, format!("{OUTSIDE}:7").parse()?)?;
+    let own = guest.udp_socket("192.168.122.11:4000".parse()?, echo.address(), SOON)?;
+    let ask = |socket: &UdpSocket, question: &[u8]| -> io::Result<bool> {
+        socket.send(question)?;
+        let mut answer = [0; 16];
+        Ok(socket.recv(&mut answer).is_ok_and(|length| &answer[..length] == question))
+    };
+    let stranger = outside.udp_socket(
+        format!("{OUTSIDE}:5000").parse()?,
+        "203.0.113.2:9000".parse()?,
+        SOON,
+    )?;
+    ensure!(ask(&own, b"own")? && ask(&stranger, b"forwarded")?);
+    ensure!(inside.peers().len() == 1, "{:?}", inside.peers());
+    let flows = || -> Result<Vec<String>> {
+        let output = scene.vnet(&["flows", "-o", "json", "--instance", &scene.instance])?;
+        let flows: serde_json::Value = serde_json::from_str(&output.stdout)?;
+        let all = flows["flows"].as_array().or(flows.as_array()).cloned().unwrap_or_default();
+        let remote = |flow: &serde_json::Value| {
+            let remote = &flow["remote"];
+            format!("{}:{}", remote["address"].as_str().unwrap_or("?"), remote["port"])
+        };
+        let mut remotes: Vec<_> = all.iter().map(remote).collect();
+        remotes.sort_unstable();
+        Ok(remotes)
+    };
+    ensure!(flows()? == ["203.0.113.1:5000", "203.0.113.1:7"], "{:?}", flows()?);
+
+    // Another limit ends nothing.
+    options(&format!("{forward}<vnet:limits flows='200'/>"))?;
+    apply(&scene, &[&scene.definition()])?;
+    ensure!(ask(&own, b"again")? && ask(&stranger, b"again")?);
+    // Without the forward its flow ends, also without a packet.
+    options("<vnet:limits flows='200'/>")?;
+    apply(&scene, &[&scene.definition()])?;
+    wait_until("the forward's flow alone ends", DEADLINE, || match flows() {
+        Ok(remotes) if remotes == ["203.0.113.1:7"] => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    ensure!(ask(&own, b"and again")?);
+    ensure!(echo.peers().iter().all(|peer| *peer == echo.peers()[0]));
+    scene.stop(running, Signal::SIGTERM)?;
     Ok(())
 }

@@ -23,10 +23,10 @@ const STEPS: [&str; 11] = [
     HOOK_STEPS[0],
     HOOK_STEPS[3],
     "attached",
+    "staged",
     "shown",
     "detached",
     "forwarding",
-    "written",
 ];
 
 fn kill(mut running: Running) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Definitions on trial.
 
 use std::{
-    io::{self, PipeWriter, Write as _},
+    io::{self, BufRead as _, BufReader, PipeWriter, Write as _},
     process::Stdio,
 };
 
@@ -109,20 +109,23 @@ fn what_is_confirmed_stays() -> Result<()> {
     ensure!(output.stdout.ends_with("kept\n"), "{output:?}");
     ensure!(!is_open(&scene)?);
 
-    // By Enter.
-    let (program, definition) = (program()?, scene.definition());
+    // By Enter, at a terminal.
+    let line = format!("{} try --instance {} {}", program()?, scene.instance, scene.definition());
     let mut child = scene
         .lab
         .host
-        .command(&program)
-        .args(["try", "--instance", &scene.instance, &definition])
+        .command("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()?;
-    child.stdin.take().context("no input")?.write_all(b"\n")?;
-    let output = child.wait_with_output()?;
-    let words = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success() && words.ends_with("kept\n"), "{words}");
+    let mut typist = child.stdin.take().context("no input")?;
+    let mut screen = BufReader::new(child.stdout.take().context("no output")?).lines();
+    let question = screen.find(|line| line.as_ref().is_ok_and(|line| line.contains(ON_TRIAL)));
+    ensure!(question.is_some(), "no question");
+    typist.write_all(b"\n")?;
+    let rest: Vec<String> = screen.collect::<Result<_, _>>()?;
+    ensure!(child.wait()?.success() && rest.iter().any(|line| line.trim() == "kept"), "{rest:?}");
     ensure!(is_open(&scene)?);
     scene.stop(daemon, Signal::SIGTERM)?;
     Ok(())

@@ -1,12 +1,15 @@
 //! `vnet apply`: make what runs equal to these definitions, and return.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use vnet::{
     control::{self, Answer, ControlError, Order},
     definition::Difference,
-    instance::{LockError, Told},
+    instance::{LockError, Told, undo::check_namespace},
     supervise::{self, Refusal, RunError},
 };
 
@@ -41,7 +44,10 @@ impl Apply {
         let Self { start, dry_run, output } = self;
         let options = start.options(true);
         let result = if dry_run {
-            runtime()?.block_on(supervise::compare(&options))
+            told(&options).and_then(|told| {
+                let runtime = runtime().map_err(anyhow::Error::from)?;
+                runtime.block_on(supervise::compare(&options, told))
+            })
         } else {
             apply(&options)
         };
@@ -57,14 +63,24 @@ impl Apply {
 }
 
 fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
-    apply_told(options, supervise::told(options)?)
+    apply_told(options, &told(options)?)
+}
+
+/// What is to run: uplinks that are not given stay as they are.
+pub fn told(options: &supervise::Options) -> Result<Told, RunError> {
+    let mut told = supervise::told(options)?;
+    if told.settings.uplinks.is_empty() {
+        let before = Told::read(&options.instance).ok().flatten();
+        told.settings.uplinks = before.map(|before| before.settings.uplinks).unwrap_or_default();
+    }
+    Ok(told)
 }
 
 /// By the daemon that runs the instance, else by this process.
-pub fn apply_told(options: &supervise::Options, told: Told) -> Result<Vec<Difference>, RunError> {
-    let order = Order::Apply(told);
-    let Order::Apply(told) = &order;
-    let mut waited = Duration::ZERO;
+pub fn apply_told(options: &supervise::Options, told: &Told) -> Result<Vec<Difference>, RunError> {
+    check_namespace(&options.instance).map_err(Refusal::from)?;
+    let order = Order::Apply(told.clone());
+    let start = Instant::now();
     loop {
         match control::send(&options.instance, &order) {
             Ok(Answer::Applied(differences)) => return Ok(differences),
@@ -79,10 +95,9 @@ pub fn apply_told(options: &supervise::Options, told: Told) -> Result<Vec<Differ
         match runtime.block_on(supervise::apply(options, told.clone())) {
             // A daemon that starts or ends at this moment, or another `vnet apply`.
             Err(RunError::Refused(Refusal::Lock(LockError::Running { .. })))
-                if waited < DAEMON_DEADLINE =>
+                if start.elapsed() < DAEMON_DEADLINE =>
             {
                 std::thread::sleep(RETRY);
-                waited += RETRY;
             }
             result => return result,
         }

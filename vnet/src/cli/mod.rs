@@ -5,6 +5,7 @@ mod check;
 mod detach;
 mod doctor;
 mod flows;
+mod guardian;
 mod matrix;
 mod run;
 mod status;
@@ -43,7 +44,7 @@ enum Command {
     #[command(hide = true)]
     Janitor(detach::Janitor),
     #[command(hide = true)]
-    Guardian(trial::Guardian),
+    Guardian(guardian::Guardian),
 }
 
 /// How a result is written.

@@ -1,27 +1,31 @@
 //! `vnet try` and `vnet confirm`: definitions that are taken back unless somebody still reaches the host.
 
 use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader, Write as _},
-    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _},
+    os::fd::AsFd as _,
     process::{Child, ChildStdin, Command, ExitCode, Stdio},
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigHandler, Signal, signal},
+        termios::{FlushArg, tcflush},
+    },
+};
 use vnet::{
-    instance::{Name, Told},
+    instance::Name,
     supervise::{self, RunError},
 };
 
 use super::{
     REFUSED,
-    apply::{apply_told, text},
-    print,
+    apply::{apply_told, text, told},
+    guardian, print,
     run::{Start, refused},
-    runtime,
 };
 
 /// Apply definitions, and go back to what ran before unless that is confirmed in time.
@@ -46,32 +50,29 @@ pub struct Confirm {
     instance: Name,
 }
 
-/// Goes back unless it is told otherwise.
-#[derive(Debug, Args)]
-pub struct Guardian {
-    #[arg(long, value_name = "NAME")]
-    instance: Name,
-    #[arg(long, value_name = "SECONDS")]
-    timeout: u32,
-}
-
 impl Try {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Self { start, timeout } = self;
         let options = start.options(true);
-        let told = match supervise::told(&options) {
+        let told = match told(&options) {
             Ok(told) => told,
             Err(error) => return failed(error),
         };
-        let before = Told::read(&options.instance).context("cannot read what runs")?;
-        let Some(mut guardian) = Running::start(&options.instance, timeout, before.as_ref())?
-        else {
+        let Some(mut guardian) = Guardian::start(&options.instance, timeout)? else {
             return Ok(ExitCode::from(REFUSED));
         };
-        let differences = match apply_told(&options, told) {
+        let applied = apply_told(&options, &told);
+        give_signals_back();
+        let differences = match applied {
             Ok(differences) => differences,
-            Err(error) => {
+            Err(RunError::Refused(refusal)) => {
                 guardian.dismiss();
+                return Ok(refused(&refusal.to_string()));
+            }
+            Err(error) => {
+                // Whatever is in force now: the guardian goes back.
+                drop(guardian.pipe.take());
+                guardian.child.wait()?;
                 return failed(error);
             }
         };
@@ -80,54 +81,72 @@ impl Try {
             guardian.dismiss();
             return Ok(ExitCode::SUCCESS);
         }
-        guardian.say("applied")?;
+        // It has gone already if somebody was quick to confirm.
+        let _ = guardian.say("applied");
+        let by_enter = io::stdin().is_terminal();
+        if by_enter {
+            // What was typed before the question is no answer.
+            let _ = tcflush(io::stdin(), FlushArg::TCIFLUSH);
+        }
+        let enter = if by_enter { "press Enter to keep it, or run" } else { "it is kept by" };
         print(&format!(
-            "on trial for {timeout} s: press Enter to keep it, or run `vnet confirm --instance {}`\n",
+            "on trial for {timeout} s: {enter} `vnet confirm --instance {}`\n",
             options.instance
         ))?;
-        if guardian.waits_for_enter() {
-            guardian.say(supervise::CONFIRMED)?;
+        if by_enter && guardian.waits_for_enter() {
+            let _ = guardian.say(supervise::CONFIRMED);
         }
-        if guardian.child.wait()?.success() {
-            print("kept\n")?;
-            Ok(ExitCode::SUCCESS)
-        } else {
-            anyhow::bail!("not confirmed: what ran before is back")
+        match guardian.child.wait()?.code().and_then(|code| u8::try_from(code).ok()) {
+            Some(guardian::KEPT) => {
+                print("kept\n")?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Some(guardian::GONE_BACK) => {
+                anyhow::bail!("not confirmed: what ran before is back")
+            }
+            Some(guardian::OTHERS) => {
+                anyhow::bail!("not confirmed, but something else has been applied meanwhile")
+            }
+            code => anyhow::bail!("the guardian has ended ({code:?}): see what runs"),
         }
     }
 }
 
+/// Applying listens to signals, which then end this process no more.
+fn give_signals_back() {
+    for given in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the default action runs no code of ours.
+        let _ = unsafe { signal(given, SigHandler::SigDfl) };
+    }
+}
+
 /// The process that goes back.
-struct Running {
+struct Guardian {
     child: Child,
     pipe: Option<ChildStdin>,
 }
 
-impl Running {
+impl Guardian {
     /// `None` if it refused, and has said why.
-    fn start(instance: &Name, timeout: u32, before: Option<&Told>) -> anyhow::Result<Option<Self>> {
+    fn start(instance: &Name, timeout: u32) -> anyhow::Result<Option<Self>> {
         let program = std::env::current_exe().context("cannot find this program's file")?;
         let mut command = Command::new(program);
         command
             .args(["guardian", "--instance", &instance.to_string()])
             .args(["--timeout", &timeout.to_string()])
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            // A signal of the terminal is this process's alone.
-            .process_group(0);
+            .stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot start the guardian process")?;
-        let pipe = child.stdin.take();
-        let mut running = Self { child, pipe };
-        running.say(&serde_json::to_string(&before)?)?;
         let mut ready = String::new();
-        if let Some(stdout) = running.child.stdout.take() {
+        if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut ready)?;
         }
         if ready.is_empty() {
-            running.child.wait()?;
+            child.wait()?;
             return Ok(None);
         }
-        Ok(Some(running))
+        let pipe = child.stdin.take();
+        Ok(Some(Self { child, pipe }))
     }
 
     fn say(&mut self, word: &str) -> io::Result<()> {
@@ -146,10 +165,9 @@ impl Running {
         loop {
             let mut polled = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
             match poll(&mut polled, PollTimeout::from(100_u16)) {
-                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) | Err(Errno::EINTR) => {}
                 Ok(_) => {
                     let mut line = String::new();
-                    // Nobody types into a closed input.
                     return stdin.read_line(&mut line).is_ok_and(|length| length > 0);
                 }
                 Err(_) => return false,
@@ -168,33 +186,6 @@ impl Confirm {
         } else {
             refused(&format!("nothing is on trial in instance `{}`", self.instance))
         }
-    }
-}
-
-impl Guardian {
-    /// Success means that what was applied is kept.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let timeout = Duration::from_secs(self.timeout.into());
-        let mut words = BufReader::new(File::from(io::stdin().as_fd().try_clone_to_owned()?));
-        let mut first = String::new();
-        words.read_line(&mut first)?;
-        let before: Option<Told> = serde_json::from_str(&first)?;
-        let trial = match supervise::Trial::begin(&self.instance) {
-            Ok(trial) => trial,
-            Err(error) => return Ok(refused(&error.to_string())),
-        };
-        print("watching\n")?;
-        if trial.is_confirmed(&mut words, timeout) {
-            return Ok(ExitCode::SUCCESS);
-        }
-        log::warn!("not confirmed: going back to what ran before");
-        match before {
-            Some(told) => {
-                apply_told(&supervise::Options::of_instance(self.instance.clone()), told)?;
-            }
-            None => runtime()?.block_on(supervise::take_down(&self.instance))?,
-        }
-        Ok(ExitCode::FAILURE)
     }
 }
 

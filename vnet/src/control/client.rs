@@ -26,19 +26,20 @@ pub enum ControlError {
 
 /// Gives an order to the daemon of an instance and waits for the answer, however long it takes.
 pub fn send(instance: &Name, order: &Order) -> Result<Answer, ControlError> {
-    let mut stream = UnixStream::connect(instance.control_socket())
+    let stream = UnixStream::connect(instance.control_socket())
         .map_err(|_| ControlError::Nobody(instance.clone()))?;
-    let exchanged = || -> io::Result<Answer> {
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        stream.write_all(&line)?;
-        let mut answer = String::new();
-        BufReader::new(&stream).read_line(&mut answer)?;
-        if answer.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(serde_json::from_str(&answer)?)
-    };
-    let mut exchanged = exchanged;
-    exchanged().map_err(|source| ControlError::Broken { instance: instance.clone(), source })
+    exchange(stream, order)
+        .map_err(|source| ControlError::Broken { instance: instance.clone(), source })
+}
+
+fn exchange(mut stream: UnixStream, order: &Order) -> io::Result<Answer> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    let mut answer = String::new();
+    BufReader::new(&stream).read_line(&mut answer)?;
+    if answer.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_str(&answer)?)
 }

@@ -1,20 +1,22 @@
 //! The daemon's end.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::PathBuf, time::Duration};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::mpsc,
-    time::timeout,
+    sync::{Semaphore, mpsc},
+    time::{sleep, timeout},
 };
 
 use super::{Answer, ORDER_LIMIT, Order};
-use crate::instance::Name;
+use crate::instance::{self, Name};
 
 /// How long a client may take to send its order, and to read the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait after a connection that failed.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Orders that wait for their turn.
 const WAITING: usize = 16;
 
@@ -37,19 +39,11 @@ impl Listener {
     /// Listens. The caller holds the instance's lock, so that a socket which is there is nobody's.
     pub fn bind(instance: &Name) -> anyhow::Result<Self> {
         let path = instance.control_socket();
-        let listener =
-            bind(&path).with_context(|| format!("cannot listen at {}", path.display()))?;
+        let listener = instance::listen(&path)
+            .and_then(to_async)
+            .with_context(|| format!("cannot listen at {}", path.display()))?;
         let (sender, orders) = mpsc::channel(WAITING);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let sender = sender.clone();
-                tokio::spawn(async move {
-                    if let Ok(Ok(received)) = timeout(PATIENCE, receive(client)).await {
-                        let _ = sender.send(received).await;
-                    }
-                });
-            }
-        });
+        tokio::spawn(accept(listener, sender));
         Ok(Self { path, orders })
     }
 
@@ -77,15 +71,33 @@ impl Received {
     }
 }
 
-/// Only root may connect.
-fn bind(path: &PathBuf) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+fn to_async(listener: std::os::unix::net::UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
+}
+
+async fn accept(listener: UnixListener, orders: mpsc::Sender<Received>) {
+    let room = Arc::new(Semaphore::new(WAITING));
+    loop {
+        // Never closed.
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
+        let client = match listener.accept().await {
+            Ok((client, _)) => client,
+            Err(error) => {
+                // Out of file descriptors, for example: it may pass.
+                log::warn!("cannot take orders for the moment: {error}");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let orders = orders.clone();
+        tokio::spawn(async move {
+            if let Ok(Ok(received)) = timeout(PATIENCE, receive(client)).await {
+                let _ = orders.send(received).await;
+            }
+            drop(place);
+        });
     }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn receive(client: UnixStream) -> io::Result<Received> {

@@ -31,6 +31,11 @@ impl Datapath {
         let addresses = changed(&old.addresses, &new.addresses);
         let macs = changed(&old.macs, &new.macs);
         let ports = changed(&old.ports, &new.ports);
+        // First, so that what a failure leaves in the maps is known.
+        self.guard.routes.extend(&routes);
+        self.guard.addresses.extend(&addresses);
+        self.guard.macs.extend(&macs);
+        self.guard.ports.extend(&ports);
 
         let mut map: LpmTrie<_, RouteKey, Address> = self.map(map::GUARD_ROUTES)?;
         for (key, gateway) in &routes {
@@ -57,10 +62,6 @@ impl Datapath {
         for (port, entry) in &ports {
             map.insert(port, entry, ANY).map_err(failed(map::GUARD_PORTS))?;
         }
-        self.guard.routes.extend(routes);
-        self.guard.addresses.extend(addresses);
-        self.guard.macs.extend(macs);
-        self.guard.ports.extend(ports);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Loading the object: maps at their sizes, programs through the verifier.
 
-use std::{fs, ops::RangeInclusive, path::Path};
+use std::{fs, path::Path};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -34,8 +34,6 @@ pub struct Datapath {
     pub(super) config: Config,
     /// What packets see, and what they see next or have seen before.
     pub(super) generations: [Generation; 2],
-    /// What is reserved in the programs' map; `None` while it is not known.
-    pub(super) reserved_ports: Option<Vec<RangeInclusive<u16>>>,
     /// What the guard's maps say, beside what the programs have learned.
     pub(super) guard: GuardTables,
 }
@@ -124,7 +122,6 @@ impl Datapath {
             ebpf,
             config,
             generations: <[Generation; 2]>::default(),
-            reserved_ports: None,
             guard: GuardTables::default(),
         })
     }

@@ -37,6 +37,15 @@ impl Datapath {
         Ok(Sweep { runs: used.div_ceil(limits::SWEEP_SLICE), used })
     }
 
+    /// Looks at every slot, and forgets the guests whose flows that has ended.
+    pub fn sweep(&mut self) -> Result<(), DatapathError> {
+        let mut sweep = self.begin_sweep()?;
+        while !sweep.is_done() {
+            self.sweep_slice(&mut sweep)?;
+        }
+        self.forget_departures()
+    }
+
     fn used_slots(&mut self) -> Result<u32, DatapathError> {
         let map: Array<_, SessionCursor> = self.map(names::map::SESSION_CURSOR)?;
         let failed = |source| DatapathError::Map { map: names::map::SESSION_CURSOR, source };

@@ -32,7 +32,8 @@ impl Datapath {
     /// anew. After a failure packets still see what they saw before.
     pub fn write(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         let current = generation(self.config.epoch);
-        let are_others_reserved = self.reserved_ports.as_ref() != Some(&tables.reserved_ports);
+        let reserved = reserved_ports(tables);
+        let are_others_reserved = self.reserved_ports()? != reserved;
         if self.tables_of(current) == Some(tables) && !are_others_reserved {
             return self.next_epoch();
         }
@@ -41,7 +42,7 @@ impl Datapath {
         grace::wait_for_running_programs();
         self.write_generation(next, tables)?;
         if are_others_reserved {
-            self.write_reserved_ports(tables)?;
+            self.write_reserved_ports(&reserved)?;
         }
         let former = self.config;
         if let Some(host_ports) = tables.host_ports {
@@ -52,7 +53,11 @@ impl Datapath {
             self.config = former;
             return Err(error);
         }
-        self.forget_port_maps(current, next, are_others_reserved)
+        // Packets see the tables already; a map that stays only makes some searches longer.
+        if let Err(error) = self.forget_port_maps(current, next, are_others_reserved) {
+            log::warn!("maps of taken ports are out of date: {error}");
+        }
+        Ok(())
     }
 
     /// Starts a new epoch: something outside of the tables has changed, such as a route.
@@ -154,13 +159,14 @@ impl Datapath {
             .map_err(failed(names::map::FORWARDS))
     }
 
-    fn write_reserved_ports(&mut self, new: &Tables) -> Result<(), DatapathError> {
-        let mut ports = Box::new(PortMap::EMPTY);
-        new.reserved_ports.iter().cloned().flatten().for_each(|port| ports.take(port));
+    fn reserved_ports(&mut self) -> Result<PortMap, DatapathError> {
+        let map: Array<_, PortMap> = self.map(names::map::RESERVED_PORTS)?;
+        map.get(&RESERVED_PORTS, 0).map_err(failed(names::map::RESERVED_PORTS))
+    }
+
+    fn write_reserved_ports(&mut self, ports: &PortMap) -> Result<(), DatapathError> {
         let mut map: Array<_, PortMap> = self.map(names::map::RESERVED_PORTS)?;
-        map.set(RESERVED_PORTS, *ports, 0).map_err(failed(names::map::RESERVED_PORTS))?;
-        self.reserved_ports = Some(new.reserved_ports.clone());
-        Ok(())
+        map.set(RESERVED_PORTS, *ports, 0).map_err(failed(names::map::RESERVED_PORTS))
     }
 
     /// Removes the maps of taken ports that are of no use any more: of addresses that are gone, and where
@@ -216,6 +222,12 @@ pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> DatapathErro
     move |source| DatapathError::Map { map, source }
 }
 
+fn reserved_ports(tables: &Tables) -> PortMap {
+    let mut ports = PortMap::EMPTY;
+    tables.reserved_ports.iter().cloned().flatten().for_each(|port| ports.take(port));
+    ports
+}
+
 /// The first epoch after another one that shows a generation. Zero is no epoch.
 fn next_epoch(epoch: u32, shown: u32) -> u32 {
     let step = if generation(epoch) == shown { 2 } else { 1 };
@@ -246,7 +258,7 @@ struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// Writes what is new or another value, then removes what is gone. If it is not certain that the
+    /// Removes what is gone, which makes room, then writes what is new or another value. If it is not certain that the
     /// map says what `old` says, everything is written, and what is to be removed may be absent.
     fn replace<M, K: Ord, V: PartialEq>(
         &self,
@@ -267,14 +279,14 @@ fn replace<M, K: Ord, V: PartialEq>(
     insert: impl Fn(&mut M, &K, &V) -> Result<(), MapError>,
     remove: impl Fn(&mut M, &K) -> Result<(), MapError>,
 ) -> Result<(), MapError> {
-    for (key, value) in new.iter().filter(|(key, value)| !certain || old.get(key) != Some(value)) {
-        insert(map, key, value)?;
-    }
     for key in old.keys().filter(|key| !new.contains_key(key)) {
         match remove(map, key) {
             Err(error) if certain || !is_absent(&error) => return Err(error),
             _ => {}
         }
+    }
+    for (key, value) in new.iter().filter(|(key, value)| !certain || old.get(key) != Some(value)) {
+        insert(map, key, value)?;
     }
     Ok(())
 }
@@ -344,7 +356,7 @@ mod tests {
             Ok(())
         };
         replace(true, &old, &new, &mut calls, insert, remove).unwrap();
-        assert_eq!(calls, [(2, Some(21)), (4, Some(40)), (3, None)]);
+        assert_eq!(calls, [(3, None), (2, Some(21)), (4, Some(40))]);
         calls.clear();
         replace(true, &new, &new, &mut calls, insert, remove).unwrap();
         assert_eq!(calls, []);

@@ -33,6 +33,11 @@ pub enum Difference {
         /// What differs.
         settings: Vec<Setting>,
     },
+    /// What is set beside the definitions.
+    Settings {
+        /// What differs.
+        settings: Vec<Setting>,
+    },
 }
 
 /// A setting that differs.
@@ -127,15 +132,22 @@ impl fmt::Display for Difference {
             Self::Removed { name } => write!(formatter, "- {}", shown(name)),
             Self::Changed { name, settings } => {
                 write!(formatter, "~ {}", shown(name))?;
-                for Setting { path, old, new } in settings {
-                    let or_none =
-                        |value: &Option<String>| value.as_deref().map_or("(none)".into(), shown);
-                    write!(formatter, "\n    {path}: {} -> {}", or_none(old), or_none(new))?;
-                }
-                Ok(())
+                write_settings(formatter, settings)
+            }
+            Self::Settings { settings } => {
+                write!(formatter, "~ settings")?;
+                write_settings(formatter, settings)
             }
         }
     }
+}
+
+fn write_settings(formatter: &mut fmt::Formatter<'_>, settings: &[Setting]) -> fmt::Result {
+    for Setting { path, old, new } in settings {
+        let or_none = |value: &Option<String>| value.as_deref().map_or("(none)".into(), shown);
+        write!(formatter, "\n    {path}: {} -> {}", or_none(old), or_none(new))?;
+    }
+    Ok(())
 }
 
 /// Without what would move the cursor of a terminal.

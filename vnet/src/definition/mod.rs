@@ -21,7 +21,7 @@ mod xml;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Located, Related, Report, Severity, Span};
-pub use difference::{Difference, differences};
+pub use difference::{Difference, Setting, differences};
 pub use model::*;
 pub use render::Entry;
 pub use source::{SIZE_LIMIT, Source, SourceId, Sources};

@@ -94,7 +94,7 @@ impl Lock {
             return;
         }
         let directory = self.name.runtime_directory();
-        for file in super::FILES.iter().copied().flatten().copied().chain([FILE]) {
+        for file in super::FILES.iter().copied().flatten().copied().chain([super::TRIAL, FILE]) {
             let _ = fs::remove_file(directory.join(file));
         }
         let _ = fs::remove_dir(&directory);

@@ -13,6 +13,7 @@
 pub mod journal;
 pub mod lock;
 mod namespace;
+mod socket;
 pub mod state;
 mod told;
 pub mod undo;
@@ -25,12 +26,13 @@ use std::{
 
 pub use journal::{Journal, JournalError, Undo};
 pub use lock::{Lock, LockError};
+pub use socket::listen;
 pub use state::State;
 pub use told::{DefinitionText, Settings, Told};
 pub use undo::{Outcome, Whose, retract, undo};
 
 /// What there may be of an instance beside its lock and its journal.
-const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL, TRIAL]];
+const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL]];
 /// The daemon's socket.
 const CONTROL: &str = "control";
 /// The socket of whoever waits for `vnet confirm`.

@@ -123,23 +123,36 @@ impl State {
 
     /// Writes the state into an instance's directory, at once or not at all.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        replace(directory, FILE, NEW_FILE, self)
+        self.stage(directory)?;
+        Self::commit(directory)
+    }
+
+    /// Writes the state where nobody looks.
+    pub fn stage(&self, directory: &Path) -> io::Result<()> {
+        stage(directory, NEW_FILE, self)
+    }
+
+    /// Shows what was staged.
+    pub fn commit(directory: &Path) -> io::Result<()> {
+        commit(directory, FILE, NEW_FILE)
     }
 }
 
-/// Writes a file of JSON, at once or not at all.
-pub(super) fn replace(
-    directory: &Path,
-    file: &str,
-    new_file: &str,
-    content: &impl Serialize,
-) -> io::Result<()> {
+/// Writes a file of JSON beside the one that it will replace.
+pub(super) fn stage(directory: &Path, new_file: &str, content: &impl Serialize) -> io::Result<()> {
     let new = directory.join(new_file);
-    let written = fs::write(&new, serde_json::to_vec_pretty(content)?)
-        .and_then(|()| fs::rename(&new, directory.join(file)));
+    let written = fs::write(&new, serde_json::to_vec_pretty(content)?);
     if written.is_err() {
         // Half of it, on a full file system.
         let _ = fs::remove_file(&new);
     }
     written
+}
+
+/// Puts a staged file in its place; there may be none.
+pub(super) fn commit(directory: &Path, file: &str, new_file: &str) -> io::Result<()> {
+    match fs::rename(directory.join(new_file), directory.join(file)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
 }

@@ -2,11 +2,15 @@
 //!
 //! Files change and are deleted; this is what a change is compared with, and what is gone back to.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Name, state};
+use crate::definition::{Difference, Setting};
 
 const FILE: &str = "told.json";
 const NEW_FILE: &str = "told.json.new";
@@ -42,6 +46,17 @@ pub struct Settings {
     pub leases: Option<PathBuf>,
 }
 
+impl Settings {
+    /// What others have differently.
+    #[must_use]
+    pub fn difference(&self, new: &Self) -> Option<Difference> {
+        let text = |uplinks: &[String]| (!uplinks.is_empty()).then(|| uplinks.join(", "));
+        let (old, new) = (text(&self.uplinks), text(&new.uplinks));
+        let setting = Setting { path: "uplinks".to_owned(), old, new };
+        (setting.old != setting.new).then(|| Difference::Settings { settings: vec![setting] })
+    }
+}
+
 impl Told {
     /// What an instance was told; `None` if there is no such instance.
     pub fn read(name: &Name) -> io::Result<Option<Self>> {
@@ -52,8 +67,13 @@ impl Told {
         }
     }
 
-    /// Writes it down, at once or not at all.
-    pub fn write(&self, name: &Name) -> io::Result<()> {
-        state::replace(&name.runtime_directory(), FILE, NEW_FILE, self)
+    /// Writes it into an instance's directory, where nobody looks.
+    pub fn stage(&self, directory: &Path) -> io::Result<()> {
+        state::stage(directory, NEW_FILE, self)
+    }
+
+    /// Shows what was staged.
+    pub fn commit(directory: &Path) -> io::Result<()> {
+        state::commit(directory, FILE, NEW_FILE)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Journal, Lock, Undo,
+    Journal, Lock, Name, Undo,
     journal::{self, Entries, Owner},
     namespace,
 };
@@ -87,12 +87,12 @@ impl Place {
 }
 
 /// Checks that what an instance left is not in another network namespace.
-pub fn check_namespace(lock: &Lock) -> Result<(), Elsewhere> {
+pub fn check_namespace(name: &Name) -> Result<(), Elsewhere> {
     // A journal that cannot be read is told of when it is to be taken back.
-    let owner = journal::read(lock.name()).unwrap_or_default().owner;
+    let owner = journal::read(name).unwrap_or_default().owner;
     match Place::of(owner.as_ref()) {
         Place::Elsewhere(path) => {
-            Err(Elsewhere { instance: lock.name().to_string(), path: path.display().to_string() })
+            Err(Elsewhere { instance: name.to_string(), path: path.display().to_string() })
         }
         Place::Here | Place::Gone => Ok(()),
     }
@@ -114,7 +114,7 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
     if matches!(whose, Whose::Process(wanted) if process != Some(wanted)) {
         return outcome;
     }
-    if let Err(elsewhere) = check_namespace(lock) {
+    if let Err(elsewhere) = check_namespace(lock.name()) {
         outcome.failures.push(elsewhere.to_string());
         return outcome;
     }

@@ -1,9 +1,12 @@
 //! From what runs to what should run: a transaction for packets, and for the host if it has to be.
 
+use vnet_common::names::program;
+
 use super::{forwarding, hooks, pause::pause, ports, routes, startup::Running, state};
 use crate::{
-    datapath::HookSpec,
+    datapath::{Hook, HookSpec},
     host::Snapshot,
+    instance::Told,
     plan::{Addresses, GuardTables, Plan, PlannedPort, Tables},
 };
 
@@ -16,23 +19,43 @@ pub(super) enum OnFailure {
     RollBack,
 }
 
+impl OnFailure {
+    /// How loud to say what is done.
+    pub const fn level(self) -> log::Level {
+        match self {
+            Self::GoOn => log::Level::Info,
+            Self::RollBack => log::Level::Debug,
+        }
+    }
+}
+
 /// What can be gone back to until packets see something else.
 struct Before {
     hooks: Vec<HookSpec>,
     guard: GuardTables,
 }
 
-/// Programs come before the tables send packets there, and go after the tables no longer do.
+/// Programs come before the tables send packets there, and go after the tables no longer do. With `told`
+/// the instance is told anew; else it follows the host.
+///
+/// Returns what failed of the rest once packets see the plan; with an error they see what they saw
+/// before.
 pub(super) async fn change_to(
     running: &mut Running,
     plan: Plan,
+    told: Option<&Told>,
     host: &Snapshot,
-    on_failure: OnFailure,
-) -> anyhow::Result<()> {
-    report(&running.plan, &plan);
+) -> anyhow::Result<Vec<String>> {
+    let on_failure = if told.is_some() { OnFailure::RollBack } else { OnFailure::GoOn };
+    if on_failure == OnFailure::GoOn {
+        report(&running.plan, &plan);
+    }
     let programs_before = programs(running);
-    let before = Before { hooks: programs_before.clone(), guard: running.datapath.guard().clone() };
-    let prepared = prepare(running, &plan, host, on_failure).await;
+    // Of what a killed process has left, not every program is known; it is at its hook all the same.
+    let known = programs_before.iter().filter(|spec| program::ALL.contains(&spec.program));
+    let before =
+        Before { hooks: known.cloned().collect(), guard: running.datapath.guard().clone() };
+    let prepared = prepare(running, &plan, told, host).await;
     let mut failures = match prepared {
         Ok(failures) => failures,
         Err(error) if on_failure == OnFailure::RollBack => {
@@ -47,36 +70,37 @@ pub(super) async fn change_to(
     };
     pause("shown").await;
 
-    // Packets see it from here on.
-    failures.extend(hooks::detach_unwanted(running, &hooks::wanted(&plan)).await.err());
-    running.datapath.leave_guard(&plan.guard)?;
+    // Packets see it from here on: nothing is a reason to go back any more.
+    failures.extend(state::commit(running).err().map(|error| format!("{error:#}")));
+    failures.extend(hooks::detach_unwanted(running, &hooks::wanted(&plan), on_failure).await.err());
+    let left = running.datapath.leave_guard(&plan.guard);
+    failures.extend(left.err().map(|error| error.to_string()));
     pause("detached").await;
     failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
     failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
-    let changed = plan != running.plan || programs(running) != programs_before;
     running.plan = plan;
     if on_failure == OnFailure::RollBack {
         failures.extend(forwarding::retract_unwanted(running).await);
         failures.extend(ports::retract_unwanted(running, host).await);
         failures.extend(routes::retract_unwanted(running).await);
         failures.extend(hooks::retract_qdiscs(running).await);
+    } else {
+        failures.extend(hooks::forget_gone(running, host).err().map(|error| error.to_string()));
     }
-    if changed {
-        state::write(running)?;
-    }
-    if failures.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failures.join("; "))) }
+    Ok(failures)
 }
 
 /// Everything up to the moment from which packets see the plan. Returns what failed of it.
 async fn prepare(
     running: &mut Running,
     plan: &Plan,
+    told: Option<&Told>,
     host: &Snapshot,
-    on_failure: OnFailure,
 ) -> anyhow::Result<Vec<String>> {
+    let on_failure = if told.is_some() { OnFailure::RollBack } else { OnFailure::GoOn };
     running.datapath.enter_guard(&plan.guard)?;
     pause("guarded").await;
-    let failures = hooks::attach_missing(running, &hooks::wanted(plan)).await;
+    let failures = hooks::attach_missing(running, &hooks::wanted(plan), on_failure).await;
     if on_failure == OnFailure::RollBack && !failures.is_empty() {
         anyhow::bail!(failures.join("; "));
     }
@@ -91,6 +115,8 @@ async fn prepare(
     pause("attached").await;
     let slots = plan.slots();
     running.datapath.forget_counters(&running.slots.taken_anew_by(&slots))?;
+    state::stage(running, plan, told)?;
+    pause("staged").await;
     depart(running, plan, host)?;
     running.datapath.write(&Tables::of(&served))?;
     running.slots = slots;
@@ -99,8 +125,13 @@ async fn prepare(
 
 /// Back to what ran before. Returns what failed.
 async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
-    let mut failures = hooks::attach_missing(running, &before.hooks).await;
-    failures.extend(hooks::detach_unwanted(running, &before.hooks).await.err());
+    // As much of it as can be.
+    let mut failures = hooks::attach_missing(running, &before.hooks, OnFailure::GoOn).await;
+    let unknown = |hook: &Hook| hook.is_inherited && !program::ALL.contains(&hook.spec.program);
+    let unknown: Vec<_> =
+        running.hooks.iter().filter(|hook| unknown(hook)).map(|hook| hook.spec.clone()).collect();
+    let kept: Vec<_> = before.hooks.iter().chain(&unknown).cloned().collect();
+    failures.extend(hooks::detach_unwanted(running, &kept, OnFailure::RollBack).await.err());
     let guard = running.datapath.enter_guard(&before.guard);
     let guard = guard.and_then(|()| running.datapath.leave_guard(&before.guard));
     failures.extend(guard.err().map(|error| error.to_string()));

@@ -5,11 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{
-    change::{OnFailure, change_to},
-    hooks, ports,
-    startup::Running,
-};
+use super::{change::change_to, hooks, ports, startup::Running};
 use crate::{
     host::{self, sysctl},
     plan::{self, Planned},
@@ -69,7 +65,10 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         }
         running.problems = problems;
     }
-    change_to(running, plan, &snapshot, OnFailure::GoOn).await
+    let failures = change_to(running, plan, None, &snapshot).await?;
+    anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    running.is_untidy = false;
+    Ok(())
 }
 
 /// Whether something has changed that the kernel sends no notice of.

@@ -2,10 +2,11 @@
 
 use vnet_common::names::program;
 
-use super::{pause::pause, startup::Running};
+use super::{change::OnFailure, pause::pause, startup::Running};
 use crate::{
     datapath::{Attachment, DatapathError, Direction, Hook, HookSpec},
-    instance::{self, Undo},
+    host::Snapshot,
+    instance::{self, JournalError, Undo},
     plan::{Plan, PlannedUplink},
 };
 
@@ -88,9 +89,15 @@ async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), Data
 }
 
 /// Attaches what is wanted anew, again what others have taken off, and in the place of programs of an
-/// earlier process. Returns what failed.
-pub(super) async fn attach_missing(running: &mut Running, wanted: &[HookSpec]) -> Vec<String> {
+/// earlier process. Returns what failed; the first failure ends a change that is to be rolled back.
+pub(super) async fn attach_missing(
+    running: &mut Running,
+    wanted: &[HookSpec],
+    on_failure: OnFailure,
+) -> Vec<String> {
     let mut failures = Vec::new();
+    // Whoever asks for a change is told of it in other words.
+    let level = on_failure.level();
     for spec in wanted.iter().cloned() {
         let at = running.hooks.iter().position(|hook| is_same(&hook.spec, &spec));
         if let Some(hook) = at.and_then(|at| running.hooks.get_mut(at)) {
@@ -108,9 +115,12 @@ pub(super) async fn attach_missing(running: &mut Running, wanted: &[HookSpec]) -
                 );
             }
         }
-        log::info!("attaching to {} of `{}`", spec.direction.name(), spec.interface);
+        log::log!(level, "attaching to {} of `{}`", spec.direction.name(), spec.interface);
         if let Err(error) = attach(running, spec).await {
             failures.push(error.to_string());
+            if on_failure == OnFailure::RollBack {
+                break;
+            }
         }
     }
     failures
@@ -120,8 +130,10 @@ pub(super) async fn attach_missing(running: &mut Running, wanted: &[HookSpec]) -
 pub(super) async fn detach_unwanted(
     running: &mut Running,
     wanted: &[HookSpec],
+    on_failure: OnFailure,
 ) -> Result<(), String> {
-    detach(running, |spec| !wanted.iter().any(|wanted| is_same(spec, wanted))).await
+    detach(running, on_failure.level(), |spec| !wanted.iter().any(|wanted| is_same(spec, wanted)))
+        .await
 }
 
 /// Whether some hook has been emptied by others.
@@ -144,7 +156,11 @@ pub(super) fn are_attached(running: &Running, ifindex: u32) -> bool {
     })
 }
 
-async fn detach(running: &mut Running, which: impl Fn(&HookSpec) -> bool) -> Result<(), String> {
+async fn detach(
+    running: &mut Running,
+    level: log::Level,
+    which: impl Fn(&HookSpec) -> bool,
+) -> Result<(), String> {
     let mut failures = Vec::new();
     let mut kept: Vec<Hook> = Vec::new();
     for hook in std::mem::take(&mut running.hooks) {
@@ -154,7 +170,8 @@ async fn detach(running: &mut Running, which: impl Fn(&HookSpec) -> bool) -> Res
             failures.push(error.to_string());
             kept.push(hook);
         } else {
-            log::info!("detached from {} of `{}`", hook.spec.direction.name(), hook.spec.interface);
+            let HookSpec { direction, interface, .. } = &hook.spec;
+            log::log!(level, "detached from {} of `{interface}`", direction.name());
         }
     }
     running.hooks = kept;
@@ -176,6 +193,21 @@ pub(super) async fn retract_qdiscs(running: &mut Running) -> Vec<String> {
         .cloned()
         .collect();
     instance::retract(&mut running.journal, &unused).await
+}
+
+/// Forgets what was changed of interfaces that are gone, and with them the change.
+pub(super) fn forget_gone(running: &mut Running, host: &Snapshot) -> Result<(), JournalError> {
+    // Interfaces may be missing that are there.
+    if host.interrupted {
+        return Ok(());
+    }
+    running.journal.forget(|undo| match undo {
+        Undo::Filters { interface, .. }
+        | Undo::Clsact { interface }
+        | Undo::IsolatedPort { interface }
+        | Undo::PortVlans { interface, .. } => host.link(*interface).is_none(),
+        _ => false,
+    })
 }
 
 fn is_same(a: &HookSpec, b: &HookSpec) -> bool {

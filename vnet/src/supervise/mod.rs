@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub use janitor::keep_watch;
 pub use prepare::Refusal;
-pub use trial::{CONFIRMED, Trial, TrialError, confirm};
+pub use trial::{CONFIRMED, Trial, TrialError, Word, confirm};
 
 use crate::{
     control::Listener,
@@ -99,16 +99,25 @@ pub async fn apply(options: &Options, told: Told) -> Result<Vec<Difference>, Run
     if matches!(result, Ok(Some(_))) {
         tenure.leaves_nothing = false;
     }
+    let result = result.map(|running| {
+        running.map(|mut running| {
+            // Nobody else looks at all flows until a daemon does.
+            if let Err(error) = running.datapath.sweep() {
+                log::warn!("{error}");
+            }
+            running.differences
+        })
+    });
     tenure.end().await;
     match result? {
-        Some(running) => Ok(running.differences),
+        Some(differences) => Ok(differences),
         None => Err(RunError::Failed(anyhow::anyhow!("interrupted"))),
     }
 }
 
 /// What [`apply`] would change, after all checks that it makes.
-pub async fn compare(options: &Options) -> Result<Vec<Difference>, RunError> {
-    let request = Request::read(&options.definitions, options.settings())?;
+pub async fn compare(options: &Options, told: Told) -> Result<Vec<Difference>, RunError> {
+    let request = Request::examine(told)?;
     privileges::check().map_err(Refusal::from)?;
     Ok(prepare::compare(options, &request).await?)
 }
@@ -156,18 +165,30 @@ impl Tenure {
         request: Request,
         signals: &mut Signals,
     ) -> Result<Option<Running>, RunError> {
-        let started = async {
+        let loaded = async {
             let prepared = prepare::prepare(options, request, &self.lock).await?;
             // From here on nothing that this process does may end what runs already.
             if prepared.standing.is_taken_over() {
                 self.janitor.dismiss();
                 self.leaves_nothing = false;
             }
-            Ok::<_, RunError>(startup::start(options, prepared, &self.lock).await?)
+            let loaded = startup::load(options, &prepared, &self.lock).await?;
+            Ok::<_, RunError>((prepared, loaded))
         };
-        let running = tokio::select! {
-            started = started => started?,
+        let (prepared, loaded) = tokio::select! {
+            loaded = loaded => loaded?,
             () = signals.stop() => return Ok(None),
+        };
+        let is_taken_over = prepared.standing.is_taken_over();
+        let started = startup::start(options, prepared, loaded);
+        // A change of what runs is made to its end; what is new is taken back.
+        let running = if is_taken_over {
+            started.await?
+        } else {
+            tokio::select! {
+                started = started => started?,
+                () = signals.stop() => return Ok(None),
+            }
         };
         self.janitor.dismiss();
         Ok(Some(running))

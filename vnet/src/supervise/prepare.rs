@@ -112,7 +112,7 @@ pub(super) async fn prepare(
     request: Request,
     lock: &Lock,
 ) -> Result<Prepared, Refusal> {
-    undo::check_namespace(lock)?;
+    undo::check_namespace(lock.name())?;
     let standing = Standing::examine(options);
     let former = standing.former();
     let Request { told, definitions } = request;
@@ -129,7 +129,7 @@ pub(super) async fn prepare(
     let leases = watch_leases(&definitions, &options.leases)?;
     let (plan, warnings) = fitting_plan(&definitions, &snapshot, leases.as_ref(), &plan_options)?;
     let before = former.and_then(|former| former.told.as_ref());
-    let differences = definition::differences(&networks_of(before), &definitions);
+    let differences = differences(before, &told, &definitions);
     Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
 }
 
@@ -138,6 +138,9 @@ pub(super) async fn compare(
     options: &Options,
     request: &Request,
 ) -> Result<Vec<Difference>, Refusal> {
+    if let Standing::Unfit(reason) = Standing::examine(options) {
+        log::warn!("what runs will be replaced, and flows begin anew, because {reason}");
+    }
     let slots = State::read(&options.instance).ok().flatten();
     let slots = slots.map(|state| standing::slots_of(&state)).unwrap_or_default();
     let plan_options = plan::Options {
@@ -148,7 +151,7 @@ pub(super) async fn compare(
     let snapshot = host::snapshot().await?;
     fitting_plan(&request.definitions, &snapshot, None, &plan_options)?;
     let before = Told::read(&options.instance).ok().flatten();
-    Ok(definition::differences(&networks_of(before.as_ref()), &request.definitions))
+    Ok(differences(before.as_ref(), &request.told, &request.definitions))
 }
 
 /// The plan of definitions that fit the host as it is.
@@ -181,6 +184,13 @@ pub(super) fn watch_leases(
     ports::need_leases(definitions)
         .then(|| LeaseWatch::start(directory).map_err(Refusal::Leases))
         .transpose()
+}
+
+/// What an instance is told that differs from what it was told.
+fn differences(before: Option<&Told>, told: &Told, definitions: &[Network]) -> Vec<Difference> {
+    let mut found = definition::differences(&networks_of(before), definitions);
+    found.extend(before.and_then(|before| before.settings.difference(&told.settings)));
+    found
 }
 
 /// The networks that an instance was told to run; none if it was not told any that this version reads.

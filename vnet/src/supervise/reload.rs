@@ -4,7 +4,7 @@ use anyhow::Context as _;
 
 use super::{
     RunError,
-    change::{OnFailure, change_to},
+    change::change_to,
     forwarding, ports,
     prepare::{Request, fitting_plan, watch_leases},
     startup::Running,
@@ -19,8 +19,9 @@ use crate::{
 /// Makes the running datapath what other definitions say: all of it or, with an error, nothing.
 pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Difference>, RunError> {
     let Request { told, definitions } = Request::examine(told)?;
-    let differences = definition::differences(&running.definitions, &definitions);
-    if differences.is_empty() && told.settings == running.told.settings {
+    let mut differences = definition::differences(&running.definitions, &definitions);
+    differences.extend(running.told.settings.difference(&told.settings));
+    if differences.is_empty() && !running.is_untidy {
         // Only what files are called may have changed.
         running.told = told;
         state::write_told(running)?;
@@ -38,12 +39,13 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
     seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
     plan.add_ports(&definitions, &snapshot, &seen);
 
-    change_to(running, plan, &snapshot, OnFailure::RollBack).await?;
+    let mut failures = change_to(running, plan, Some(&told), &snapshot).await?;
     running.definitions = definitions;
     running.told = told;
     running.warnings = warnings;
     running.problems = Vec::new();
-    forwarding::enable(&mut running.journal, &running.plan)?;
-    state::write_told(running)?;
+    let enabled = forwarding::enable(&mut running.journal, &running.plan);
+    failures.extend(enabled.err().map(|error| format!("{error:#}")));
+    running.leave_for_later(&failures);
     Ok(differences)
 }

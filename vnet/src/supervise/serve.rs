@@ -39,12 +39,14 @@ pub(super) async fn serve(
                 Signal::Stop => return Ok(()),
                 Signal::ReadAgain => {
                     obey::read_again(running).await;
+                    retry.note(running.tidiness());
                     sweep = begin_sweep(running);
                 }
             },
             received = listener.next() => {
                 let answer = obey::obey(running, received.order.clone()).await;
                 received.answer(&answer).await;
+                retry.note(running.tidiness());
                 sweep = begin_sweep(running);
             }
             change = running.watch.next() => {

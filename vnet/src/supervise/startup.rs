@@ -20,13 +20,12 @@ use crate::{
 
 use super::{
     Options,
-    change::{OnFailure, change_to},
+    change::change_to,
     forwarding,
     pause::pause,
     ports,
     prepare::Prepared,
     standing::{Former, Standing, maps_of},
-    state,
 };
 
 /// The running datapath.
@@ -61,10 +60,13 @@ pub(super) struct Running {
     pub journal: Journal,
     pub pins: PathBuf,
     pub started: u64,
+    /// Whether something of the last change is still to be done.
+    pub is_untidy: bool,
 }
 
 /// The programs and what holds them, before anything is planned.
-struct Base {
+pub(super) struct Loaded {
+    flow_limit: u32,
     datapath: Datapath,
     journal: Journal,
     pins: PathBuf,
@@ -73,32 +75,42 @@ struct Base {
     slots: Slots,
 }
 
-pub(super) async fn start(
+/// Loads the programs, with new maps or with those of the programs that run. May be cancelled.
+pub(super) async fn load(
     options: &Options,
-    prepared: Prepared,
+    prepared: &Prepared,
     lock: &Lock,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<Loaded> {
     pause("prepared").await;
     privileges::raise_memlock_limit();
     let former = prepared.standing.former();
     let limit = former.map(|former| former.flow_limit).or(options.flow_limit);
     let load =
         LoadOptions { flow_limit: limit.unwrap_or(limits::DEFAULT_SESSIONS), log: options.log };
-    let attach = former.map_or(options.attach, Former::attach_mode);
-    let base = match &prepared.standing {
-        Standing::Fit(former) => take_over(&load, former, lock).await?,
-        Standing::Nothing => make(&load, lock).await?,
+    match &prepared.standing {
+        Standing::Fit(former) => take_over(load, former, lock).await,
+        Standing::Nothing => make(load, lock).await,
         Standing::Unfit(reason) => {
             log::warn!(
                 "an earlier run of instance `{}` was killed: replacing it, because {reason}",
                 lock.name()
             );
-            make(&load, lock).await?
+            make(load, lock).await
         }
-    };
-    let Prepared { definitions, told, differences, mut plan, warnings, leases, watch, .. } =
+    }
+}
+
+/// Puts the plan in place. To be cancelled only where everything is taken back afterwards.
+pub(super) async fn start(
+    options: &Options,
+    prepared: Prepared,
+    loaded: Loaded,
+) -> anyhow::Result<Running> {
+    let attach = prepared.standing.former().map_or(options.attach, Former::attach_mode);
+    let Prepared { standing, definitions, told, differences, mut plan, warnings, leases, watch } =
         prepared;
-    let Base { mut datapath, journal, pins, hooks, plan: former_plan, slots } = base;
+    let Loaded { flow_limit, mut datapath, journal, pins, hooks, plan: former_plan, slots } =
+        loaded;
     let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
 
     // Anew, because leftovers of an earlier run have gone since the plan was made.
@@ -110,7 +122,7 @@ pub(super) async fn start(
     let mut running = Running {
         instance: options.instance.clone(),
         attach,
-        flow_limit: load.flow_limit,
+        flow_limit,
         paths: options.definitions.clone(),
         definitions,
         told,
@@ -129,18 +141,35 @@ pub(super) async fn start(
         journal,
         pins,
         started: unix_time(),
+        is_untidy: false,
     };
-    change_to(&mut running, plan, &snapshot, OnFailure::RollBack).await?;
+    let told = running.told.clone();
+    let mut failures = change_to(&mut running, plan, Some(&told), &snapshot).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
-    forwarding::enable(&mut running.journal, &running.plan)?;
+    match forwarding::enable(&mut running.journal, &running.plan) {
+        Err(error) if standing.is_taken_over() => failures.push(format!("{error:#}")),
+        enabled => enabled?,
+    }
     pause("forwarding").await;
-    state::write(&running)?;
-    state::write_told(&running)?;
-    pause("written").await;
+    running.leave_for_later(&failures);
     Ok(running)
 }
 
 impl Running {
+    /// An error if something of the last change is still to be done.
+    pub fn tidiness(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.is_untidy, "something of the last change is still to be done");
+        Ok(())
+    }
+
+    /// Says what has failed without being a reason to go back. Following the host mends it.
+    pub fn leave_for_later(&mut self, failures: &[String]) {
+        for failure in failures {
+            log::warn!("{failure}");
+        }
+        self.is_untidy = !failures.is_empty();
+    }
+
     /// What its next plan depends on.
     pub fn plan_options(&self) -> plan::Options {
         plan::Options {
@@ -152,19 +181,20 @@ impl Running {
 }
 
 /// Loads this program's objects with the maps of those that run, which go on meanwhile.
-async fn take_over(load: &LoadOptions, former: &Former, lock: &Lock) -> anyhow::Result<Base> {
+async fn take_over(load: LoadOptions, former: &Former, lock: &Lock) -> anyhow::Result<Loaded> {
     log::info!("going on with what an earlier run of instance `{}` has left", lock.name());
-    let datapath = Datapath::take_over(load, &former.maps())?;
+    let datapath = Datapath::take_over(&load, &former.maps())?;
     pause("loaded").await;
     let journal = Journal::take_over(lock)?;
     let hooks = former.hooks(lock.name());
     pause("taken-over").await;
     let (pins, slots) = (former.pins.clone(), former.slots());
-    Ok(Base { datapath, journal, pins, hooks, plan: former.plan(), slots })
+    let flow_limit = load.flow_limit;
+    Ok(Loaded { flow_limit, datapath, journal, pins, hooks, plan: former.plan(), slots })
 }
 
-async fn make(load: &LoadOptions, lock: &Lock) -> anyhow::Result<Base> {
-    let datapath = Datapath::load(load)?;
+async fn make(load: LoadOptions, lock: &Lock) -> anyhow::Result<Loaded> {
+    let datapath = Datapath::load(&load)?;
     pause("loaded").await;
 
     // As late as can be: it has served its guests all the time.
@@ -179,7 +209,7 @@ async fn make(load: &LoadOptions, lock: &Lock) -> anyhow::Result<Base> {
     datapath.pin_maps(&maps_of(&pins))?;
     pause("pinned").await;
     let (hooks, plan, slots) = (Vec::new(), Plan::empty(), Slots::default());
-    Ok(Base { datapath, journal, pins, hooks, plan, slots })
+    Ok(Loaded { flow_limit: load.flow_limit, datapath, journal, pins, hooks, plan, slots })
 }
 
 /// A daemon that was killed leaves its datapath in place.

@@ -3,17 +3,20 @@
 use anyhow::Context as _;
 use vnet_common::{names, policy::Mode};
 
-use super::startup::Running;
+use super::{hooks, startup::Running};
 use crate::{
     instance::{
-        State,
+        State, Told,
         state::{GuestState, HookState, NetworkState, UplinkState},
     },
-    plan::{PlannedNetwork, PlannedPort, PlannedUplink},
+    plan::{Plan, PlannedNetwork, PlannedPort, PlannedUplink},
 };
 
-/// Writes the instance's state down.
-pub(super) fn write(running: &Running) -> anyhow::Result<()> {
+/// Writes down what will run when packets see a plan, and what the instance will have been told, where
+/// nobody looks yet. What a full file system has no room for fails here.
+pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyhow::Result<()> {
+    let wanted = hooks::wanted(plan);
+    let hooks = running.hooks.iter().filter(|hook| wanted.contains(&hook.spec));
     let state = State {
         layout: names::LAYOUT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -22,11 +25,9 @@ pub(super) fn write(running: &Running) -> anyhow::Result<()> {
         started: running.started,
         pins: running.pins.clone(),
         flow_limit: running.flow_limit,
-        networks: running.plan.networks.iter().map(network_state).collect(),
-        uplinks: running.plan.uplinks.iter().map(uplink_state).collect(),
-        hooks: running
-            .hooks
-            .iter()
+        networks: plan.networks.iter().map(network_state).collect(),
+        uplinks: plan.uplinks.iter().map(uplink_state).collect(),
+        hooks: hooks
             .map(|hook| HookState {
                 interface: hook.spec.interface.clone(),
                 ifindex: hook.spec.ifindex,
@@ -36,20 +37,30 @@ pub(super) fn write(running: &Running) -> anyhow::Result<()> {
                 mechanism: hook.mechanism.name().to_owned(),
             })
             .collect(),
-        guests: running.plan.ports.iter().map(guest_state).collect(),
+        guests: plan.ports.iter().map(guest_state).collect(),
     };
     let directory = running.instance.runtime_directory();
     state
-        .write(&directory)
+        .stage(&directory)
+        .and_then(|()| told.map_or(Ok(()), |told| told.stage(&directory)))
         .with_context(|| format!("cannot write the state to {}", directory.display()))
 }
 
-/// Writes down what the instance was told.
+/// Shows other processes what was staged.
+pub(super) fn commit(running: &Running) -> anyhow::Result<()> {
+    let directory = running.instance.runtime_directory();
+    State::commit(&directory)
+        .and_then(|()| Told::commit(&directory))
+        .with_context(|| format!("cannot write the state to {}", directory.display()))
+}
+
+/// Writes down what the instance was told, where nothing else changes.
 pub(super) fn write_told(running: &Running) -> anyhow::Result<()> {
     let directory = running.instance.runtime_directory();
     running
         .told
-        .write(&running.instance)
+        .stage(&directory)
+        .and_then(|()| Told::commit(&directory))
         .with_context(|| format!("cannot write the definitions to {}", directory.display()))
 }
 

@@ -14,21 +14,33 @@ use std::{
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{SigHandler, Signal, signal},
 };
 
-use crate::instance::Name;
+use crate::instance::{self, Name};
 
 /// What confirms.
 pub const CONFIRMED: &str = "confirmed";
-/// How long somebody who has connected may take to say it.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long somebody who has connected may take to say it, and the guardian to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A trial of an instance: at most one at a time.
 #[derive(Debug)]
 pub struct Trial {
     path: PathBuf,
     listener: UnixListener,
+    /// When the time is over; none before the definitions are in force.
+    end: Option<Instant>,
+}
+
+/// What has come of a trial so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The definitions are in force: the time has begun.
+    Applied,
+    /// They are to stay.
+    Confirmed,
+    /// The time is over, or whoever tries them has gone.
+    Over,
 }
 
 /// Another trial is under way, or there is no place for its socket.
@@ -48,94 +60,85 @@ pub enum TrialError {
 }
 
 impl Trial {
-    /// Begins to listen for `vnet confirm`. The calling process is not ended by a terminal any more.
+    /// Begins to listen for `vnet confirm`.
     pub fn begin(instance: &Name) -> Result<Self, TrialError> {
         let path = instance.trial_socket();
         if UnixStream::connect(&path).is_ok() {
             return Err(TrialError::UnderWay(instance.clone()));
         }
-        let listener = listen(&path)
+        let listener = instance::listen(&path)
             .map_err(|source| TrialError::Socket { path: path.display().to_string(), source })?;
-        for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGPIPE] {
-            // SAFETY: ignoring a signal runs no code of ours.
-            let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
-        }
-        Ok(Self { path, listener })
+        Ok(Self { path, listener, end: None })
     }
 
-    /// Waits for `confirmed` from the process that applies, or for `vnet confirm`. Not confirmed it is when
-    /// that process ends, or when the time is over that begins with its word `applied`.
-    #[must_use]
-    pub fn is_confirmed(&self, words: &mut BufReader<File>, timeout: Duration) -> bool {
-        let mut end: Option<Instant> = None;
+    /// Waits for the next word of the process that applies, or for `vnet confirm`. The time begins with
+    /// [`Word::Applied`].
+    pub fn wait(&mut self, words: &mut BufReader<File>, timeout: Duration) -> Word {
         loop {
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = self.end.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
-                return false;
+                return Word::Over;
             }
-            let wait = left.map_or(PollTimeout::NONE, |left| {
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            });
+            // Two words may have come at once.
+            let has_more = !words.buffer().is_empty();
+            let wait = match left {
+                _ if has_more => PollTimeout::ZERO,
+                None => PollTimeout::NONE,
+                Some(left) => PollTimeout::try_from(left + Duration::from_millis(1))
+                    .unwrap_or(PollTimeout::MAX),
+            };
             let mut polled = [
                 PollFd::new(words.get_ref().as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
             ];
-            // Two words may have come at once.
-            let has_more = !words.buffer().is_empty();
-            match poll(&mut polled, if has_more { PollTimeout::ZERO } else { wait }) {
-                Ok(0) if !has_more => continue,
+            match poll(&mut polled, wait) {
                 Err(Errno::EINTR) => continue,
-                Err(_) => return false,
+                Err(_) => return Word::Over,
                 Ok(_) => {}
             }
             let [word, confirmation] = polled.map(|fd| fd.any().unwrap_or(false));
             if confirmation && self.is_told_so() {
-                return true;
+                return Word::Confirmed;
             }
             if word || has_more {
                 let mut line = String::new();
                 match words.read_line(&mut line) {
-                    Ok(0) | Err(_) => return false,
-                    Ok(_) if line.trim_end() == CONFIRMED => return true,
-                    Ok(_) => end = Some(Instant::now() + timeout),
+                    Ok(0) | Err(_) => return Word::Over,
+                    Ok(_) if line.trim_end() == CONFIRMED => return Word::Confirmed,
+                    Ok(_) => {
+                        self.end = Some(Instant::now() + timeout);
+                        return Word::Applied;
+                    }
                 }
             }
         }
     }
-}
 
-impl Trial {
-    /// Whether somebody has connected to confirm, not only to see whether a trial is under way.
+    /// Whether somebody has connected to confirm, not only to see whether a trial is under way. Whoever
+    /// has is answered.
     fn is_told_so(&self) -> bool {
-        let Ok((client, _)) = self.listener.accept() else { return false };
-        let mut word = String::new();
-        let read = client
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| client.take(CONFIRMED.len() as u64).read_to_string(&mut word));
-        read.is_ok() && word == CONFIRMED
+        let Ok((mut client, _)) = self.listener.accept() else { return false };
+        let mut word = [0; CONFIRMED.len()];
+        let read =
+            client.set_read_timeout(Some(PATIENCE)).and_then(|()| client.read_exact(&mut word));
+        read.is_ok() && word == *CONFIRMED.as_bytes() && client.write_all(b"\n").is_ok()
     }
 }
 
-/// Confirms what is on trial in an instance; whether anything was.
+/// Confirms what is on trial in an instance; whether anything was, and is kept.
 #[must_use]
 pub fn confirm(instance: &Name) -> bool {
-    UnixStream::connect(instance.trial_socket())
-        .is_ok_and(|mut guardian| guardian.write_all(CONFIRMED.as_bytes()).is_ok())
+    let Ok(mut guardian) = UnixStream::connect(instance.trial_socket()) else { return false };
+    let mut answer = [0];
+    guardian
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| guardian.write_all(CONFIRMED.as_bytes()))
+        .and_then(|()| guardian.read_exact(&mut answer))
+        .is_ok()
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
-}
-
-fn listen(path: &PathBuf) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    UnixListener::bind(path)
 }
