@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use vnet::{
     host::privileges,
-    instance::{self, Lock, LockError, Name, Outcome, Whose},
+    instance::{Lock, LockError, Name, Outcome},
     supervise,
 };
 
@@ -46,9 +46,7 @@ impl Detach {
             }
             Err(error) => return Err(error.into()),
         };
-        let outcome = runtime()?.block_on(instance::undo(&lock, Whose::Anybodys));
-        lock.release();
-        Ok(report(&outcome))
+        Ok(report(&runtime()?.block_on(supervise::detach(lock))))
     }
 }
 

@@ -6,8 +6,9 @@ use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    bridging,
     change::{OnFailure, change_to},
-    hooks, ports,
+    hooks, ports, serving,
     startup::Running,
 };
 use crate::{
@@ -49,12 +50,13 @@ impl Retry {
 
 /// Plans anew for the host as it now is. What the host lacks goes, everything else goes on.
 pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
-    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let mut snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let made_again = bridging::make_again(running, &mut snapshot).await;
     let host_ports = sysctl::ip_local_port_range()?;
     let options = running.plan_options();
     let Planned { mut plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, &options);
-    let mut seen = ports::seen_leases(running.leases.as_ref(), &plan);
+    let mut seen = ports::seen_leases(&running.leases, &plan);
     seen.learned = running.datapath.learned_macs()?;
     plan.add_ports(&running.definitions, &snapshot, &seen);
     if warnings != running.warnings {
@@ -69,7 +71,10 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         }
         running.problems = problems;
     }
-    change_to(running, plan, &snapshot, OnFailure::GoOn).await
+    let changed = change_to(running, plan, &snapshot, OnFailure::GoOn).await;
+    // A bridge that was made anew needs a new dnsmasq.
+    let served = serving::serve_guests(running).await;
+    changed.and(made_again).and(served)
 }
 
 /// Whether something has changed that the kernel sends no notice of.

@@ -16,15 +16,17 @@ use crate::{
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Name, Told, Undo, Whose},
     plan::{self, Plan, Problem, Slots, Warning},
+    services::Supervisor,
 };
 
 use super::{
-    Options,
+    Options, bridging,
     change::{OnFailure, change_to},
     forwarding,
     pause::pause,
     ports,
-    prepare::Prepared,
+    prepare::{Prepared, fitting_plan},
+    serving,
     standing::{Former, Standing, maps_of},
     state,
 };
@@ -49,8 +51,13 @@ pub(super) struct Running {
     /// Where the host differs from the definitions for now.
     pub warnings: Vec<Warning>,
     /// There only if guests' addresses depend on leases.
-    pub leases: Option<LeaseWatch>,
+    pub leases: Vec<LeaseWatch>,
     pub lease_directory: PathBuf,
+    pub services: Supervisor,
+    /// What the process was told to do in any case: [`Options::create_bridges`] and
+    /// [`Options::no_services`].
+    pub create_bridges: bool,
+    pub no_services: bool,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -94,16 +101,9 @@ pub(super) async fn start(
             make(&load, lock).await?
         }
     };
-    let Prepared { definitions, told, differences, mut plan, warnings, leases, watch, .. } =
-        prepared;
+    let Prepared { definitions, told, differences, plan, warnings, leases, watch, .. } = prepared;
     let Base { mut datapath, journal, pins, hooks, plan: former_plan, slots } = base;
     let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
-
-    // Anew, because leftovers of an earlier run have gone since the plan was made.
-    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    let mut seen = ports::seen_leases(leases.as_ref(), &plan);
-    seen.learned = datapath.learned_macs()?;
-    plan.add_ports(&definitions, &snapshot, &seen);
 
     let mut running = Running {
         instance: options.instance.clone(),
@@ -119,6 +119,9 @@ pub(super) async fn start(
         warnings,
         leases,
         lease_directory: options.leases.clone(),
+        services: Supervisor::new(serving::directories(&options.instance)),
+        create_bridges: options.create_bridges,
+        no_services: options.no_services,
         watch,
         datapath,
         kernel_log,
@@ -127,14 +130,46 @@ pub(super) async fn start(
         pins,
         started: unix_time(),
     };
-    change_to(&mut running, plan, &snapshot, OnFailure::RollBack).await?;
+    bring_up(&mut running, plan).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
     forwarding::enable(&mut running.journal, &running.plan)?;
     pause("forwarding").await;
+    serving::serve_guests(&mut running).await?;
+    pause("served").await;
+    for failure in bridging::remove_unwanted(&mut running).await {
+        log::error!("{failure}");
+    }
     state::write(&running)?;
     state::write_told(&running)?;
     pause("written").await;
     Ok(running)
+}
+
+/// Bridges and programs, or with an error what there was before.
+async fn bring_up(running: &mut Running, mut plan: Plan) -> anyhow::Result<()> {
+    // Anew, because leftovers of an earlier run have gone since the plan was made.
+    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let Running { instance, told, definitions, journal, .. } = &mut *running;
+    let steps = bridging::missing(instance, &told.settings, definitions, &snapshot);
+    let snapshot = bridging::make(instance, &steps, snapshot, journal).await?;
+    pause("bridges").await;
+    let changed = async {
+        if !steps.is_empty() {
+            let leases = &running.leases;
+            let mut options = running.plan_options();
+            options.slots = plan.slots();
+            plan = fitting_plan(&running.definitions, &snapshot, leases, &options)?.0;
+        }
+        let mut seen = ports::seen_leases(&running.leases, &plan);
+        seen.learned = running.datapath.learned_macs()?;
+        plan.add_ports(&running.definitions, &snapshot, &seen);
+        change_to(running, plan, &snapshot, OnFailure::RollBack).await
+    };
+    let changed = changed.await;
+    if changed.is_err() {
+        bridging::take_back(&steps).await;
+    }
+    changed
 }
 
 impl Running {

@@ -37,6 +37,7 @@ pub(super) fn write(running: &Running) -> anyhow::Result<()> {
             })
             .collect(),
         guests: running.plan.ports.iter().map(guest_state).collect(),
+        services: running.services.states(),
     };
     let directory = running.instance.runtime_directory();
     state
