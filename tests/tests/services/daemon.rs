@@ -25,7 +25,6 @@ use super::support::{Place, fs_of, owner};
 
 const OUTSIDE: &str = "203.0.113.1";
 const OUTSIDE_IPV6: &str = "2001:db8::1";
-const NO_MORE: &str = "";
 
 /// A host without bridges, an outside with a DNS server, and an instance of its own.
 struct Site {
@@ -53,6 +52,11 @@ impl Site {
         fs::create_dir(place.0.join("networks"))?;
         fs::write(place.0.join("resolv.conf"), "nameserver 203.0.113.1\n")?;
         let instance = format!("{test}-{}", std::process::id());
+        wait_until("no address is tentative", DEADLINE, || {
+            let shown = host.run(&["ip", "address", "show", "tentative"]);
+            let shown = shown.map_err(|error| error.to_string())?;
+            if shown.is_empty() { Ok(()) } else { Err(shown) }
+        })?;
         let before = HostState::read(&host)?;
         Ok(Self { lab, host, outside, instance, place, before, _dns: dns })
     }
@@ -66,10 +70,15 @@ impl Site {
         Ok(fs::write(self.place.0.join("networks").join(name), text)?)
     }
 
-    fn network(&self, forward: &str, hosts: &str) -> String {
+    fn network(&self, forward: &str) -> String {
+        self.network_with(forward, "", "")
+    }
+
+    fn network_with(&self, forward: &str, hosts: &str, records: &str) -> String {
         format!(
             "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>\
-             <name>n</name>{forward}<bridge name='virbr0' stp='off'/><domain name='lab.example'/>\
+             <name>n</name>{forward}<bridge name='virbr0' stp='off'/><domain name='lab.example' localOnly='yes'/>\
+             <dns>{records}</dns>\
              <ip address='192.168.122.1' prefix='24'><dhcp>\
              <range start='192.168.122.100' end='192.168.122.120'/>{hosts}</dhcp></ip>\
              <ip family='ipv6' address='fd00:122::1' prefix='64'><dhcp>\
@@ -169,7 +178,7 @@ fn guests_of_every_mode_are_served_on_a_bridge_that_was_not_there() -> Result<()
     site.outside.run(&["ip", "route", "add", "192.168.122.0/24", "via", "203.0.113.2"])?;
     site.outside.run(&["ip", "-6", "route", "add", "fd00:122::/64", "via", "2001:db8::2"])?;
     for (mode, forward) in [("nat", NAT), ("route", ROUTE), ("isolated", ISOLATED)] {
-        site.write("n.xml", &site.network(forward, NO_MORE))?;
+        site.write("n.xml", &site.network(forward))?;
         let mut daemon = site.run(&["--create-bridges"])?;
         ensure!(owner(site.service()?) == "dnsmasq or nobody");
         let guest = site.lab.guest(&site.host, "virbr0", &Guest::veth(&format!("g{mode}")))?;
@@ -177,6 +186,8 @@ fn guests_of_every_mode_are_served_on_a_bridge_that_was_not_there() -> Result<()
         wait_for_advertisement(&guest)?;
         let lent = guest.dhcpv6("eth0", &DUID, DEADLINE)?;
         ensure!((0x100..=0x1ff).contains(&lent.segments()[7]), "{lent}");
+        let lent = format!("{lent}/64");
+        guest.run(&["ip", "address", "add", &lent, "dev", "eth0", "nodad"])?;
         let (ipv4, ipv6) = (default_routes(&guest, "-4")?, default_routes(&guest, "-6")?);
         assert_reaches(&guest, &["192.168.122.1", "fd00:122::1"])?;
         if mode == "isolated" {
@@ -204,7 +215,7 @@ fn services_outlive_a_killed_daemon_and_change_without_losing_leases() -> Result
         return Ok(());
     }
     let site = Site::new("daemon-killed")?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     let mut daemon = site.run(&["--create-bridges", "--no-watch"])?;
     let process = site.service()?;
     let guest = site.lab.guest(&site.host, "virbr0", &Guest::tap("guest1"))?;
@@ -222,11 +233,14 @@ fn services_outlive_a_killed_daemon_and_change_without_losing_leases() -> Result
     ensure!(site.service()? == process);
     // A reservation for another guest: reloaded, with all leases.
     let other = "<host mac='52:54:00:00:00:99' name='other' ip='192.168.122.50'/>";
-    site.write("n.xml", &site.network(NAT, other))?;
+    let record = "<host ip='192.168.122.50'><hostname>other</hostname></host>";
+    site.write("n.xml", &site.network_with(NAT, other, record))?;
     let output = site.vnet("apply", &[&site.networks()])?.success()?;
     ensure!(output.stdout.starts_with("~ n\n"), "{output:?}");
     ensure!(site.service()? == process);
-    wait_until("the reservation is known", DEADLINE, || {
+    let reserved = fs::read_to_string(site.runtime().join("dnsmasq/n.hosts"))?;
+    ensure!(reserved.contains("52:54:00:00:00:99"), "{reserved}");
+    wait_until("the record is known", DEADLINE, || {
         let found = names(&guest, "other.lab.example");
         if found == ["192.168.122.50"] { Ok(()) } else { Err(format!("{found:?}")) }
     })?;
@@ -238,10 +252,10 @@ fn services_outlive_a_killed_daemon_and_change_without_losing_leases() -> Result
     daemon.terminate(DEADLINE)?.success()?;
     assert_reaches(&guest, &[OUTSIDE])?;
     ensure!(names(&guest, "upstream.example") == ["198.51.100.7"]);
-    site.write("n.xml", &site.network(NAT, &other.replace(".50", ".51")))?;
+    site.write("n.xml", &site.network_with(NAT, other, &record.replace(".50", ".51")))?;
     site.vnet("apply", &["--create-bridges", &site.networks()])?.success()?;
     ensure!(site.service()? == process);
-    wait_until("the new reservation is known", DEADLINE, || {
+    wait_until("the new record is known", DEADLINE, || {
         let found = names(&guest, "other.lab.example");
         if found == ["192.168.122.51"] { Ok(()) } else { Err(format!("{found:?}")) }
     })?;
@@ -266,7 +280,7 @@ fn watched_directory_is_applied_file_by_file() -> Result<()> {
         return Ok(());
     }
     let site = Site::new("daemon-watch")?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     let mut daemon = site.run(&["--create-bridges"])?;
     let guest = site.lab.guest(&site.host, "virbr0", &Guest::veth("guest1"))?;
     udhcpc(&guest, &site.place)?;
@@ -276,7 +290,7 @@ fn watched_directory_is_applied_file_by_file() -> Result<()> {
     let second = "<network><name>second</name><bridge name='virbr1' stp='off'/>\
                   <ip address='192.168.123.1' prefix='24'/></network>";
     site.write("bad.xml", "<network><name>bad</name>")?;
-    site.write("n.xml", &site.network(ISOLATED, NO_MORE))?;
+    site.write("n.xml", &site.network(ISOLATED))?;
     site.write("second.xml", second)?;
     let networks = || -> Result<Vec<String>> {
         let state = site.state()?;
@@ -301,7 +315,7 @@ fn watched_directory_is_applied_file_by_file() -> Result<()> {
     wait_for(&["n isolated", "second isolated"])?;
     fs::remove_file(site.place.0.join("networks/bad.xml"))?;
     fs::remove_file(site.place.0.join("networks/second.xml"))?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     wait_for(&["n nat"])?;
     wait_until("the bridge of the network that has gone goes, too", DEADLINE, || {
         let shown = site.host.try_run(&["ip", "link", "show", "virbr1"]);
@@ -322,7 +336,7 @@ fn definition_that_the_host_does_not_allow_waits_for_it() -> Result<()> {
     }
     let site = Site::new("daemon-waits")?;
     site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     let mut daemon = site.run(&["--no-services"])?;
     ensure!(site.state()?["services"] == Value::Array(Vec::new()));
     let second = "<network><name>second</name><bridge name='virbr1'/>\
@@ -347,7 +361,7 @@ fn bridge_that_somebody_deletes_is_made_again_with_its_service() -> Result<()> {
         return Ok(());
     }
     let site = Site::new("daemon-again")?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     let mut daemon = site.run(&["--create-bridges"])?;
     let process = site.service()?;
     site.host.run(&["ip", "link", "delete", "virbr0"])?;
@@ -369,9 +383,9 @@ fn change_that_fails_leaves_no_bridge() -> Result<()> {
         return Ok(());
     }
     let site = Site::new("daemon-fails")?;
-    site.write("n.xml", &site.network(NAT, NO_MORE))?;
+    site.write("n.xml", &site.network(NAT))?;
     // Somebody else's interface has the name of the bridge.
-    site.host.run(&["ip", "link", "add", "virbr1", "type", "dummy"])?;
+    site.host.run(&["ip", "link", "add", "virbr1", "type", "veth", "peer", "other"])?;
     let second = "<network><name>second</name><bridge name='virbr1'/>\
                   <ip address='192.168.123.1' prefix='24'/></network>";
     let path = site.place.0.join("second.xml");
