@@ -90,7 +90,10 @@ pub(super) async fn remove_unwanted(running: &mut Running) -> Vec<String> {
         log::warn!("{kept}");
     }
     let is_unwanted = |bridge: &str| {
-        removal.steps.iter().any(|step| matches!(step, Step::Remove { bridge: it, .. } if it == bridge))
+        removal
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::Remove { bridge: it, .. } if it == bridge))
     };
     let unwanted: Vec<Undo> = running
         .journal

@@ -100,7 +100,8 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
         Ok(serve::serve(&mut running, listener, watch, &mut signals).await?)
     };
     let result = result.await;
-    let what = if tenure.leaves_nothing { "taking everything down" } else { "guests are served on" };
+    let what =
+        if tenure.leaves_nothing { "taking everything down" } else { "guests are served on" };
     notify::stopping(what);
     tenure.end().await;
     result

@@ -183,9 +183,7 @@ fn unswept(error: &DatapathError) -> Sweep {
 }
 
 /// Waits for changed definitions; for ever if they are not watched. May be cancelled.
-async fn definitions_changed(
-    watch: Option<&mut DefinitionWatch>,
-) -> io::Result<BTreeSet<PathBuf>> {
+async fn definitions_changed(watch: Option<&mut DefinitionWatch>) -> io::Result<BTreeSet<PathBuf>> {
     match watch {
         Some(watch) => watch.changed().await,
         None => std::future::pending().await,
