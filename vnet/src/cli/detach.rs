@@ -14,7 +14,9 @@ use vnet::{
 
 use super::{REFUSED, runtime};
 
-/// Take down what a killed `vnet run` left in place, and leave the host as it was found.
+/// Take down what `vnet apply`, `vnet run --keep` or a killed `vnet run` has left in place.
+///
+/// The host is then as it was found, but for DHCP leases in /var/lib/vnet, and bridges that guests are on.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// Name of the instance
@@ -40,8 +42,8 @@ impl Detach {
             Ok(lock) => lock,
             Err(LockError::Running { name, holder }) => {
                 return Ok(refuse(&format!(
-                    "instance `{name}` is running (process {holder}): end that process, which \
-                     takes everything down"
+                    "instance `{name}` is running (process {holder}): end that process \
+                     first"
                 )));
             }
             Err(error) => return Err(error.into()),

@@ -80,13 +80,14 @@ impl Try {
             guardian.dismiss();
             return Ok(ExitCode::SUCCESS);
         }
-        guardian.say("applied")?;
+        // It has gone already if somebody was quick to confirm.
+        let _ = guardian.say("applied");
         print(&format!(
             "on trial for {timeout} s: press Enter to keep it, or run `vnet confirm --instance {}`\n",
             options.instance
         ))?;
         if guardian.waits_for_enter() {
-            guardian.say(supervise::CONFIRMED)?;
+            let _ = guardian.say(supervise::CONFIRMED);
         }
         if guardian.child.wait()?.success() {
             print("kept\n")?;
