@@ -294,7 +294,10 @@ fn daemon_tells_systemd_how_it_is_from_its_start_to_its_end() -> anyhow::Result<
         wait_until(wanted, DEADLINE, || {
             messages.extend(received(&socket));
             match messages.iter().position(|message| message == wanted) {
-                Some(at) => Ok(messages.drain(..=at).for_each(drop)),
+                Some(at) => {
+                    messages.drain(..=at);
+                    Ok(())
+                }
                 None => Err(format!("{messages:?}")),
             }
         })
