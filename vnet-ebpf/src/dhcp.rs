@@ -31,7 +31,9 @@ pub fn complete_reply(skb: Skb) {
 #[inline(always)]
 fn is_reply(skb: Skb) -> bool {
     const PORTS: [u16; 2] = [67_u16.to_be(), 68_u16.to_be()];
-    let (Ok(first), Ok(protocol)) = (skb.read::<u8>(L3), skb.read::<u8>(L3 + 9)) else { return false };
+    let (Ok(first), Ok(protocol)) = (skb.read::<u8>(L3), skb.read::<u8>(L3 + 9)) else {
+        return false;
+    };
     first == 0x45 && protocol == 17 && matches!(skb.read::<[u16; 2]>(L4), Ok(PORTS))
 }
 
@@ -89,7 +91,7 @@ fn complete(skb: Skb) -> Option<()> {
                 sum,
             )
         };
-        sum = next as u32;
+        sum = next.cast_unsigned() as u32;
     }
     let checksum = match !fold(sum) {
         0 => 0xffff,

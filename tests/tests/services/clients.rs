@@ -223,8 +223,7 @@ fn guest_is_told_what_to_boot_and_fetches_it() -> anyhow::Result<()> {
 }
 
 /// Old clients that read raw frames check the sum in the frame, which the host's stack leaves to a
-/// NIC that is not there: the programs at the bridge have to complete it. libvirt's rule for it is
-/// `iptablesOutputFixUdpChecksum` in `src/network/network_iptables.c`.
+/// NIC that is not there: the program at the bridge completes it (`daemon.rs`), which this does without.
 #[test]
 fn dhcp_replies_leave_dnsmasq_with_a_partial_checksum() -> anyhow::Result<()> {
     if !require_root() {
