@@ -52,8 +52,8 @@ pub struct Vnet {
 }
 
 impl Vnet {
-    /// Serves the definitions on every uplink that the host's routes use. It is ready when this
-    /// returns.
+    /// Serves the definitions on every uplink that the host's routes use, without dnsmasq. It is ready
+    /// when this returns.
     pub fn start(host: &Node, definitions: &[String]) -> Result<Self> {
         Self::start_with(host, definitions, &[])
     }
@@ -70,6 +70,7 @@ impl Vnet {
         let program = program()?;
         let (program, path) = (program.display().to_string(), directory.display().to_string());
         let mut command = vec![program.as_str(), "run", &path, "--instance", &instance];
+        command.push("--no-services");
         command.extend(arguments);
         let running = host.spawn(&command)?;
         let mut vnet = Self {

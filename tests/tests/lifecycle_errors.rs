@@ -176,8 +176,8 @@ fn second_run_of_an_instance_is_refused_with_the_process_of_the_first() -> Resul
     }
     let output = scene.vnet(&["detach", "--instance", &instance])?;
     let wanted = format!(
-        "error: instance `{instance}` is running (process {process}): end that process, which \
-         takes everything down\n"
+        "error: instance `{instance}` is running (process {process}): end that process \
+         first\n"
     );
     let seen = (output.status.code(), output.stdout.as_str(), output.stderr.as_str());
     ensure!(seen == (Some(2), "", &*wanted), "{seen:?}");

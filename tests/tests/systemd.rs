@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use vnet::notify;
-use vnet_tests::lab::{Node, Running, StandardLab, require_root};
+use vnet_tests::lab::{Node, Running, StandardLab, require_root, wait_until};
 use vnet_tests::lifecycle::{self, DEFAULT_NETWORK};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -102,7 +103,7 @@ fn units_use_options_that_there_are_and_grant_what_is_needed_and_no_more() -> an
         let [command] = values(&text, "ExecStart")[..] else { panic!("{name}: one ExecStart") };
         let options = command.split(' ').filter(|word| word.starts_with("--"));
         for option in options {
-            assert!(help.contains(&format!("{option} ")), "{name}: {option}");
+            assert!(help.split_whitespace().any(|word| word == option), "{name}: {option}");
         }
         let granted: BTreeSet<String> = values(&text, "CapabilityBoundingSet")
             .iter()
@@ -249,5 +250,73 @@ fn systemd_is_told_of_start_reload_watchdog_and_end() -> anyhow::Result<()> {
     assert_eq!(messages[3], "STATUS=1 network waits for its bridge\n");
     assert_eq!(messages[4], "WATCHDOG=1\n");
     assert_eq!(messages[5], "STOPPING=1\nSTATUS=taking everything down\n");
+    Ok(())
+}
+
+/// What a datagram socket has got, from the words of each message that matter here.
+fn received(socket: &UnixDatagram) -> Vec<String> {
+    let mut buffer = [0; 4096];
+    let mut messages = Vec::new();
+    while let Ok(length) = socket.recv(&mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let words = message.lines().filter(|line| !line.starts_with("MONOTONIC_USEC="));
+        messages.push(words.collect::<Vec<_>>().join(" "));
+    }
+    messages
+}
+
+#[test]
+fn daemon_tells_systemd_how_it_is_from_its_start_to_its_end() -> anyhow::Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let lab = StandardLab::new()?;
+    let place = Place::new("notify-run");
+    fs::write(place.0.join("default.xml"), DEFAULT_NETWORK)?;
+    let path = place.0.join("notify");
+    let socket = UnixDatagram::bind(&path)?;
+    socket.set_nonblocking(true)?;
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let (program, definitions) = (lifecycle::program()?, place.0.display().to_string());
+    let instance = place.0.file_name().unwrap().to_str().unwrap();
+    let mut daemon = lab.host.spawn(&[
+        "env",
+        &variable,
+        "WATCHDOG_USEC=200000",
+        &program,
+        "run",
+        &definitions,
+        "--instance",
+        instance,
+    ])?;
+    let mut messages = Vec::new();
+    let mut wait_for = |wanted: &str| {
+        wait_until(wanted, DEADLINE, || {
+            messages.extend(received(&socket));
+            match messages.iter().position(|message| message == wanted) {
+                Some(at) => {
+                    messages.drain(..=at);
+                    Ok(())
+                }
+                None => Err(format!("{messages:?}")),
+            }
+        })
+    };
+    wait_for("READY=1 STATUS=1 network")?;
+    wait_for("WATCHDOG=1")?;
+    wait_for("WATCHDOG=1")?;
+    daemon.signal(Signal::SIGHUP)?;
+    wait_for("RELOADING=1 STATUS=reading the definitions again")?;
+    wait_for("READY=1 STATUS=1 network")?;
+    // Also if there is nothing good to be read.
+    fs::write(place.0.join("bad.xml"), "<network>")?;
+    wait_for("STATUS=1 network, 1 changed file ignored")?;
+    daemon.signal(Signal::SIGHUP)?;
+    wait_for("RELOADING=1 STATUS=reading the definitions again")?;
+    wait_for("READY=1 STATUS=1 network, 1 changed file ignored")?;
+    lab.host.run(&["ip", "link", "delete", "virbr0"])?;
+    wait_for("STATUS=1 network, 1 without a bridge, 1 changed file ignored")?;
+    daemon.terminate(DEADLINE)?.success()?;
+    wait_for("STOPPING=1 STATUS=taking everything down")?;
     Ok(())
 }

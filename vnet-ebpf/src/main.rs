@@ -16,6 +16,7 @@
 mod account;
 mod atomic;
 mod count;
+mod dhcp;
 mod emit;
 mod expire;
 mod extension;
@@ -80,6 +81,7 @@ pub fn bridge_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    dhcp::complete_reply(skb);
     by_family(skb, steps::at_bridge_egress::<Ipv4>, steps::at_bridge_egress::<Ipv6>)
 }
 

@@ -2,6 +2,7 @@
 
 mod bridge_egress;
 mod changes;
+mod dhcp;
 mod epoch;
 mod exceptions;
 mod expiry;

@@ -11,11 +11,11 @@ use vnet_tests::lab::{Checksum, Guest, Ipv6Noise, Lab, Namespace, Node, require_
 
 use super::support::*;
 
-const NAT: &str = "<forward mode='nat'/>";
-const ROUTE: &str = "<forward mode='route'/>";
-const ISOLATED: &str = "";
+pub const NAT: &str = "<forward mode='nat'/>";
+pub const ROUTE: &str = "<forward mode='route'/>";
+pub const ISOLATED: &str = "";
 /// DUID of type link-layer address (RFC 8415, section 11.4).
-const DUID: [u8; 10] = [0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, 7];
+pub const DUID: [u8; 10] = [0, 3, 0, 1, 0x52, 0x54, 0, 0, 0, 7];
 
 /// A host with a bridge in both families, two guests that have nothing yet, and a DNS server outside.
 struct Site {
@@ -74,7 +74,7 @@ fn both_families(place: &Place, forward: &str, hosts: &str, dns: &str) -> Networ
 }
 
 /// What busybox's DHCP client was told; its script configures the interface.
-fn udhcpc(guest: &Namespace, place: &Place) -> anyhow::Result<Vec<String>> {
+pub fn udhcpc(guest: &Namespace, place: &Place) -> anyhow::Result<Vec<String>> {
     const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/services/udhcpc.sh");
     let said = place.0.join(format!("said-{}", guest.name()));
     let variable = format!("SAID={}", said.display());
@@ -85,13 +85,13 @@ fn udhcpc(guest: &Namespace, place: &Place) -> anyhow::Result<Vec<String>> {
     Ok(fs::read_to_string(said)?.lines().map(str::to_owned).collect())
 }
 
-fn default_routes(guest: &Namespace, family: &str) -> anyhow::Result<Vec<String>> {
+pub fn default_routes(guest: &Namespace, family: &str) -> anyhow::Result<Vec<String>> {
     let routes = guest.run(&["ip", family, "route", "show", "default"])?;
     Ok(routes.lines().map(|line| line.split(" proto").next().unwrap_or(line).to_owned()).collect())
 }
 
 /// Waits until the guest's kernel has taken a router advertisement, which has its default route, too.
-fn wait_for_advertisement(guest: &Namespace) -> anyhow::Result<()> {
+pub fn wait_for_advertisement(guest: &Namespace) -> anyhow::Result<()> {
     // Whatever was advertised before the guest listened is forgotten, and asked for anew.
     guest.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1")?;
     for (parameter, value) in [("accept_ra", "1"), ("autoconf", "1"), ("disable_ipv6", "0")] {
@@ -106,7 +106,7 @@ fn wait_for_advertisement(guest: &Namespace) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn names(guest: &Namespace, name: &str) -> Vec<String> {
+pub fn names(guest: &Namespace, name: &str) -> Vec<String> {
     let server: SocketAddr = "192.168.122.1:53".parse().unwrap();
     let found = guest.resolve(server, name, Duration::from_secs(5)).unwrap();
     found.iter().map(ToString::to_string).collect()
@@ -223,8 +223,7 @@ fn guest_is_told_what_to_boot_and_fetches_it() -> anyhow::Result<()> {
 }
 
 /// Old clients that read raw frames check the sum in the frame, which the host's stack leaves to a
-/// NIC that is not there: the programs at the bridge have to complete it. libvirt's rule for it is
-/// `iptablesOutputFixUdpChecksum` in `src/network/network_iptables.c`.
+/// NIC that is not there: the program at the bridge completes it (`daemon.rs`), which this does without.
 #[test]
 fn dhcp_replies_leave_dnsmasq_with_a_partial_checksum() -> anyhow::Result<()> {
     if !require_root() {

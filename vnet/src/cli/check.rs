@@ -24,7 +24,7 @@ pub struct Check {
     /// How the result is written
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
-    /// Also name the settings that are left to whoever made the bridge
+    /// Also name settings that only bridges have which vnet makes
     #[arg(short, long)]
     verbose: bool,
 }

@@ -8,13 +8,15 @@ use std::{
 use clap::Args;
 use vnet::{
     host::privileges,
-    instance::{self, Lock, LockError, Name, Outcome, Whose},
+    instance::{Lock, LockError, Name, Outcome},
     supervise,
 };
 
 use super::{REFUSED, runtime};
 
-/// Take down what a killed `vnet run` left in place, and leave the host as it was found.
+/// Take down what `vnet apply`, `vnet run --keep` or a killed `vnet run` has left in place.
+///
+/// The host is then as it was found, but for DHCP leases in /var/lib/vnet, and bridges that guests are on.
 #[derive(Debug, Args)]
 pub struct Detach {
     /// Name of the instance
@@ -40,15 +42,13 @@ impl Detach {
             Ok(lock) => lock,
             Err(LockError::Running { name, holder }) => {
                 return Ok(refuse(&format!(
-                    "instance `{name}` is running (process {holder}): end that process, which \
-                     takes everything down"
+                    "instance `{name}` is running (process {holder}): end that process \
+                     first"
                 )));
             }
             Err(error) => return Err(error.into()),
         };
-        let outcome = runtime()?.block_on(instance::undo(&lock, Whose::Anybodys));
-        lock.release();
-        Ok(report(&outcome))
+        Ok(report(&runtime()?.block_on(supervise::detach(lock))))
     }
 }
 

@@ -19,7 +19,7 @@ use super::{REFUSED, print, runtime};
 /// Attach to the bridges that the definitions name, and serve them until SIGINT or SIGTERM.
 ///
 /// Prints `ready` when every program is in place. At the end the host is left as it was found, unless
-/// `--keep` is given. SIGHUP reads the definitions again.
+/// `--keep` is given. Definitions are applied when their files change; SIGHUP reads all of them again.
 #[derive(Debug, Args)]
 pub struct Run {
     #[command(flatten)]
@@ -27,6 +27,9 @@ pub struct Run {
     /// Leave the datapath in place at the end
     #[arg(long)]
     keep: bool,
+    /// Leave changed definitions alone until SIGHUP or `vnet apply`
+    #[arg(long)]
+    no_watch: bool,
 }
 
 /// What a start of the datapath is told.
@@ -54,6 +57,12 @@ pub struct Start {
     /// What the programs in the kernel log about packets
     #[arg(long, default_value = "off", value_name = "LEVEL")]
     log: LogLevel,
+    /// Make bridges that the host does not have, and delete them when their networks go
+    #[arg(long)]
+    create_bridges: bool,
+    /// Start no dnsmasq for networks with DHCP, DNS or IPv6: somebody else serves them
+    #[arg(long)]
+    no_services: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -80,7 +89,8 @@ enum LogLevel {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let options = self.start.options(self.keep);
+        let watch = !self.no_watch;
+        let options = supervise::Options { watch, ..self.start.options(self.keep) };
         let ready = || {
             // Nobody may be listening, which is no reason to stop serving.
             let _ = print("ready\n");
@@ -108,6 +118,9 @@ impl Start {
             flow_limit: self.max_flows,
             log: self.log.level(),
             keep,
+            create_bridges: self.create_bridges,
+            no_services: self.no_services,
+            watch: false,
         }
     }
 }

@@ -24,7 +24,7 @@ pub use diagnostic::{Diagnostic, Located, Related, Report, Severity, Span};
 pub use difference::{Difference, Setting, differences};
 pub use model::*;
 pub use render::Entry;
-pub use source::{SIZE_LIMIT, Source, SourceId, Sources};
+pub use source::{SIZE_LIMIT, Source, SourceId, Sources, files_in};
 
 /// What [`load`] found.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ impl Sources {
                 sources.read_once(path, &mut seen, diagnostics);
                 continue;
             }
-            match definitions_in(path) {
+            match files_in(path) {
                 Ok(files) if files.is_empty() => {
                     let id = sources.add(path, None, String::new());
                     diagnostics.push(
@@ -188,7 +188,8 @@ impl Source {
     }
 }
 
-fn definitions_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+/// The definitions in a directory, sorted by name: its `*.xml` files that are not hidden.
+pub fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in directory.read_dir()? {
         let path = entry?.path();

@@ -2,11 +2,11 @@
 //!
 //! All such limits are here and nowhere else: a limit that falls is removed from this file.
 //! A warning means that the network does not do what its definition says. A note names a setting
-//! of the bridge: vnet attaches to bridges that exist, and whoever made the bridge has set it.
+//! of the bridge that vnet gives to bridges which it makes, and to no others.
 
 use super::{
     diagnostic::{Diagnostic, Located, Span},
-    model::{Bandwidth, ForwardMode, Ip, Network, VirtualPort},
+    model::{Bandwidth, ForwardMode, Network, VirtualPort},
 };
 
 pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
@@ -22,7 +22,13 @@ pub(super) fn network(network: &Network, diagnostics: &mut Vec<Diagnostic>) {
         // The rest is moot.
         return;
     }
-    limits.services(network);
+    if let Some(domain) = network.domain.as_ref().filter(|domain| domain.register) {
+        limits.warn(
+            &domain.name.span,
+            "the domain is not registered with systemd-resolved by this version",
+            "the host itself does not know the guests' names",
+        );
+    }
     limits.ports(network);
     limits.bridge(network);
     limits.options(network);
@@ -66,46 +72,6 @@ struct Limits<'a> {
 }
 
 impl Limits<'_> {
-    fn services(&mut self, network: &Network) {
-        const DNS: &str = "guests need a DNS server from elsewhere, as libvirt's dnsmasq";
-        for ip in &network.ips {
-            self.ip_services(ip);
-        }
-        if let Some(dns) = network.dns.as_ref().filter(|dns| dns.enable) {
-            self.warn(&dns.span, "DNS is not served by this version", DNS);
-        }
-        if let Some(domain) = &network.domain {
-            self.warn(&domain.name.span, "the DNS domain is not served by this version", DNS);
-        }
-        if let Some(option) = network.dnsmasq_options.first() {
-            self.warn(
-                &option.span,
-                "dnsmasq is not run by this version",
-                "its options have no effect",
-            );
-        }
-    }
-
-    fn ip_services(&mut self, ip: &Ip) {
-        if let Some(dhcp) = &ip.dhcp {
-            self.warn(
-                &dhcp.span,
-                "DHCP is not served by this version",
-                "guests need a DHCP server from elsewhere, as libvirt's dnsmasq",
-            );
-        }
-        if let Some(root) = &ip.tftp_root {
-            self.warn(
-                &root.span,
-                "TFTP is not served by this version",
-                "guests cannot boot from it",
-            );
-        }
-        if let Some(local_ptr) = ip.local_ptr.as_ref().filter(|local_ptr| local_ptr.value) {
-            self.note(&local_ptr.span, "`localPtr` is for the DNS server", "vnet runs none");
-        }
-    }
-
     fn ports(&mut self, network: &Network) {
         if let Some(vlan) = network.guest_vlan()
             && vlan.tags.iter().any(|tag| !(1..=4094).contains(&tag.id))
@@ -151,19 +117,20 @@ impl Limits<'_> {
     }
 
     fn bridge(&mut self, network: &Network) {
-        const MADE: &str = "set by whoever made the bridge";
+        const ANYWAY: &str = "vnet leaves it as it is on every bridge";
         let bridge = &network.bridge;
-        self.setting(bridge.stp.as_ref(), "`stp` of the bridge is not changed by vnet");
-        self.setting(bridge.delay.as_ref(), "`delay` of the bridge is not changed by vnet");
-        self.setting(bridge.zone.as_ref(), "the firewalld zone is not changed by vnet");
-        self.setting(
-            bridge.mac_table_manager.as_ref(),
-            "the bridge's forwarding table is not managed by vnet",
-        );
-        self.setting(network.mac.as_ref(), "the bridge's MAC address is not changed by vnet");
-        self.setting(network.mtu.as_ref(), "the bridge's MTU is not changed by vnet");
+        self.setting(bridge.stp.as_ref(), "`stp`");
+        self.setting(bridge.delay.as_ref(), "`delay`");
+        self.setting(network.mac.as_ref(), "the MAC address");
+        self.setting(network.mtu.as_ref(), "the MTU");
+        if let Some(zone) = &bridge.zone {
+            self.note(&zone.span, "the firewalld zone is not changed by vnet", ANYWAY);
+        }
+        if let Some(manager) = &bridge.mac_table_manager {
+            self.note(&manager.span, "the forwarding table is not managed by vnet", ANYWAY);
+        }
         if let Some(ipv6) = &network.ipv6 {
-            self.note(&ipv6.span, "IPv6 among guests is not switched by vnet", MADE);
+            self.note(&ipv6.span, "IPv6 among guests is not switched by vnet", ANYWAY);
         }
         if let Some(trust) = &network.trust_guest_rx_filters {
             self.trust(&trust.span);
@@ -174,9 +141,11 @@ impl Limits<'_> {
         self.note(span, "`trustGuestRxFilters` is for macvtap", "it has no effect here");
     }
 
-    fn setting<T>(&mut self, setting: Option<&Located<T>>, message: &str) {
+    /// What a bridge has that `--create-bridges` makes.
+    fn setting<T>(&mut self, setting: Option<&Located<T>>, name: &str) {
         if let Some(setting) = setting {
-            self.note(&setting.span, message, "set by whoever made the bridge");
+            let message = format!("{name} is for a bridge that vnet makes (`--create-bridges`)");
+            self.note(&setting.span, &message, "a bridge that is there already keeps its own");
         }
     }
 

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Name;
-use crate::definition::MacAddress;
+use crate::{definition::MacAddress, services::ServiceState};
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -44,6 +44,9 @@ pub struct State {
     /// Guests whose addresses are known.
     #[serde(default)]
     pub guests: Vec<GuestState>,
+    /// How guests are served addresses and names, where that is wanted.
+    #[serde(default)]
+    pub services: Vec<ServiceState>,
 }
 
 /// A network that is served.

@@ -44,6 +44,12 @@ pub struct Settings {
     /// Where DHCP servers keep their leases.
     #[serde(default)]
     pub leases: Option<PathBuf>,
+    /// Whether bridges are made that the host does not have.
+    #[serde(default)]
+    pub create_bridges: bool,
+    /// Whether guests are served addresses and names by somebody else in any case.
+    #[serde(default)]
+    pub no_services: bool,
 }
 
 impl Settings {

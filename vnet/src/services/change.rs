@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Port, dnsmasq::DnsmasqError};
 
@@ -130,7 +130,7 @@ impl fmt::Display for Again {
 }
 
 /// How a network is served, for other processes to read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceState {
     /// The network.
     pub network: String,

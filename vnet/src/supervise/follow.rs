@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{change::change_to, hooks, ports, startup::Running};
+use super::{bridging, change::change_to, hooks, ports, serving, startup::Running};
 use crate::{
     host::{self, sysctl},
     plan::{self, Planned},
@@ -45,12 +45,13 @@ impl Retry {
 
 /// Plans anew for the host as it now is. What the host lacks goes, everything else goes on.
 pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
-    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let mut snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let made_again = bridging::make_again(running, &mut snapshot).await;
     let host_ports = sysctl::HostPorts::read()?;
     let options = running.plan_options();
     let Planned { mut plan, problems, warnings } =
         plan::plan(&running.definitions, &snapshot, host_ports, &options);
-    let mut seen = ports::seen_leases(running.leases.as_ref(), &plan);
+    let mut seen = ports::seen_leases(&running.leases, &plan);
     seen.learned = running.datapath.learned_macs()?;
     plan.add_ports(&running.definitions, &snapshot, &seen);
     if warnings != running.warnings {
@@ -65,8 +66,12 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         }
         running.problems = problems;
     }
-    let failures = change_to(running, plan, None, &snapshot).await?;
+    let changed = change_to(running, plan, None, &snapshot).await;
+    // A bridge that was made anew needs a new dnsmasq.
+    let served = serving::serve_guests(running).await;
+    let failures = changed?;
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    made_again.and(served)?;
     running.is_untidy = false;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `vnet run` and `vnet apply`: make the datapath what the definitions say, follow the host's changes and
 //! other definitions, and take it all down.
 
+mod bridging;
 mod change;
 mod follow;
 mod forwarding;
@@ -13,11 +14,13 @@ mod prepare;
 mod reload;
 mod routes;
 mod serve;
+mod serving;
 mod signals;
 mod standing;
 mod startup;
 mod state;
 mod trial;
+mod watched;
 
 use std::path::PathBuf;
 
@@ -31,7 +34,9 @@ use crate::{
     definition::Difference,
     guests::watch::LIBVIRT_DIRECTORY,
     host::privileges,
-    instance::{self, Lock, Name, Told, Whose},
+    instance::{self, Lock, Name, Outcome, Told, Whose},
+    notify,
+    watch_definitions::DefinitionWatch,
 };
 use janitor::Janitor;
 use prepare::Request;
@@ -40,6 +45,7 @@ use startup::Running;
 
 /// What `vnet run` and `vnet apply` were told.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct Options {
     /// Files and directories of definitions.
     pub definitions: Vec<PathBuf>,
@@ -57,6 +63,12 @@ pub struct Options {
     pub log: Option<log::Level>,
     /// Whether the datapath stays in place when the process ends.
     pub keep: bool,
+    /// Whether bridges are made that the host does not have.
+    pub create_bridges: bool,
+    /// Whether guests are served addresses and names by somebody else in any case.
+    pub no_services: bool,
+    /// Whether files of definitions are applied when they change, while a daemon runs.
+    pub watch: bool,
 }
 
 /// Why `vnet run` or `vnet apply` ended with an error.
@@ -73,6 +85,9 @@ pub enum RunError {
 /// Runs until SIGINT or SIGTERM. `ready` is called when every hook is in place.
 pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError> {
     let mut signals = Signals::listen()?;
+    // Before they are read, so that no change is lost.
+    let watch = options.watch.then(|| DefinitionWatch::start(&options.definitions));
+    let watch = watch.transpose().map_err(Refusal::Watch)?;
     let request = Request::read(&options.definitions, options.settings())?;
     let mut tenure = Tenure::begin(options)?;
     let result = async {
@@ -82,9 +97,12 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
         let listener = Listener::bind(&options.instance)?;
         ready();
         tenure.leaves_nothing = !options.keep;
-        Ok(serve::serve(&mut running, listener, &mut signals).await?)
+        Ok(serve::serve(&mut running, listener, watch, &mut signals).await?)
     };
     let result = result.await;
+    let what =
+        if tenure.leaves_nothing { "taking everything down" } else { "guests are served on" };
+    notify::stopping(what);
     tenure.end().await;
     result
 }
@@ -130,10 +148,20 @@ pub fn told(options: &Options) -> Result<Told, RunError> {
 /// Takes down what an instance has left in place, and leaves the host as it was found.
 pub async fn take_down(instance: &Name) -> anyhow::Result<()> {
     let lock = Lock::take(instance)?;
-    let outcome = instance::undo(&lock, Whose::Anybodys).await;
-    lock.release();
+    let outcome = detach(lock).await;
     anyhow::ensure!(outcome.is_complete(), "{}", outcome.messages().collect::<Vec<_>>().join("; "));
     Ok(())
+}
+
+/// Takes down what the lock's instance has left in place, also what no journal names.
+pub async fn detach(lock: Lock) -> Outcome {
+    let mut outcome = instance::undo(&lock, Whose::Anybodys).await;
+    if outcome.failures.is_empty() {
+        outcome.failures.extend(serving::end_left_behind(lock.name()).await);
+        outcome.failures.extend(bridging::remove_left_behind(lock.name()).await);
+    }
+    lock.release();
+    outcome
 }
 
 /// A process's time with the instance's lock.
@@ -220,10 +248,18 @@ impl Options {
             flow_limit: None,
             log: None,
             keep: true,
+            create_bridges: false,
+            no_services: false,
+            watch: false,
         }
     }
 
     fn settings(&self) -> instance::Settings {
-        instance::Settings { uplinks: self.uplinks.clone(), leases: Some(self.leases.clone()) }
+        instance::Settings {
+            uplinks: self.uplinks.clone(),
+            leases: Some(self.leases.clone()),
+            create_bridges: self.create_bridges,
+            no_services: self.no_services,
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use futures::future::select_all;
+
 use super::startup::Running;
 use crate::{
     datapath::LearnedAddress,
@@ -25,30 +27,38 @@ pub(super) fn need_leases(definitions: &[Network]) -> bool {
 }
 
 /// The leases of every network.
-pub(super) fn seen_leases(watch: Option<&LeaseWatch>, plan: &Plan) -> Seen {
+pub(super) fn seen_leases(watches: &[LeaseWatch], plan: &Plan) -> Seen {
+    let mut seen = Seen { leases: BTreeMap::new(), learned: BTreeMap::new() };
+    if watches.is_empty() {
+        return seen;
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let of_network = |watch: &LeaseWatch| {
-        let read = |network: &crate::plan::PlannedNetwork| {
-            let leases = leases::read(watch.directory(), &network.name, &network.bridge, now);
-            (network.name.clone(), leases)
-        };
-        plan.networks.iter().map(read).collect()
-    };
-    Seen { leases: watch.map(of_network).unwrap_or_default(), learned: BTreeMap::new() }
+    for network in &plan.networks {
+        let (name, bridge) = (&network.name, &network.bridge);
+        let read = |watch: &LeaseWatch| leases::read(watch.directory(), name, bridge, now);
+        seen.leases.insert(name.clone(), watches.iter().flat_map(read).collect());
+    }
+    seen
 }
 
 /// Waits for changed leases; for ever if none are asked for.
-pub(super) async fn leases_changed(watch: Option<&mut LeaseWatch>) -> io::Result<()> {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
+pub(super) async fn leases_changed(watches: &mut [LeaseWatch]) -> io::Result<()> {
+    if watches.is_empty() {
+        return std::future::pending().await;
     }
+    select_all(watches.iter_mut().map(|watch| Box::pin(watch.changed()))).await.0
+}
+
+/// Watches directories that have appeared. Returns whether any has.
+pub(super) fn watch_again(watches: &mut [LeaseWatch]) -> bool {
+    let appeared: Vec<bool> = watches.iter_mut().map(LeaseWatch::try_again).collect();
+    appeared.contains(&true)
 }
 
 /// Whether guests have shown themselves that are not in the plan yet, or the directory of leases has
 /// appeared.
 pub(super) fn any_is_new(running: &mut Running) -> bool {
-    if running.leases.as_mut().is_some_and(LeaseWatch::try_again) {
+    if watch_again(&mut running.leases) {
         return true;
     }
     let unknown = |port: &PlannedPort| port.guard.is_some() && port.mac.is_none();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use vnet_common::{family::Family, limits};
 
 use crate::{
+    bridges,
     definition::{self, Difference, Network},
     guests::LeaseWatch,
     host::{self, Snapshot, Watch, WatchOptions, privileges, sysctl},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Options, ports,
+    Options, bridging, ports, serving,
     standing::{self, Former, Standing},
 };
 
@@ -36,8 +37,8 @@ pub(super) struct Prepared {
     pub plan: Plan,
     /// What the operator has been told.
     pub warnings: Vec<Warning>,
-    /// Listens since before the leases were read; none if nothing depends on leases.
-    pub leases: Option<LeaseWatch>,
+    /// Listen since before the leases were read; none if nothing depends on leases.
+    pub leases: Vec<LeaseWatch>,
     /// Listens since before the host was read, so that no change is lost.
     pub watch: Watch,
 }
@@ -66,6 +67,9 @@ pub enum Refusal {
     /// inotify has no room, for example.
     #[error("cannot watch the DHCP leases: {0}")]
     Leases(std::io::Error),
+    /// The same for definitions.
+    #[error("cannot watch the definitions: {0}: `--no-watch` goes without it")]
+    Watch(std::io::Error),
     /// The daemon that runs the instance says so.
     #[error("{0}")]
     Daemon(String),
@@ -126,8 +130,12 @@ pub(super) async fn prepare(
     };
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
-    let leases = watch_leases(&definitions, &options.leases)?;
-    let (plan, warnings) = fitting_plan(&definitions, &snapshot, leases.as_ref(), &plan_options)?;
+    let steps = bridging::missing(&options.instance, &told.settings, &definitions, &snapshot);
+    let snapshot = bridges::outlook(&steps, &snapshot);
+    let ours = serving::directories(&options.instance).leases;
+    let leases = watch_leases(&definitions, [&options.leases, &ours])?;
+    let (plan, warnings) = fitting_plan(&definitions, &snapshot, &leases, &plan_options)?;
+    say(&warnings);
     let before = former.and_then(|former| former.told.as_ref());
     let differences = differences(before, &told, &definitions);
     Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
@@ -149,16 +157,19 @@ pub(super) async fn compare(
         slots,
     };
     let snapshot = host::snapshot().await?;
-    fitting_plan(&request.definitions, &snapshot, None, &plan_options)?;
+    let Request { told, definitions } = request;
+    let steps = bridging::missing(&options.instance, &told.settings, definitions, &snapshot);
+    let snapshot = bridges::outlook(&steps, &snapshot);
+    say(&fitting_plan(definitions, &snapshot, &[], &plan_options)?.1);
     let before = Told::read(&options.instance).ok().flatten();
-    Ok(differences(before.as_ref(), &request.told, &request.definitions))
+    Ok(differences(before.as_ref(), told, definitions))
 }
 
 /// The plan of definitions that fit the host as it is.
 pub(super) fn fitting_plan(
     definitions: &[Network],
     snapshot: &Snapshot,
-    leases: Option<&LeaseWatch>,
+    leases: &[LeaseWatch],
     options: &plan::Options,
 ) -> Result<(Plan, Vec<Warning>), Refusal> {
     let host_ports = sysctl::HostPorts::read()?;
@@ -171,19 +182,25 @@ pub(super) fn fitting_plan(
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));
     }
-    for warning in &warnings {
+    Ok((plan, warnings))
+}
+
+/// Tells the operator.
+pub(super) fn say(warnings: &[Warning]) {
+    for warning in warnings {
         log::warn!("{warning}");
     }
-    Ok((plan, warnings))
 }
 
 pub(super) fn watch_leases(
     definitions: &[Network],
-    directory: &Path,
-) -> Result<Option<LeaseWatch>, Refusal> {
-    ports::need_leases(definitions)
-        .then(|| LeaseWatch::start(directory).map_err(Refusal::Leases))
-        .transpose()
+    directories: [&PathBuf; 2],
+) -> Result<Vec<LeaseWatch>, Refusal> {
+    if !ports::need_leases(definitions) {
+        return Ok(Vec::new());
+    }
+    let watch = |directory: &PathBuf| LeaseWatch::start(directory).map_err(Refusal::Leases);
+    directories.into_iter().map(watch).collect()
 }
 
 /// What an instance is told that differs from what it was told.

@@ -3,17 +3,20 @@
 use anyhow::Context as _;
 
 use super::{
-    RunError,
+    RunError, bridging,
     change::change_to,
     forwarding, ports,
-    prepare::{Request, fitting_plan, watch_leases},
+    prepare::{Request, fitting_plan, say, watch_leases},
+    serving,
     startup::Running,
     state,
 };
 use crate::{
-    definition::{self, Difference},
-    host,
+    bridges,
+    definition::{self, Difference, Network},
+    host::{self, Snapshot},
     instance::Told,
+    plan,
 };
 
 /// Makes the running datapath what other definitions say: all of it or, with an error, nothing.
@@ -28,24 +31,51 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
         return Ok(differences);
     }
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    if running.leases.is_none() {
-        running.leases = watch_leases(&definitions, &running.lease_directory)?;
+    if running.leases.is_empty() {
+        let directories = [&running.lease_directory, running.services.leases()];
+        running.leases = watch_leases(&definitions, directories)?;
     }
     let mut options = running.plan_options();
     options.uplinks.clone_from(&told.settings.uplinks);
-    let leases = running.leases.as_ref();
-    let (mut plan, warnings) = fitting_plan(&definitions, &snapshot, leases, &options)?;
-    let mut seen = ports::seen_leases(leases, &plan);
-    seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
-    plan.add_ports(&definitions, &snapshot, &seen);
+    let steps = bridging::missing(&running.instance, &told.settings, &definitions, &snapshot);
+    let later = bridges::outlook(&steps, &snapshot);
+    let (_, warnings) = fitting_plan(&definitions, &later, &running.leases, &options)?;
+    say(&warnings);
 
-    let mut failures = change_to(running, plan, Some(&told), &snapshot).await?;
+    let journal = &mut running.journal;
+    let snapshot = bridging::make(&running.instance, &steps, snapshot, journal).await?;
+    let shown = show(running, &definitions, &told, &snapshot, &options).await;
+    let mut failures = match shown {
+        Ok(failures) => failures,
+        Err(error) => {
+            bridging::take_back(&steps).await;
+            return Err(error);
+        }
+    };
     running.definitions = definitions;
     running.told = told;
     running.warnings = warnings;
     running.problems = Vec::new();
     let enabled = forwarding::enable(&mut running.journal, &running.plan);
     failures.extend(enabled.err().map(|error| format!("{error:#}")));
+    let served = serving::serve_guests(running).await;
+    failures.extend(served.err().map(|error| format!("{error:#}")));
+    failures.extend(bridging::remove_unwanted(running).await);
     running.leave_for_later(&failures);
     Ok(differences)
+}
+
+/// Makes packets see other definitions on the host as it is. Returns what failed of the rest.
+async fn show(
+    running: &mut Running,
+    definitions: &[Network],
+    told: &Told,
+    host: &Snapshot,
+    options: &plan::Options,
+) -> Result<Vec<String>, RunError> {
+    let (mut plan, _) = fitting_plan(definitions, host, &running.leases, options)?;
+    let mut seen = ports::seen_leases(&running.leases, &plan);
+    seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
+    plan.add_ports(definitions, host, &seen);
+    Ok(change_to(running, plan, Some(told), host).await?)
 }

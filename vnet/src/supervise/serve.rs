@@ -1,6 +1,7 @@
-//! After the start: follow the host's changes and end idle flows, until asked to stop.
+//! After the start: follow the host's changes and other definitions, and end idle flows, until asked to
+//! stop.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, io, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -12,83 +13,166 @@ use super::{
     follow::{Retry, follow, is_needed},
     obey,
     ports::leases_changed,
+    serving,
     signals::{Signal, Signals},
     startup::Running,
+    watched::{self, Ignored},
 };
 use crate::{
-    control::Listener,
+    control::{Listener, Received},
     datapath::{DatapathError, KernelLog, Sweep},
+    notify::{self, Watchdog},
+    watch_definitions::DefinitionWatch,
 };
 
 /// How often every session is looked at, and every hook. New flows look at a few sessions
 /// themselves, so that this decides only how soon an idle host's table is tidy.
 const ROUND: Duration = Duration::from_secs(5);
 
+/// What is done beside waiting.
+struct Serving<'a> {
+    running: &'a mut Running,
+    retry: Retry,
+    sweep: Sweep,
+    /// Changed files that are not in force.
+    ignored: Ignored,
+    /// What the service manager was told last.
+    status: String,
+}
+
 pub(super) async fn serve(
     running: &mut Running,
     mut listener: Listener,
+    mut watch: Option<DefinitionWatch>,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut retry = Retry::default();
-    let mut sweep = Sweep::default();
+    let mut watchdog = Watchdog::of_service_manager();
+    let mut serving = Serving::begin(running);
     loop {
+        let running = &mut *serving.running;
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::Stop => return Ok(()),
-                Signal::ReadAgain => {
-                    obey::read_again(running).await;
-                    retry.note(running.tidiness());
-                    sweep = begin_sweep(running);
+                Signal::ReadAgain => serving.read_again().await,
+            },
+            received = listener.next() => serving.obey(received).await,
+            changed = definitions_changed(watch.as_mut()) => match changed {
+                Ok(files) => serving.apply_changed(&files).await,
+                Err(error) => {
+                    log::error!("changed definitions are not noticed any more: {error}");
+                    watch = None;
                 }
             },
-            received = listener.next() => {
-                let answer = obey::obey(running, received.order.clone()).await;
-                received.answer(&answer).await;
-                retry.note(running.tidiness());
-                sweep = begin_sweep(running);
-            }
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
-                sweep = follow_and_sweep(running, &mut retry).await;
+                serving.follow().await;
             }
-            result = leases_changed(running.leases.as_mut()) => {
+            result = leases_changed(&mut running.leases) => {
                 result.context("cannot follow the DHCP leases")?;
-                sweep = follow_and_sweep(running, &mut retry).await;
+                serving.follow().await;
             }
-            () = retry.due() => sweep = follow_and_sweep(running, &mut retry).await,
+            due = running.services.wait() => serving::tend(running, due).await?,
+            () = serving.retry.due() => serving.follow().await,
             result = drain(running.kernel_log.as_mut()) => {
                 if let Err(error) = result {
                     log::error!("cannot read the programs' log any more: {error:#}");
                     running.kernel_log = None;
                 }
             }
+            () = watchdog.tick() => {}
             _ = round.tick() => {
                 if is_needed(running).await {
-                    sweep = follow_and_sweep(running, &mut retry).await;
-                } else if sweep.is_done() {
-                    sweep = begin_sweep(running);
+                    serving.follow().await;
+                } else if serving.sweep.is_done() {
+                    serving.sweep = begin_sweep(running);
                 }
             }
             // Everything else has its turn between two slices.
-            () = yield_now(), if !sweep.is_done() => {
-                if let Err(error) = running.datapath.sweep_slice(&mut sweep) {
-                    sweep = unswept(&error);
-                } else if sweep.is_done()
-                    && let Err(error) = running.datapath.forget_departures()
-                {
-                    log::error!("cannot forget guests that have gone: {error}");
-                }
-            }
+            () = yield_now(), if !serving.sweep.is_done() => serving.sweep_slice(),
         }
     }
 }
 
-/// A sweep follows each change: what may not live on ends without a packet.
-async fn follow_and_sweep(running: &mut Running, retry: &mut Retry) -> Sweep {
-    retry.note(follow(running).await);
-    begin_sweep(running)
+impl<'a> Serving<'a> {
+    fn begin(running: &'a mut Running) -> Self {
+        let status = status(running, &Ignored::default());
+        notify::ready(&status);
+        let (retry, ignored) = (Retry::default(), Ignored::default());
+        Self { running, retry, sweep: Sweep::default(), ignored, status }
+    }
+
+    async fn read_again(&mut self) {
+        notify::reloading("reading the definitions again");
+        if obey::read_again(self.running).await {
+            self.ignored = Ignored::default();
+        }
+        self.retry.note(self.running.tidiness());
+        self.sweep = begin_sweep(self.running);
+        self.status = status(self.running, &self.ignored);
+        notify::ready(&self.status);
+    }
+
+    async fn obey(&mut self, received: Received) {
+        let answer = obey::obey(self.running, received.order.clone()).await;
+        received.answer(&answer).await;
+        self.retry.note(self.running.tidiness());
+        self.end_change();
+    }
+
+    async fn apply_changed(&mut self, files: &BTreeSet<PathBuf>) {
+        watched::apply_changed(self.running, files, &mut self.ignored).await;
+        self.retry.note(self.running.tidiness());
+        self.end_change();
+    }
+
+    /// Follows a change of the host, which may be what ignored definitions wait for.
+    async fn follow(&mut self) {
+        self.retry.note(follow(self.running).await);
+        if self.ignored.waits_for_host() {
+            watched::apply_changed(self.running, &BTreeSet::new(), &mut self.ignored).await;
+        }
+        self.end_change();
+    }
+
+    /// A sweep follows each change: what may not live on ends without a packet.
+    fn end_change(&mut self) {
+        self.sweep = begin_sweep(self.running);
+        let status = status(self.running, &self.ignored);
+        if status != self.status {
+            notify::status(&status);
+            self.status = status;
+        }
+    }
+
+    fn sweep_slice(&mut self) {
+        if let Err(error) = self.running.datapath.sweep_slice(&mut self.sweep) {
+            self.sweep = unswept(&error);
+        } else if self.sweep.is_done()
+            && let Err(error) = self.running.datapath.forget_departures()
+        {
+            log::error!("cannot forget guests that have gone: {error}");
+        }
+    }
+}
+
+/// A line for `systemctl status`.
+fn status(running: &Running, ignored: &Ignored) -> String {
+    let count = |number: usize, one: &str, more: &str| match number {
+        1 => format!("1 {one}"),
+        number => format!("{number} {more}"),
+    };
+    let networks = &running.plan.networks;
+    let mut parts = vec![count(networks.len(), "network", "networks")];
+    let waiting = networks.iter().filter(|network| network.bridge_ifindex.is_none()).count();
+    if waiting > 0 {
+        parts.push(format!("{waiting} without a bridge"));
+    }
+    if ignored.count() > 0 {
+        parts.push(count(ignored.count(), "changed file ignored", "changed files ignored"));
+    }
+    parts.join(", ")
 }
 
 fn begin_sweep(running: &mut Running) -> Sweep {
@@ -99,6 +183,14 @@ fn begin_sweep(running: &mut Running) -> Sweep {
 fn unswept(error: &DatapathError) -> Sweep {
     log::error!("cannot end idle flows: {error}");
     Sweep::default()
+}
+
+/// Waits for changed definitions; for ever if they are not watched. May be cancelled.
+async fn definitions_changed(watch: Option<&mut DefinitionWatch>) -> io::Result<BTreeSet<PathBuf>> {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Passes on what the programs log; for ever silent if they do not.

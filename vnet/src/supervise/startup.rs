@@ -16,15 +16,17 @@ use crate::{
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Name, Told, Undo, Whose},
     plan::{self, Plan, PlannedPort, Problem, Slots, Warning},
+    services::Supervisor,
 };
 
 use super::{
-    Options,
+    Options, bridging,
     change::change_to,
     forwarding,
     pause::pause,
     ports,
-    prepare::Prepared,
+    prepare::{Prepared, fitting_plan},
+    serving,
     standing::{Former, Standing, maps_of},
 };
 
@@ -50,8 +52,13 @@ pub(super) struct Running {
     /// Where the host differs from the definitions for now.
     pub warnings: Vec<Warning>,
     /// There only if guests' addresses depend on leases.
-    pub leases: Option<LeaseWatch>,
+    pub leases: Vec<LeaseWatch>,
     pub lease_directory: PathBuf,
+    pub services: Supervisor,
+    /// What the process was told to do in any case: [`Options::create_bridges`] and
+    /// [`Options::no_services`].
+    pub create_bridges: bool,
+    pub no_services: bool,
     pub watch: Watch,
     pub datapath: Datapath,
     /// There only if the programs log.
@@ -107,17 +114,11 @@ pub(super) async fn start(
     loaded: Loaded,
 ) -> anyhow::Result<Running> {
     let attach = prepared.standing.former().map_or(options.attach, Former::attach_mode);
-    let Prepared { standing, definitions, told, differences, mut plan, warnings, leases, watch } =
+    let Prepared { standing, definitions, told, differences, plan, warnings, leases, watch } =
         prepared;
     let Loaded { flow_limit, mut datapath, journal, pins, hooks, plan: former_plan, slots } =
         loaded;
     let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
-
-    // Anew, because leftovers of an earlier run have gone since the plan was made.
-    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
-    let mut seen = ports::seen_leases(leases.as_ref(), &plan);
-    seen.learned = datapath.learned_macs()?;
-    plan.add_ports(&definitions, &snapshot, &seen);
 
     let mut running = Running {
         instance: options.instance.clone(),
@@ -134,6 +135,9 @@ pub(super) async fn start(
         warnings,
         leases,
         lease_directory: options.leases.clone(),
+        services: Supervisor::new(serving::directories(&options.instance)),
+        create_bridges: options.create_bridges,
+        no_services: options.no_services,
         watch,
         datapath,
         kernel_log,
@@ -143,16 +147,47 @@ pub(super) async fn start(
         started: unix_time(),
         is_untidy: false,
     };
-    let told = running.told.clone();
-    let mut failures = change_to(&mut running, plan, Some(&told), &snapshot).await?;
+    let mut failures = bring_up(&mut running, plan).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
     match forwarding::enable(&mut running.journal, &running.plan) {
         Err(error) if standing.is_taken_over() => failures.push(format!("{error:#}")),
         enabled => enabled?,
     }
     pause("forwarding").await;
+    let served = serving::serve_guests(&mut running).await;
+    failures.extend(served.err().map(|error| format!("{error:#}")));
+    pause("served").await;
+    failures.extend(bridging::remove_unwanted(&mut running).await);
     running.leave_for_later(&failures);
     Ok(running)
+}
+
+/// Bridges and programs, or with an error what there was before. Returns what failed of the rest.
+async fn bring_up(running: &mut Running, mut plan: Plan) -> anyhow::Result<Vec<String>> {
+    let told = running.told.clone();
+    // Anew, because leftovers of an earlier run have gone since the plan was made.
+    let snapshot = host::snapshot().await.context("cannot read the host's network")?;
+    let Running { instance, definitions, journal, .. } = &mut *running;
+    let steps = bridging::missing(instance, &told.settings, definitions, &snapshot);
+    let snapshot = bridging::make(instance, &steps, snapshot, journal).await?;
+    pause("bridges").await;
+    let changed = async {
+        if !steps.is_empty() {
+            let leases = &running.leases;
+            let mut options = running.plan_options();
+            options.slots = plan.slots();
+            plan = fitting_plan(&running.definitions, &snapshot, leases, &options)?.0;
+        }
+        let mut seen = ports::seen_leases(&running.leases, &plan);
+        seen.learned = running.datapath.learned_macs()?;
+        plan.add_ports(&running.definitions, &snapshot, &seen);
+        change_to(running, plan, Some(&told), &snapshot).await
+    };
+    let changed = changed.await;
+    if changed.is_err() {
+        bridging::take_back(&steps).await;
+    }
+    changed
 }
 
 impl Running {

@@ -38,6 +38,7 @@ pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyh
             })
             .collect(),
         guests: plan.ports.iter().map(guest_state).collect(),
+        services: running.services.states(),
     };
     let directory = running.instance.runtime_directory();
     state
@@ -52,6 +53,12 @@ pub(super) fn commit(running: &Running) -> anyhow::Result<()> {
     State::commit(&directory)
         .and_then(|()| Told::commit(&directory))
         .with_context(|| format!("cannot write the state to {}", directory.display()))
+}
+
+/// Writes down what runs.
+pub(super) fn write(running: &Running) -> anyhow::Result<()> {
+    stage(running, &running.plan, None)?;
+    commit(running)
 }
 
 /// Writes down what the instance was told, where nothing else changes.

@@ -122,6 +122,7 @@ fn state(pins: &Path) -> State {
         }],
         hooks: vec![],
         guests: vec![],
+        services: vec![],
         layout: vnet_common::names::LAYOUT,
     }
 }

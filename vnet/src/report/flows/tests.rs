@@ -32,6 +32,7 @@ fn state() -> State {
         }],
         hooks: vec![],
         guests: vec![],
+        services: vec![],
         layout: 1,
     }
 }

@@ -1,0 +1,406 @@
+//! `vnet run` and `vnet apply` with services and bridges: what guests have of them, and who outlives
+//! whom.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use vnet_tests::{
+    lab::{
+        Checksum, Guest, HostState, Ipv6Noise, Lab, Namespace, Node, Output, Running, require_root,
+        services::{Dnsmasq, DnsmasqConfig},
+        wait_until,
+    },
+    lifecycle::{self, DEADLINE},
+};
+
+use super::clients::{
+    DUID, ISOLATED, NAT, ROUTE, default_routes, names, udhcpc, wait_for_advertisement,
+};
+use super::support::{Place, fs_of, owner};
+
+const OUTSIDE: &str = "203.0.113.1";
+const OUTSIDE_IPV6: &str = "2001:db8::1";
+
+/// A host without bridges, an outside with a DNS server, and an instance of its own.
+struct Site {
+    lab: Lab,
+    host: Node,
+    outside: Node,
+    instance: String,
+    place: Place,
+    before: HostState,
+    _dns: Dnsmasq,
+}
+
+impl Site {
+    fn new(test: &str) -> Result<Self> {
+        let lab = Lab::with_ipv6(Ipv6Noise::On)?;
+        let host = lab.host("host")?;
+        let outside = lab.outside(&host, "eth0", "outside", "203.0.113.2/24", "203.0.113.1/24")?;
+        host.add_address("eth0", "2001:db8::2/64")?;
+        outside.add_address("eth0", "2001:db8::1/64")?;
+        host.run(&["ip", "-6", "route", "add", "default", "via", OUTSIDE_IPV6])?;
+        let names = [("upstream.example", "198.51.100.7")];
+        let config = DnsmasqConfig { interface: "eth0", names: &names, ..DnsmasqConfig::default() };
+        let dns = Dnsmasq::start(&outside, &config)?;
+        let place = Place::new(test);
+        fs::create_dir(place.0.join("networks"))?;
+        fs::write(place.0.join("resolv.conf"), "nameserver 203.0.113.1\n")?;
+        let instance = format!("{test}-{}", std::process::id());
+        wait_until("no address is tentative", DEADLINE, || {
+            let shown = host.run(&["ip", "address", "show", "tentative"]);
+            let shown = shown.map_err(|error| error.to_string())?;
+            if shown.is_empty() { Ok(()) } else { Err(shown) }
+        })?;
+        let before = HostState::read(&host)?;
+        Ok(Self { lab, host, outside, instance, place, before, _dns: dns })
+    }
+
+    fn networks(&self) -> String {
+        self.place.0.join("networks").display().to_string()
+    }
+
+    /// A network of both families in the directory that is served.
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        Ok(fs::write(self.place.0.join("networks").join(name), text)?)
+    }
+
+    fn network(&self, forward: &str) -> String {
+        self.network_with(forward, "", "")
+    }
+
+    fn network_with(&self, forward: &str, hosts: &str, records: &str) -> String {
+        format!(
+            "<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>\
+             <name>n</name>{forward}<bridge name='virbr0' stp='off'/><domain name='lab.example' localOnly='yes'/>\
+             <dns>{records}</dns>\
+             <ip address='192.168.122.1' prefix='24'><dhcp>\
+             <range start='192.168.122.100' end='192.168.122.120'/>{hosts}</dhcp></ip>\
+             <ip family='ipv6' address='fd00:122::1' prefix='64'><dhcp>\
+             <range start='fd00:122::100' end='fd00:122::1ff'/></dhcp></ip>\
+             <dnsmasq:options><dnsmasq:option value='resolv-file={}'/></dnsmasq:options>\
+             </network>",
+            self.place.0.join("resolv.conf").display()
+        )
+    }
+
+    /// `vnet run` of the directory, once it is ready.
+    fn run(&self, arguments: &[&str]) -> Result<Running> {
+        let (program, networks) = (lifecycle::program()?, self.networks());
+        let mut command = vec![program.as_str(), "run", &networks, "--instance", &self.instance];
+        command.extend(arguments);
+        let running = self.host.spawn(&command)?;
+        running.wait_for_line("ready", DEADLINE)?;
+        Ok(running)
+    }
+
+    fn vnet(&self, command: &str, arguments: &[&str]) -> Result<Output> {
+        let program = lifecycle::program()?;
+        let mut command = vec![program.as_str(), command, "--instance", &self.instance];
+        command.extend(arguments);
+        Ok(self.host.try_run(&command)?)
+    }
+
+    fn runtime(&self) -> PathBuf {
+        Path::new("/run/vnet").join(&self.instance)
+    }
+
+    fn state(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&fs::read(self.runtime().join("state.json"))?)?)
+    }
+
+    /// The dnsmasq of the network, as the instance tells.
+    fn service(&self) -> Result<u32> {
+        let state = self.state()?;
+        let process = state["services"][0]["process"].as_u64();
+        let process = process.with_context(|| state["services"].to_string())?;
+        Ok(u32::try_from(process)?)
+    }
+
+    fn leases(&self) -> PathBuf {
+        Path::new("/var/lib/vnet").join(&self.instance)
+    }
+
+    /// Every process that has the instance's name or one of its files in its command line.
+    fn processes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.contains(&self.instance) {
+                found.push(command);
+            }
+        }
+        found
+    }
+
+    /// Nothing is left but leases.
+    fn assert_clean(&self) -> Result<()> {
+        wait_until("no process of the instance is left", DEADLINE, || {
+            let left = self.processes();
+            if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+        })?;
+        let difference = self.before.difference(&HostState::read(&self.host)?);
+        ensure!(difference.is_empty(), "{difference}");
+        ensure!(!self.runtime().exists(), "{}", self.runtime().display());
+        Ok(())
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        // What a failed test has left behind; nobody else has this instance.
+        let _ = self.vnet("detach", &[]);
+        let _ = fs::remove_dir_all(self.leases());
+    }
+}
+
+fn assert_reaches(guest: &Namespace, addresses: &[&str]) -> Result<()> {
+    for address in addresses {
+        let ping = guest.ping(address, 2)?;
+        ensure!(ping.received == 2, "{} to {address}: {ping:?}", guest.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn guests_of_every_mode_are_served_on_a_bridge_that_was_not_there() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-modes")?;
+    // Where guests keep their addresses, the outside has to know the way.
+    site.outside.run(&["ip", "route", "add", "192.168.122.0/24", "via", "203.0.113.2"])?;
+    site.outside.run(&["ip", "-6", "route", "add", "fd00:122::/64", "via", "2001:db8::2"])?;
+    for (mode, forward) in [("nat", NAT), ("route", ROUTE), ("isolated", ISOLATED)] {
+        site.write("n.xml", &site.network(forward))?;
+        let mut daemon = site.run(&["--create-bridges"])?;
+        ensure!(owner(site.service()?) == "dnsmasq or nobody");
+        let guest = site.lab.guest(&site.host, "virbr0", &Guest::veth(&format!("g{mode}")))?;
+        let capture = guest.capture("eth0", "udp src port 67")?;
+        let said = udhcpc(&guest, &site.place)?;
+        // For clients that read raw frames; dnsmasq's leave the host's stack with a partial one.
+        let reply = capture.wait_for(|_| true, DEADLINE)?;
+        ensure!(reply.checksum != Checksum::Partial, "{reply}");
+        wait_for_advertisement(&guest)?;
+        let lent = guest.dhcpv6("eth0", &DUID, DEADLINE)?;
+        ensure!((0x100..=0x1ff).contains(&lent.segments()[7]), "{lent}");
+        let lent = format!("{lent}/64");
+        guest.run(&["ip", "address", "add", &lent, "dev", "eth0", "nodad"])?;
+        let (ipv4, ipv6) = (default_routes(&guest, "-4")?, default_routes(&guest, "-6")?);
+        assert_reaches(&guest, &["192.168.122.1", "fd00:122::1"])?;
+        if mode == "isolated" {
+            ensure!(said[1..3] == ["router=", "dns=192.168.122.1"], "{said:?}");
+            ensure!(ipv4.is_empty() && ipv6.is_empty(), "{ipv4:?} {ipv6:?}");
+            ensure!(names(&guest, "upstream.example").is_empty());
+        } else {
+            ensure!(said[1..3] == ["router=192.168.122.1", "dns=192.168.122.1"], "{said:?}");
+            ensure!(ipv4 == ["default via 192.168.122.1 dev eth0 "], "{ipv4:?}");
+            ensure!(ipv6.len() == 1 && ipv6[0].starts_with("default via fe80::"), "{ipv6:?}");
+            ensure!(names(&guest, "upstream.example") == ["198.51.100.7"]);
+            assert_reaches(&guest, &[OUTSIDE, OUTSIDE_IPV6])?;
+        }
+        site.lab.unplug(&site.host, &guest)?;
+        let output = daemon.terminate(DEADLINE)?.success()?;
+        ensure!(!output.stderr.contains("ERROR"), "{mode}: {}", output.stderr);
+        site.assert_clean().context(mode)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn services_outlive_a_killed_daemon_and_change_without_losing_leases() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-killed")?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--create-bridges", "--no-watch"])?;
+    let process = site.service()?;
+    let guest = site.lab.guest(&site.host, "virbr0", &Guest::tap("guest1"))?;
+    let address = udhcpc(&guest, &site.place)?.swap_remove(0);
+    let leases = site.leases().join("dnsmasq/n.leases");
+    let lease = fs::read_to_string(&leases)?;
+    ensure!(lease.contains("192.168.122.1"), "{lease}");
+
+    daemon.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    assert_reaches(&guest, &[OUTSIDE])?;
+    guest.run(&["ip", "address", "flush", "dev", "eth0", "scope", "global"])?;
+    ensure!(udhcpc(&guest, &site.place)?[0] == address);
+
+    let mut daemon = site.run(&["--create-bridges", "--no-watch", "--keep"])?;
+    ensure!(site.service()? == process);
+    // A reservation for another guest: reloaded, with all leases.
+    let other = "<host mac='52:54:00:00:00:99' name='other' ip='192.168.122.50'/>";
+    let record = "<host ip='192.168.122.50'><hostname>other</hostname></host>";
+    site.write("n.xml", &site.network_with(NAT, other, record))?;
+    let output = site.vnet("apply", &[&site.networks()])?.success()?;
+    ensure!(output.stdout.starts_with("~ n\n"), "{output:?}");
+    ensure!(site.service()? == process);
+    let reserved = fs::read_to_string(site.runtime().join("dnsmasq/n.hosts"))?;
+    ensure!(reserved.contains("52:54:00:00:00:99"), "{reserved}");
+    wait_until("the record is known", DEADLINE, || {
+        let found = names(&guest, "other.lab.example");
+        if found == ["192.168.122.50"] { Ok(()) } else { Err(format!("{found:?}")) }
+    })?;
+    let lease = lease.split(' ').nth(1).context("a lease")?.to_owned();
+    ensure!(fs::read_to_string(&leases)?.contains(&lease));
+    ensure!(fs_of(&guest, "/sys/class/net/eth0/address") == lease);
+
+    // The daemon ends, everything goes on; and without a daemon changes are made all the same.
+    daemon.terminate(DEADLINE)?.success()?;
+    assert_reaches(&guest, &[OUTSIDE])?;
+    ensure!(names(&guest, "upstream.example") == ["198.51.100.7"]);
+    site.write("n.xml", &site.network_with(NAT, other, &record.replace(".50", ".51")))?;
+    site.vnet("apply", &["--create-bridges", &site.networks()])?.success()?;
+    ensure!(site.service()? == process);
+    wait_until("the new record is known", DEADLINE, || {
+        let found = names(&guest, "other.lab.example");
+        if found == ["192.168.122.51"] { Ok(()) } else { Err(format!("{found:?}")) }
+    })?;
+
+    // A guest keeps the bridge; all else goes, and the bridge the next time.
+    let output = site.vnet("detach", &[])?.success()?;
+    ensure!(output.stderr.contains("bridge `virbr0` stays"), "{output:?}");
+    ensure!(site.processes().is_empty(), "{:?}", site.processes());
+    ensure!(site.host.try_run(&["ip", "link", "show", "virbr0"])?.status.success());
+    site.lab.unplug(&site.host, &guest)?;
+    let output = site.vnet("detach", &[])?.success()?;
+    ensure!(output.stderr.is_empty(), "{output:?}");
+    site.assert_clean()?;
+    // On purpose: guests keep their addresses when vnet comes back.
+    ensure!(fs::read_to_string(&leases)?.contains(&lease));
+    Ok(())
+}
+
+#[test]
+fn watched_directory_is_applied_file_by_file() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-watch")?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--create-bridges"])?;
+    let guest = site.lab.guest(&site.host, "virbr0", &Guest::veth("guest1"))?;
+    udhcpc(&guest, &site.place)?;
+    assert_reaches(&guest, &[OUTSIDE])?;
+
+    // One is valid and one is not, at the same time.
+    let second = "<network><name>second</name><bridge name='virbr1' stp='off'/>\
+                  <ip address='192.168.123.1' prefix='24'/></network>";
+    site.write("bad.xml", "<network><name>bad</name>")?;
+    site.write("n.xml", &site.network(ISOLATED))?;
+    site.write("second.xml", second)?;
+    let networks = || -> Result<Vec<String>> {
+        let state = site.state()?;
+        let networks = state["networks"].as_array().context("networks")?;
+        let said = |it: &Value| format!("{} {}", it["name"], it["mode"]).replace('"', "");
+        Ok(networks.iter().map(said).collect())
+    };
+    let wait_for = |wanted: &[&str]| {
+        wait_until(&format!("the networks are {wanted:?}"), DEADLINE, || match networks() {
+            Ok(networks) if networks == wanted => Ok(()),
+            other => Err(format!("{other:?}\n{}", daemon.stderr())),
+        })
+    };
+    wait_for(&["n isolated", "second isolated"])?;
+    ensure!(guest.ping(OUTSIDE, 1)?.received == 0);
+    ensure!(site.host.try_run(&["ip", "link", "show", "virbr1"])?.status.success());
+    daemon.wait_for_line("bad.xml is ignored, what it said before stays", DEADLINE)?;
+
+    // What becomes invalid stays in force; what is removed goes, with its bridge.
+    site.write("second.xml", "<network/>")?;
+    daemon.wait_for_line("second.xml is ignored, what it said before stays", DEADLINE)?;
+    wait_for(&["n isolated", "second isolated"])?;
+    fs::remove_file(site.place.0.join("networks/bad.xml"))?;
+    fs::remove_file(site.place.0.join("networks/second.xml"))?;
+    site.write("n.xml", &site.network(NAT))?;
+    wait_for(&["n nat"])?;
+    wait_until("the bridge of the network that has gone goes, too", DEADLINE, || {
+        let shown = site.host.try_run(&["ip", "link", "show", "virbr1"]);
+        let shown = shown.map_err(|error| error.to_string())?;
+        if shown.status.success() { Err(shown.stdout) } else { Ok(()) }
+    })?;
+    assert_reaches(&guest, &[OUTSIDE])?;
+
+    site.lab.unplug(&site.host, &guest)?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.assert_clean()
+}
+
+#[test]
+fn definition_that_the_host_does_not_allow_waits_for_it() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-waits")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--no-services"])?;
+    ensure!(site.state()?["services"] == Value::Array(Vec::new()));
+    let second = "<network><name>second</name><bridge name='virbr1'/>\
+                  <ip address='192.168.123.1' prefix='24'/></network>";
+    site.write("second.xml", second)?;
+    daemon.wait_for_line("second.xml is ignored for now", DEADLINE)?;
+    site.host.bridge("virbr1", &["192.168.123.1/24"])?;
+    wait_until("the network is served", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][1]["name"] == "second" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    daemon.terminate(DEADLINE)?.success()?;
+    for bridge in ["virbr0", "virbr1"] {
+        site.host.run(&["ip", "link", "delete", bridge])?;
+    }
+    site.assert_clean()
+}
+
+#[test]
+fn bridge_that_somebody_deletes_is_made_again_with_its_service() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-again")?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--create-bridges"])?;
+    let process = site.service()?;
+    site.host.run(&["ip", "link", "delete", "virbr0"])?;
+    wait_until("another process serves the new bridge", DEADLINE, || match site.service() {
+        Ok(other) if other != process => Ok(()),
+        other => Err(format!("{other:?}\n{}", daemon.stderr())),
+    })?;
+    let guest = site.lab.guest(&site.host, "virbr0", &Guest::veth("guest1"))?;
+    udhcpc(&guest, &site.place)?;
+    assert_reaches(&guest, &[OUTSIDE])?;
+    site.lab.unplug(&site.host, &guest)?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.assert_clean()
+}
+
+#[test]
+fn change_that_fails_leaves_no_bridge() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-fails")?;
+    site.write("n.xml", &site.network(NAT))?;
+    // Somebody else's interface has the name of the bridge.
+    site.host.run(&["ip", "link", "add", "virbr1", "type", "veth", "peer", "other"])?;
+    let second = "<network><name>second</name><bridge name='virbr1'/>\
+                  <ip address='192.168.123.1' prefix='24'/></network>";
+    let path = site.place.0.join("second.xml");
+    fs::write(&path, second)?;
+    let path = path.display().to_string();
+    let output = site.vnet("apply", &["--create-bridges", &site.networks(), &path])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    site.host.run(&["ip", "link", "delete", "virbr1"])?;
+    site.assert_clean()?;
+
+    let output = site.vnet("apply", &["--create-bridges", "--dry-run", &site.networks()])?;
+    ensure!(output.stdout == "+ n (nat, virbr0, 192.168.122.0/24, fd00:122::/64)\n", "{output:?}");
+    site.assert_clean()
+}

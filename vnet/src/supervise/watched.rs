@@ -1,0 +1,137 @@
+//! Files of definitions that have changed: each is applied if it can be, and else says what it said
+//! before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use super::{obey::obey, startup::Running};
+use crate::{
+    control::{Answer, Order},
+    definition::{self, Severity},
+    instance::{DefinitionText, Told},
+};
+
+/// Changed files that are not in force.
+#[derive(Debug, Default)]
+pub(super) struct Ignored {
+    /// Those with errors of their own.
+    invalid: BTreeSet<PathBuf>,
+    /// Those that the host or other definitions do not allow for now, and what was said of them.
+    refused: BTreeMap<PathBuf, String>,
+}
+
+impl Ignored {
+    pub(super) fn count(&self) -> usize {
+        self.invalid.len() + self.refused.len()
+    }
+
+    /// Whether a change of the host may help.
+    pub(super) fn waits_for_host(&self) -> bool {
+        !self.refused.is_empty()
+    }
+}
+
+/// A file and what it says; none if it has gone.
+type Edit = (PathBuf, Option<String>);
+
+/// Applies changed files, and those that were refused before: all together or, if that is refused, each
+/// that can be.
+pub(super) async fn apply_changed(
+    running: &mut Running,
+    changed: &BTreeSet<PathBuf>,
+    ignored: &mut Ignored,
+) {
+    let mut files: BTreeSet<PathBuf> =
+        changed.iter().flat_map(|path| files_of(path, &running.told)).collect();
+    files.extend(ignored.refused.keys().cloned());
+    let mut edits: Vec<Edit> = Vec::new();
+    for file in files {
+        match read(&file) {
+            Ok(text) if text.as_deref() == text_of(&running.told, &file) => {
+                ignored.invalid.remove(&file);
+                ignored.refused.remove(&file);
+            }
+            Ok(text) => {
+                ignored.invalid.remove(&file);
+                edits.push((file, text));
+            }
+            Err(errors) => {
+                log::error!("{} is ignored, what it said before stays:\n{errors}", file.display());
+                ignored.refused.remove(&file);
+                ignored.invalid.insert(file);
+            }
+        }
+    }
+    // What goes makes room for what comes.
+    edits.sort_by_key(|(_, text)| text.is_some());
+    if edits.len() > 1 && apply(running, &edits).await.is_ok() {
+        for (file, _) in &edits {
+            ignored.refused.remove(file);
+        }
+        return;
+    }
+    for edit in edits {
+        let applied = apply(running, std::slice::from_ref(&edit)).await;
+        let file = edit.0;
+        let Err(reason) = applied else {
+            ignored.refused.remove(&file);
+            continue;
+        };
+        if ignored.refused.get(&file) != Some(&reason) {
+            log::error!("{} is ignored for now: {reason}", file.display());
+            ignored.refused.insert(file, reason);
+        }
+    }
+}
+
+/// The definitions that a path stands for: a directory for those in it, now and in what was told.
+fn files_of(path: &Path, told: &Told) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        // A directory that has gone takes no network along: it may be mounted again.
+        let is_file = told.definitions.iter().all(|it| it.path.parent() != Some(path));
+        return if is_file { vec![path.to_owned()] } else { Vec::new() };
+    }
+    let mut files = definition::files_in(path).unwrap_or_default();
+    let known = told.definitions.iter().map(|it| &it.path);
+    files.extend(known.filter(|known| known.parent() == Some(path)).cloned());
+    files
+}
+
+/// What a file says, if it has no error; none if there is no such file.
+fn read(file: &Path) -> Result<Option<String>, String> {
+    if !file.exists() && !file.is_symlink() {
+        return Ok(None);
+    }
+    let loaded = definition::load(&[file.to_owned()]);
+    if loaded.report.has_errors() {
+        return Err(loaded.report.render(Severity::Warning));
+    }
+    let text = loaded.report.sources().iter().find_map(|(_, source)| source.text());
+    Ok(text.map(str::to_owned))
+}
+
+fn text_of<'a>(told: &'a Told, file: &Path) -> Option<&'a str> {
+    let known = told.definitions.iter().find(|it| it.path == file);
+    known.map(|it| it.text.as_str())
+}
+
+async fn apply(running: &mut Running, edits: &[Edit]) -> Result<(), String> {
+    let mut told = running.told.clone();
+    for (path, text) in edits {
+        let known = told.definitions.iter().position(|it| it.path == *path);
+        match (known, text) {
+            (Some(at), Some(text)) => text.clone_into(&mut told.definitions[at].text),
+            (Some(at), None) => drop(told.definitions.remove(at)),
+            (None, Some(text)) => {
+                told.definitions.push(DefinitionText { path: path.clone(), text: text.clone() });
+            }
+            (None, None) => {}
+        }
+    }
+    match obey(running, Order::Apply(told)).await {
+        Answer::Applied(_) => Ok(()),
+        Answer::Refused(reason) | Answer::Failed(reason) => Err(reason),
+    }
+}
