@@ -13,6 +13,7 @@
 pub mod journal;
 pub mod lock;
 mod namespace;
+mod neighbours;
 pub mod state;
 mod told;
 pub mod undo;
@@ -25,6 +26,7 @@ use std::{
 
 pub use journal::{Journal, JournalError, Undo};
 pub use lock::{Lock, LockError};
+pub use neighbours::neighbours;
 pub use state::State;
 pub use told::{DefinitionText, Settings, Told};
 pub use undo::{Outcome, Whose, retract, undo};

@@ -9,10 +9,10 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Snapshot, Watch, WatchOptions, privileges, sysctl},
     instance::{
-        DefinitionText, Lock, LockError, Settings, State, Told,
+        DefinitionText, Lock, LockError, Name, Settings, State, Told,
         undo::{self, Elsewhere},
     },
-    plan::{self, Plan, Planned, Problem, Warning},
+    plan::{self, Plan, Planned, Problem, Warning, beside},
 };
 
 use super::{
@@ -127,7 +127,8 @@ pub(super) async fn prepare(
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
     let leases = watch_leases(&definitions, &options.leases)?;
-    let (plan, warnings) = fitting_plan(&definitions, &snapshot, leases.as_ref(), &plan_options)?;
+    let (plan, warnings) =
+        fitting_plan(&definitions, &snapshot, leases.as_ref(), &plan_options, &options.instance)?;
     let before = former.and_then(|former| former.told.as_ref());
     let differences = definition::differences(&networks_of(before), &definitions);
     Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
@@ -146,7 +147,7 @@ pub(super) async fn compare(
         slots,
     };
     let snapshot = host::snapshot().await?;
-    fitting_plan(&request.definitions, &snapshot, None, &plan_options)?;
+    fitting_plan(&request.definitions, &snapshot, None, &plan_options, &options.instance)?;
     let before = Told::read(&options.instance).ok().flatten();
     Ok(definition::differences(&networks_of(before.as_ref()), &request.definitions))
 }
@@ -157,13 +158,22 @@ pub(super) fn fitting_plan(
     snapshot: &Snapshot,
     leases: Option<&LeaseWatch>,
     options: &plan::Options,
+    instance: &Name,
 ) -> Result<(Plan, Vec<Warning>), Refusal> {
     let host_ports = sysctl::ip_local_port_range()?;
-    let Planned { mut plan, mut problems, warnings } =
+    let Planned { mut plan, mut problems, mut warnings } =
         plan::plan(definitions, snapshot, host_ports, options);
     plan.add_ports(definitions, snapshot, &ports::seen_leases(leases, &plan));
     if sysctl::forwarding(Family::Ipv6)? == Some(false) {
         problems.extend(plan::routes_lost_by_forwarding(&plan, snapshot));
+    }
+    let around = beside::Surroundings::read(instance);
+    for advice in beside::advice(definitions, &plan, snapshot, &around) {
+        if advice.is_fatal {
+            problems.push(Problem::Beside(advice));
+        } else {
+            warnings.push(Warning::Beside(advice));
+        }
     }
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));

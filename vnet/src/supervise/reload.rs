@@ -33,7 +33,8 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
     let mut options = running.plan_options();
     options.uplinks.clone_from(&told.settings.uplinks);
     let leases = running.leases.as_ref();
-    let (mut plan, warnings) = fitting_plan(&definitions, &snapshot, leases, &options)?;
+    let (mut plan, warnings) =
+        fitting_plan(&definitions, &snapshot, leases, &options, &running.instance)?;
     let mut seen = ports::seen_leases(leases, &plan);
     seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
     plan.add_ports(&definitions, &snapshot, &seen);
