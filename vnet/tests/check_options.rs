@@ -12,7 +12,7 @@ use std::{
 
 use roxmltree::Node;
 use support::{Scratch, check, corpus, files, stderr};
-use vnet::definition::{self, Severity};
+use vnet::definition::{self, ForwardMode, Severity};
 
 fn document(name: &str) -> PathBuf {
     repository().join("docs").join(name)
@@ -47,12 +47,36 @@ fn options(text: &str) -> Option<&str> {
 #[test]
 fn examples_of_the_reference_are_right() {
     let examples = examples();
-    assert_eq!(examples.len(), 8);
+    assert_eq!(examples.len(), 9);
     for example in examples {
         let text = if example.starts_with("<network>") { example } else { network(&example) };
         let loaded = definition::load_text("n.xml".as_ref(), &text);
         assert!(!loaded.report.has_errors(), "{}", loaded.report.render(Severity::Error));
         assert!(loaded.networks[0].options.span.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn network_that_libvirt_leaves_open_is_masqueraded_where_the_options_say_so() {
+    let options = |element: &str| {
+        format!("<vnet:options xmlns:vnet='urn:vnet:options:1'>{element}</vnet:options>")
+    };
+    for (element, ipv6) in [("<vnet:masquerade/>", false), ("<vnet:masquerade ipv6='yes'/>", true)]
+    {
+        let text = of_mode("open", &options(element));
+        let loaded = definition::load_text("n.xml".as_ref(), &text);
+        assert_eq!(loaded.report.render(Severity::Warning), "");
+        let forward = &loaded.networks[0].forward;
+        let nat = forward.nat.as_ref().unwrap();
+        assert_eq!(forward.mode.value, ForwardMode::Nat);
+        assert_eq!(nat.ipv6.as_ref().map(|ipv6| ipv6.value), Some(ipv6));
+        assert_eq!((nat.ports.start, nat.ports.end), (1024, 65535));
+    }
+    for mode in ["nat", "route", "isolated", "bridge"] {
+        let text = of_mode(mode, &options("<vnet:masquerade/>"));
+        let report = definition::load_text("n.xml".as_ref(), &text).report.render(Severity::Error);
+        let message = "error: `<vnet:masquerade>` is for networks of mode 'open', not for mode";
+        assert!(report.starts_with(message), "{mode}: {report}");
     }
 }
 
@@ -239,6 +263,8 @@ fn schema_agrees_with_check() {
         "<vnet:uplinks dev='eth1'/>",
         "<vnet:uplink/>",
         "<vnet:uplink dev='an-interface-name'/>",
+        "<vnet:masquerade ipv6='maybe'/>",
+        "<vnet:masquerade mode='nat'/>",
         "<vnet:filtering mode='open'/>",
         "<vnet:limits flows='0'/>",
         "<vnet:limits ports='64513'/>",

@@ -29,9 +29,13 @@ fn of_rule(network: &Network, rule: &SourceTranslation) -> Advice {
     );
     let mend = if Ruleset::is_libvirts(&rule.chain) {
         format!(
-            "virsh net-edit {name}, write <forward mode='open'/>, net-destroy and net-start it, and give \
-             vnet the definition with mode `{}` in a file of its own",
-            mode.name()
+            "virsh net-edit {name}, write <forward mode='open'/>{}, then virsh net-destroy {name} and \
+             virsh net-start {name}",
+            if mode == ForwardMode::Nat {
+                " and <vnet:masquerade/> into its <metadata>"
+            } else {
+                ""
+            }
         )
     } else {
         format!(

@@ -338,8 +338,8 @@ fn rules_that_translate_the_same_guests_are_told_with_whose_they_are() {
             "network `n`: libvirt's chain LIBVIRT_PRT of table ip nat masquerades its guests, too: packets \
              that vnet leaves to the host's stack get no replies"
                 .to_owned(),
-            "virsh net-edit n, write <forward mode='open'/>, net-destroy and net-start it, and give vnet \
-             the definition with mode `nat` in a file of its own"
+            "virsh net-edit n, write <forward mode='open'/> and <vnet:masquerade/> into its <metadata>, then \
+             virsh net-destroy n and virsh net-start n"
                 .to_owned()
         )]
     );
