@@ -152,9 +152,9 @@ fn reverse_path_filter(facts: &Facts) -> Vec<Finding> {
         Finding::warn(
             "rp_filter",
             format!(
-                "uplink `{uplink}` has a strict rp_filter and no default route: the host drops what comes \
-                 in there from addresses that it has no route to by it, of networks in mode `open` and of \
-                 packets that vnet leaves to the stack"
+                "uplink `{uplink}` has a strict rp_filter and not the default route: of networks in mode `open`, \
+                 and of packets that vnet leaves to the stack, the host drops what comes in there from \
+                 addresses to which its route leads elsewhere"
             ),
             format!("sysctl -w {parameter}=2"),
         )

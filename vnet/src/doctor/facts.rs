@@ -11,7 +11,9 @@ use crate::{
     host::{
         self, Link, LinkKind, Snapshot, bpffs,
         netfilter::{self, Ruleset},
-        privileges, sysctl,
+        privileges,
+        route::TABLE_MAIN,
+        sysctl,
     },
     instance,
     plan::{
@@ -44,7 +46,7 @@ pub struct Facts {
     pub bonds: Vec<Advice>,
     /// What is in the way of the networks; of bonds it is not said again.
     pub advice: Vec<Advice>,
-    /// Uplinks with a strict `rp_filter` that have no default route.
+    /// Uplinks with a strict `rp_filter` by which the default route does not lead, of several uplinks.
     pub strict_uplinks: Vec<String>,
     /// The networks.
     pub networks: Vec<NetworkFacts>,
@@ -120,11 +122,17 @@ fn strict_uplinks(plan: &Plan, host: &Snapshot) -> Vec<String> {
         sysctl::read(&name).ok().and_then(|value| value.parse::<u8>().ok()).unwrap_or_default()
     };
     let of_all = value("all");
+    // The filter asks where a packet to the sender would go, which only the first of several routes says.
+    let defaults = host.routes.iter().filter(|route| {
+        route.is_default() && route.destination.addr().is_ipv4() && route.table == TABLE_MAIN
+    });
+    let first = defaults.min_by_key(|route| route.priority);
     let has_default = |uplink: u32| {
-        host.routes.iter().any(|route| {
-            route.is_default() && route.hops.iter().any(|hop| hop.interface == Some(uplink))
-        })
+        first.is_some_and(|route| route.hops.iter().any(|hop| hop.interface == Some(uplink)))
     };
+    if plan.uplinks.len() == 1 {
+        return Vec::new();
+    }
     plan.uplinks
         .iter()
         .filter(|uplink| !has_default(uplink.ifindex) && value(&uplink.name).max(of_all) == 1)
