@@ -1,5 +1,6 @@
 //! What of the host is in the networks' way beside their bridges: other routes, other instances, bonds,
-//! sockets, ports that the host keeps, and rules of others. Pure functions of what was read.
+//! sockets, ports that the host keeps, and rules of others. But for
+//! [`Surroundings`], pure functions of what was read.
 
 mod bonds;
 mod collisions;
