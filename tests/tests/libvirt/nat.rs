@@ -42,7 +42,7 @@ fn vnet_translates_before_libvirts_own_rules_and_says_that_they_are_there() -> R
     // own traffic to vnet, and so are the replies.
     let options = guest.ping_with(OUTSIDE, 3, &["-T", "tsonly"])?;
     ensure!((options.sent, options.received) == (3, 0), "the advice is wrong: {options:?}");
-    scene.stop(running)?;
+    stop(running)?;
     // They are as they were.
     assert_reaches(&guest, OUTSIDE)?;
     ensure!(translated_by_libvirt(&scene)? > before);
@@ -69,6 +69,6 @@ fn what_doctor_advises_leaves_the_network_to_vnet() -> Result<()> {
     // With IP options, which vnet leaves to the stack.
     let options = guest.ping_with(OUTSIDE, 3, &["-T", "tsonly"])?;
     ensure!((options.sent, options.received) == (3, 3), "{options:?}");
-    scene.stop(running)?;
+    stop(running)?;
     Ok(())
 }

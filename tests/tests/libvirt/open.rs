@@ -27,7 +27,7 @@ fn guests_of_a_network_that_libvirt_leaves_open_get_nat_by_the_metadata() -> Res
         let said = scene.doctor(check)?;
         ensure!(said.starts_with("ok "), "{said}");
     }
-    let log = scene.stop(running)?;
+    let log = stop(running)?;
     ensure!(!log.contains("what mends it"), "{log}");
     Ok(())
 }
@@ -61,7 +61,7 @@ fn net_destroy_and_net_start_are_followed() -> Result<()> {
         guest.add_address("eth0", &format!("{address}/24"))?;
         guest.route("default", "192.168.122.1")?;
     }
-    scene.stop(running)?;
+    stop(running)?;
     Ok(())
 }
 
@@ -85,6 +85,6 @@ fn network_that_is_started_after_vnet_is_served_from_then_on() -> Result<()> {
     })?;
     let (guest, _) = scene.guest(&Guest::veth("guest1"))?;
     wait_until_reached(&guest, OUTSIDE)?;
-    scene.stop(running)?;
+    stop(running)?;
     Ok(())
 }

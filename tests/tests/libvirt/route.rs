@@ -24,7 +24,7 @@ fn routed_network_of_libvirt_is_reached_from_outside_and_reaches_it() -> Result<
     // With IP options, which vnet leaves to the stack, where libvirt's rules let them pass.
     let options = guest.ping_with(OUTSIDE, 3, &["-T", "tsonly"])?;
     ensure!((options.sent, options.received) == (3, 3), "{options:?}");
-    let log = scene.stop(running)?;
+    let log = stop(running)?;
     ensure!(!log.contains("what mends it"), "{log}");
     Ok(())
 }

@@ -64,13 +64,6 @@ impl Scene {
         Ok(running)
     }
 
-    /// Ends it; what it has logged.
-    pub fn stop(&self, mut running: Running) -> Result<String> {
-        let output = running.terminate(DEADLINE)?.success()?;
-        ensure!(!output.stderr.contains("ERROR"), "{}", output.stderr);
-        Ok(output.stderr)
-    }
-
     /// `vnet doctor` of libvirt's own directory: the line of a check, and what mends it.
     pub fn doctor(&self, check: &str) -> Result<String> {
         let program = program()?;
@@ -111,4 +104,11 @@ pub fn assert_reaches(from: &Node, address: &str) -> Result<()> {
     let ping = from.ping(address, 5)?;
     ensure!((ping.sent, ping.received) == (5, 5), "{}: {ping:?}", from.name());
     Ok(())
+}
+
+/// Ends vnet; what it has logged.
+pub fn stop(mut running: Running) -> Result<String> {
+    let output = running.terminate(DEADLINE)?.success()?;
+    ensure!(!output.stderr.contains("ERROR"), "{}", output.stderr);
+    Ok(output.stderr)
 }

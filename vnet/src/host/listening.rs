@@ -30,7 +30,7 @@ pub fn read() -> io::Result<Vec<Listening>> {
     for (file, protocol) in files {
         match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
             Ok(table) => {
-                sockets.extend(table.lines().skip(1).filter_map(|line| parse(line, protocol)))
+                sockets.extend(table.lines().skip(1).filter_map(|line| parse(line, protocol)));
             }
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -55,7 +55,7 @@ impl Listening {
     }
 }
 
-/// A line of the table (`get_tcp4_sock` in net/ipv4/tcp_ipv4.c): number, own endpoint, remote endpoint,
+/// A line of the table (`get_tcp4_sock` in `net/ipv4/tcp_ipv4.c`): number, own endpoint, remote endpoint,
 /// state.
 fn parse(line: &str, protocol: u8) -> Option<Listening> {
     const TCP_LISTEN: &str = "0A";

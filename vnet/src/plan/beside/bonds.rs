@@ -76,7 +76,7 @@ fn judge(link: &Link, carries: Carries, host: &Snapshot) -> Vec<Advice> {
     advice
 }
 
-/// Documentation/networking/bonding.rst, and `bond_do_alb_xmit` in drivers/net/bonding/bond_alb.c for what
+/// Documentation/networking/bonding.rst, and `bond_do_alb_xmit` in `drivers/net/bonding/bond_alb.c` for what
 /// becomes of source addresses. Red Hat supports bridges of guests on modes 1, 2 and 4 only.
 fn fault_of_mode(mode: BondMode, carries: Carries) -> Option<String> {
     let (number, name, reason) = match (mode, carries) {
