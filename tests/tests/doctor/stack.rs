@@ -43,7 +43,7 @@ fn strict_rp_filter_drops_what_comes_in_by_another_uplink_than_it_left() -> Resu
     second.route("192.168.122.0/24", "198.51.100.2")?;
     drop(outside.run(&["ip", "route", "add", "192.168.122.0/24", "via", "203.0.113.2"])?);
     let open = DEFINITION.replace("'nat'", "'open'");
-    let vnet = Vnet::start(host, &[open.clone()])?;
+    let vnet = Vnet::start(host, std::slice::from_ref(&open))?;
     host.sysctl("net.ipv4.ip_forward", "1")?;
     let arrives = |wanted: bool| {
         // What the second one sends without having been asked.
