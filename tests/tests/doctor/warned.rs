@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use vnet_tests::lab::{
     StandardLab, require_root,
     services::{TcpEcho, UdpEcho},
+    wait_until,
 };
 use vnet_tests::vnet::Vnet;
 
@@ -52,8 +53,12 @@ fn forward_of_a_port_at_which_the_host_waits_wins_and_is_warned_of() -> Result<(
     }
     drop(lab.outside.tcp_connect(at(UPLINK, 2222), DEADLINE)?);
     ensure!(lab.outside.udp_ask(at(UPLINK, 5353), b"whose?", DEADLINE)? == b"whose?");
+    // Whoever has connected may not have been accepted yet.
+    wait_until("the guest has both", DEADLINE, || {
+        let seen = (guests.peers().len(), guests_udp.peers().len());
+        if seen == (1, 1) { Ok(()) } else { Err(format!("{seen:?}")) }
+    })?;
     ensure!((own.peers().len(), own_udp.peers().len()) == (0, 0));
-    ensure!((guests.peers().len(), guests_udp.peers().len()) == (1, 1));
     vnet.stop()?;
     Ok(())
 }

@@ -21,6 +21,10 @@ const CHECK: &str = "subnet";
 pub(super) fn with_routes(plan: &Plan, host: &Snapshot) -> Vec<Advice> {
     let mut advice = Vec::new();
     for network in plan.networks.iter().filter(|network| !network.is_bridged()) {
+        // Its routes would be by a bridge of another name, which is a problem of its own.
+        if network.bridge_ifindex.is_none() {
+            continue;
+        }
         for subnet in &network.subnets {
             let inside = host.routes.iter().filter(|route| {
                 subnet.contains(&route.destination)
