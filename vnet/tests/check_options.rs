@@ -12,7 +12,7 @@ use std::{
 
 use roxmltree::Node;
 use support::{Scratch, check, corpus, files, stderr};
-use vnet::definition::{self, Severity};
+use vnet::definition::{self, ForwardMode, Severity};
 
 fn document(name: &str) -> PathBuf {
     repository().join("docs").join(name)
@@ -47,12 +47,36 @@ fn options(text: &str) -> Option<&str> {
 #[test]
 fn examples_of_the_reference_are_right() {
     let examples = examples();
-    assert_eq!(examples.len(), 8);
+    assert_eq!(examples.len(), 9);
     for example in examples {
         let text = if example.starts_with("<network>") { example } else { network(&example) };
         let loaded = definition::load_text("n.xml".as_ref(), &text);
         assert!(!loaded.report.has_errors(), "{}", loaded.report.render(Severity::Error));
         assert!(loaded.networks[0].options.span.is_some(), "{text}");
+    }
+}
+
+#[test]
+fn network_that_libvirt_leaves_open_is_masqueraded_where_the_options_say_so() {
+    let options = |element: &str| {
+        format!("<vnet:options xmlns:vnet='urn:vnet:options:1'>{element}</vnet:options>")
+    };
+    for (element, ipv6) in [("<vnet:masquerade/>", false), ("<vnet:masquerade ipv6='yes'/>", true)]
+    {
+        let text = of_mode("open", &options(element));
+        let loaded = definition::load_text("n.xml".as_ref(), &text);
+        assert!(!loaded.report.has_errors(), "{}", loaded.report.render(Severity::Error));
+        let forward = &loaded.networks[0].forward;
+        let nat = forward.nat.as_ref().unwrap();
+        assert_eq!(forward.mode.value, ForwardMode::Nat);
+        assert_eq!(nat.ipv6.as_ref().map(|ipv6| ipv6.value), Some(ipv6));
+        assert_eq!((nat.ports.start, nat.ports.end), (1024, 65535));
+    }
+    for mode in ["nat", "route", "isolated", "bridge"] {
+        let text = of_mode(mode, &options("<vnet:masquerade/>"));
+        let report = definition::load_text("n.xml".as_ref(), &text).report.render(Severity::Error);
+        let message = "error: `<vnet:masquerade>` is for networks of mode 'open', not for mode";
+        assert!(report.starts_with(message), "{mode}: {report}");
     }
 }
 
@@ -86,12 +110,15 @@ fn options_are_accepted_in_every_mode_that_the_reference_names() {
                 &["nat", "route", "isolated", "open", "bridge"]
             }
             "nat" => &["nat"],
+            "open" => &["open"],
             other => panic!("unknown place: {other}"),
         };
         let (_, section) = text.split_once(&format!("\n## {name}\n")).unwrap();
         let (_, example) = section.split_once("```xml\n").unwrap();
         let (example, _) = example.split_once("```").unwrap();
         assert!(example.contains(&format!("<vnet:{name}")), "{example}");
+        // The rest of a whole network is its mode's.
+        let example = options(example).unwrap();
         for mode in modes {
             let file = format!("{name}-{mode}.xml");
             scratch.write(&file, of_mode(mode, example));
@@ -106,7 +133,7 @@ fn options_are_accepted_in_every_mode_that_the_reference_names() {
             count += 1;
         }
     }
-    assert_eq!(count, 3 * 5 + 4);
+    assert_eq!(count, 3 * 5 + 4 + 1);
 }
 
 /// An element with its attributes and children, whatever the quotes and the order of attributes.
@@ -161,7 +188,7 @@ fn libvirt_keeps_the_options() {
         assert!(output.status.success(), "{}", stderr(&output));
         count += 1;
     }
-    assert_eq!(count, 9);
+    assert_eq!(count, 10);
 }
 
 /// What libvirt makes of the definition `n.xml`. The test driver needs no daemon and touches nothing.
@@ -200,7 +227,7 @@ fn reference_names_every_element_and_attribute() {
         assert!(text.contains(&shown), "the reference does not show {shown}");
         count += 1;
     }
-    assert_eq!(count, 35);
+    assert_eq!(count, 37);
 }
 
 #[test]
@@ -239,6 +266,8 @@ fn schema_agrees_with_check() {
         "<vnet:uplinks dev='eth1'/>",
         "<vnet:uplink/>",
         "<vnet:uplink dev='an-interface-name'/>",
+        "<vnet:masquerade ipv6='maybe'/>",
+        "<vnet:masquerade mode='nat'/>",
         "<vnet:filtering mode='open'/>",
         "<vnet:limits flows='0'/>",
         "<vnet:limits ports='64513'/>",

@@ -65,6 +65,17 @@ pub fn require_esp() -> bool {
     })
 }
 
+/// True for root on a kernel with bonds; word `bond`.
+///
+/// # Panics
+/// As [`require_vlan`].
+#[must_use]
+pub fn require_bonding() -> bool {
+    require("bond", "bonding", |namespace| {
+        run(namespace, &["ip", "link", "add"], &["name", "bond", "type", "bond"])
+    })
+}
+
 fn run(namespace: &Namespace, command: &[&str], arguments: &[&str]) -> Result<()> {
     namespace.run(&[command, arguments].concat()).map(drop)
 }

@@ -6,7 +6,6 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
 use clap::Args;
 use vnet::{
     definition::{self, Severity},
@@ -40,7 +39,7 @@ impl Doctor {
             networks = loaded.networks;
         }
         let facts = runtime()?.block_on(doctor::gather(&networks));
-        let findings = doctor::examine(&facts.context("cannot read the host's network")?);
+        let findings = doctor::examine(&facts?);
         print(&match self.output {
             Output::Table => doctor::text(&findings),
             Output::Json => serde_json::to_string_pretty(&findings)? + "\n",

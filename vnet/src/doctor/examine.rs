@@ -1,11 +1,14 @@
 //! The checks: pure functions of what was read.
 
-use crate::{definition::ForwardMode, host::BondMode};
+use vnet_common::family::Family;
 
 use super::{
     Finding,
     facts::{Facts, NetworkFacts},
+};
+use crate::host::{
     netfilter::{Chain, Ruleset},
+    sysctl,
 };
 
 /// Every check in the order of a start: the kernel, the host, each network.
@@ -14,9 +17,14 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     let mut findings = kernel(facts);
     findings.push(bridge_netfilter(facts));
     findings.extend(rules(facts));
-    findings.extend(facts.bonds().flat_map(|bond| {
-        bond.bond.iter().flat_map(|settings| bonding(&bond.name, settings)).collect::<Vec<_>>()
-    }));
+    findings.extend(facts.bonds.iter().map(Finding::of));
+    if facts.bonds.is_empty() && facts.has_bonds() {
+        findings.push(Finding::ok("bond", "modes and monitoring fit what the bonds carry"));
+    }
+    if !facts.networks.is_empty() {
+        findings.extend(beside(facts));
+        findings.extend(reverse_path_filter(facts));
+    }
     for network in &facts.networks {
         findings.push(bridge(facts, network));
         findings.extend(dhcp(network));
@@ -94,12 +102,6 @@ fn rules(facts: &Facts) -> Vec<Finding> {
             "it runs; its zones judge what guests ask of the host itself, and mode `open`",
         ));
     }
-    let translated = facts.networks.iter().filter_map(|network| translation(network, ruleset));
-    let before = findings.len();
-    findings.extend(translated);
-    if findings.len() == before && facts.networks.iter().any(NetworkFacts::is_forwarded) {
-        findings.push(Finding::ok("masquerade", "no other rules masquerade these networks"));
-    }
     findings
 }
 
@@ -123,56 +125,43 @@ fn forward_drop(chain: &Chain, ruleset: &Ruleset, facts: &Facts) -> Finding {
     )
 }
 
-fn translation(network: &NetworkFacts, ruleset: &Ruleset) -> Option<Finding> {
-    let of_ours = network.mode == ForwardMode::Nat || network.mode == ForwardMode::Route;
-    let rule = network.subnets.iter().find_map(|subnet| ruleset.translation_of(*subnet))?;
-    let Chain { family, table, name } = &rule.chain;
-    of_ours.then(|| {
-        Finding::warn(
-            "masquerade",
-            format!(
-                "network `{}`: chain {name} of table {family} {table} masquerades its guests, too: \
-                 packets that vnet leaves to the host's stack get no replies",
-                network.name
-            ),
-            format!(
-                "if libvirt made it: `virsh net-edit {}`, <forward mode='open'/>, net-destroy and \
-                 net-start it, and give vnet the definition with mode `{}`",
-                network.name,
-                network.mode.name()
-            ),
-        )
-    })
+/// What is checked before a start, too.
+fn beside(facts: &Facts) -> Vec<Finding> {
+    let checks = [
+        ("masquerade", "no other rules masquerade these networks"),
+        ("subnet", "nobody else has the networks' subnets"),
+        ("ports", "the host keeps no ports for itself that these networks need"),
+        ("sockets", "no socket of the host waits at a forwarded port"),
+    ];
+    let looks_at_rules = matches!(facts.rules, Some(Ok(_)));
+    let mut findings = Vec::new();
+    for (check, good) in checks {
+        let before = findings.len();
+        findings.extend(facts.advice.iter().filter(|one| one.check == check).map(Finding::of));
+        if findings.len() == before && (check != "masquerade" || looks_at_rules) {
+            findings.push(Finding::ok(check, good));
+        }
+    }
+    findings
 }
 
-/// Which modes work with a bridge, and with what monitoring.
-pub(super) fn bonding(name: &str, bond: &crate::host::Bond) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let usable =
-        matches!(bond.mode, BondMode::ActiveBackup | BondMode::BalanceXor | BondMode::Ieee8023Ad);
-    if !usable {
-        findings.push(Finding::fail(
-            "bond",
-            format!("bond `{name}`: its mode does not work with bridges; 1, 2 and 4 do"),
-            format!("ip link set {name} down && ip link set {name} type bond mode active-backup"),
-        ));
-    }
-    if bond.arp_interval != 0 {
-        findings.push(Finding::fail(
-            "bond",
-            format!("bond `{name}`: ARP monitoring does not work below a bridge"),
-            format!("ip link set {name} type bond arp_interval 0 miimon 100"),
-        ));
-    } else if bond.miimon == 0 {
-        findings.push(Finding::fail(
-            "bond",
-            format!("bond `{name}`: no link monitoring, so that it never notices a dead slave"),
-            format!("ip link set {name} type bond miimon 100"),
-        ));
-    }
+/// Replies that vnet itself redirects never come to the filter, which is in the host's stack.
+fn reverse_path_filter(facts: &Facts) -> Vec<Finding> {
+    let strict = |uplink: &String| {
+        let parameter = sysctl::of_interface(Family::Ipv4, uplink, "rp_filter");
+        Finding::warn(
+            "rp_filter",
+            format!(
+                "uplink `{uplink}` has a strict rp_filter and not the default route: of networks in mode `open`, \
+                 and of packets that vnet leaves to the stack, the host drops what comes in there from \
+                 addresses to which its route leads elsewhere"
+            ),
+            format!("sysctl -w {parameter}=2"),
+        )
+    };
+    let findings: Vec<Finding> = facts.strict_uplinks.iter().map(strict).collect();
     if findings.is_empty() {
-        findings
-            .push(Finding::ok("bond", format!("bond `{name}`: mode and monitoring fit bridges")));
+        return vec![Finding::ok("rp_filter", "it is in no packet's way")];
     }
     findings
 }

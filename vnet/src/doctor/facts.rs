@@ -1,18 +1,25 @@
 //! What is read of the host; nothing is changed.
 
-use std::{
-    fs,
-    net::IpAddr,
-    process::{Command, Stdio},
-};
+use std::{fs, net::IpAddr};
 
+use anyhow::Context as _;
 use aya::programs::{SchedClassifier, TcAttachType};
-use ipnet::IpNet;
+use vnet_common::family::Family;
 
-use super::Ruleset;
 use crate::{
     definition::{ForwardMode, Network},
-    host::{self, Link, LinkKind, NetlinkError, bpffs, privileges, sysctl},
+    host::{
+        self, Link, LinkKind, Snapshot, bpffs,
+        netfilter::{self, Ruleset},
+        privileges,
+        route::TABLE_MAIN,
+        sysctl,
+    },
+    instance,
+    plan::{
+        self, Plan,
+        beside::{self, Advice, Surroundings},
+    },
     services::{self, Port, dnsmasq},
 };
 
@@ -35,6 +42,12 @@ pub struct Facts {
     pub rules: Option<Result<Ruleset, String>>,
     /// The host's links.
     pub links: Vec<Link>,
+    /// What is wrong with the host's bonds.
+    pub bonds: Vec<Advice>,
+    /// What is in the way of the networks; of bonds it is not said again.
+    pub advice: Vec<Advice>,
+    /// Uplinks with a strict `rp_filter` by which the default route does not lead, of several uplinks.
+    pub strict_uplinks: Vec<String>,
     /// The networks.
     pub networks: Vec<NetworkFacts>,
 }
@@ -48,8 +61,6 @@ pub struct NetworkFacts {
     pub mode: ForwardMode,
     /// Its bridge.
     pub bridge: String,
-    /// Its subnets.
-    pub subnets: Vec<IpNet>,
     /// Whether its definition asks for DHCP.
     pub wants_dhcp: bool,
     /// The service that somebody has for its guests.
@@ -57,11 +68,25 @@ pub struct NetworkFacts {
 }
 
 /// Reads the host, and what concerns the networks.
-pub async fn gather(networks: &[Network]) -> Result<Facts, NetlinkError> {
-    let host = host::snapshot().await?;
+pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
+    let host = host::snapshot().await.context("cannot read the host's network")?;
     let on = |name: &String| sysctl::read(name).is_ok_and(|value| value == "1");
     let bridge_netfilter = ["iptables", "ip6tables", "arptables"]
         .map(|table| format!("net.bridge.bridge-nf-call-{table}"));
+    let rules = netfilter::read().map_err(|error| error.to_string());
+    let (advice, strict_uplinks) = if networks.is_empty() {
+        (Vec::new(), Vec::new())
+    } else {
+        let ports = sysctl::HostPorts::read()?;
+        let plan = plan::plan(networks, &host, ports, &plan::Options::default()).plan;
+        let around = Surroundings {
+            neighbours: neighbours(networks),
+            ..Surroundings::with_rules(rules.as_ref().ok().cloned())
+        };
+        let mut advice = beside::advice(networks, &plan, &host, &around);
+        advice.retain(|one| one.check != "bond");
+        (advice, strict_uplinks(&plan, &host))
+    };
     Ok(Facts {
         missing_privileges: privileges::check().err().map(|error| error.to_string()),
         has_tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
@@ -69,10 +94,50 @@ pub async fn gather(networks: &[Network]) -> Result<Facts, NetlinkError> {
         has_bpffs: matches!(bpffs::find(), Ok(Some(_))),
         bridge_netfilter: bridge_netfilter.into_iter().filter(on).collect(),
         legacy_tables: legacy_tables(),
-        rules: Some(rules()),
+        rules: Some(rules),
+        bonds: beside::bonds(&host),
         links: host.links,
+        advice,
+        strict_uplinks,
         networks: networks.iter().filter_map(network_facts).collect(),
     })
+}
+
+/// What other networks run. Those that run here are looked at as if they were to start.
+fn neighbours(networks: &[Network]) -> Vec<instance::State> {
+    let mut states = instance::neighbours(None);
+    for state in &mut states {
+        state
+            .networks
+            .retain(|running| !networks.iter().any(|network| network.name.value == running.name));
+    }
+    states
+}
+
+/// The kernel takes the stricter of the interface's own value and that of `all`
+/// (`IN_DEV_RPFILTER` in include/linux/inetdevice.h): 0 off, 1 strict, 2 loose.
+fn strict_uplinks(plan: &Plan, host: &Snapshot) -> Vec<String> {
+    let value = |interface: &str| {
+        let name = sysctl::of_interface(Family::Ipv4, interface, "rp_filter");
+        sysctl::read(&name).ok().and_then(|value| value.parse::<u8>().ok()).unwrap_or_default()
+    };
+    let of_all = value("all");
+    // The filter asks where a packet to the sender would go, which only the first of several routes says.
+    let defaults = host.routes.iter().filter(|route| {
+        route.is_default() && route.destination.addr().is_ipv4() && route.table == TABLE_MAIN
+    });
+    let first = defaults.min_by_key(|route| route.priority);
+    let has_default = |uplink: u32| {
+        first.is_some_and(|route| route.hops.iter().any(|hop| hop.interface == Some(uplink)))
+    };
+    if plan.uplinks.len() == 1 {
+        return Vec::new();
+    }
+    plan.uplinks
+        .iter()
+        .filter(|uplink| !has_default(uplink.ifindex) && value(&uplink.name).max(of_all) == 1)
+        .map(|uplink| uplink.name.clone())
+        .collect()
 }
 
 fn network_facts(network: &Network) -> Option<NetworkFacts> {
@@ -81,24 +146,11 @@ fn network_facts(network: &Network) -> Option<NetworkFacts> {
     Some(NetworkFacts {
         name: network.name.value.clone(),
         mode: network.forward.mode.value,
-        subnets: network.subnets().collect(),
         wants_dhcp: dnsmasq::is_wanted(network) && network.ips.iter().any(|ip| ip.dhcp.is_some()),
         // Without the bridge nobody serves it.
         served: services::taken_port(&bridge, &addresses).ok().flatten(),
         bridge,
     })
-}
-
-fn rules() -> Result<Ruleset, String> {
-    let output = Command::new("nft")
-        .args(["-j", "list", "ruleset"])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("cannot run nft: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    Ruleset::parse(&String::from_utf8_lossy(&output.stdout)).map_err(|error| error.to_string())
 }
 
 /// A host without the older iptables has no such files.
@@ -120,7 +172,7 @@ impl Facts {
         self.links.iter().find(|link| link.name == name)
     }
 
-    pub(super) fn bonds(&self) -> impl Iterator<Item = &Link> {
-        self.links.iter().filter(|link| link.kind == LinkKind::Bond)
+    pub(super) fn has_bonds(&self) -> bool {
+        self.links.iter().any(|link| link.kind == LinkKind::Bond)
     }
 }

@@ -2,7 +2,6 @@
 
 mod examine;
 mod facts;
-mod netfilter;
 #[cfg(test)]
 mod tests;
 
@@ -10,9 +9,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::plan::beside::Advice;
+
 pub use examine::examine;
 pub use facts::{Facts, NetworkFacts, gather};
-pub use netfilter::{ParseError, Ruleset};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -40,6 +40,12 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn of(advice: &Advice) -> Self {
+        let Advice { check, is_fatal, message, mend } = advice.clone();
+        let level = if is_fatal { Level::Fail } else { Level::Warn };
+        Self { check, level, message, mend: Some(mend) }
+    }
+
     fn ok(check: &'static str, message: impl Into<String>) -> Self {
         Self { check, level: Level::Ok, message: message.into(), mend: None }
     }

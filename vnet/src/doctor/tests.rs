@@ -1,11 +1,7 @@
 use ipnet::IpNet;
 
 use super::*;
-use crate::{
-    definition::ForwardMode,
-    host::{Bond, BondMode},
-    services::Port,
-};
+use crate::{definition::ForwardMode, host::netfilter::Ruleset, services::Port};
 
 /// Docker's and libvirt's rules, and one of an operator, as nft 1.0.6 lists them.
 const RULES: &str = r#"{"nftables": [
@@ -41,10 +37,13 @@ fn network(mode: ForwardMode) -> NetworkFacts {
         name: "default".to_owned(),
         mode,
         bridge: "virbr0".to_owned(),
-        subnets: vec![net("192.168.122.0/24")],
         wants_dhcp: true,
         served: None,
     }
+}
+
+fn advice(check: &'static str, is_fatal: bool) -> Advice {
+    Advice { check, is_fatal, message: "it is so".to_owned(), mend: "mend it".to_owned() }
 }
 
 fn levels(findings: &[Finding], check: &str) -> Vec<Level> {
@@ -87,6 +86,8 @@ fn each_obstacle_has_a_command_that_mends_it() {
         bridge_netfilter: vec!["net.bridge.bridge-nf-call-iptables".to_owned()],
         jit: Some("0".to_owned()),
         networks: vec![network(ForwardMode::Nat)],
+        advice: vec![advice("masquerade", false), advice("subnet", true)],
+        strict_uplinks: vec!["wan.7".to_owned()],
         ..Facts::default()
     };
     let findings = examine(&facts);
@@ -102,7 +103,10 @@ fn each_obstacle_has_a_command_that_mends_it() {
         "nft insert rule ip filter DOCKER-USER iifname '{ virbr0 }' accept && \
          nft insert rule ip filter DOCKER-USER oifname '{ virbr0 }' accept"
     );
-    assert!(mend("masquerade").contains("virsh net-edit default"), "{}", mend("masquerade"));
+    assert_eq!(mend("masquerade"), "mend it");
+    assert_eq!(levels(&findings, "subnet"), [Level::Fail]);
+    assert_eq!(levels(&findings, "ports"), [Level::Ok]);
+    assert_eq!(mend("rp_filter"), "sysctl -w net.ipv4.conf.wan/7.rp_filter=2");
     assert_eq!(mend("bridge"), "virsh net-start default");
     assert_eq!(levels(&findings, "bridge"), [Level::Fail]);
     assert_eq!(levels(&findings, "dhcp"), [Level::Warn]);
@@ -127,29 +131,4 @@ fn host_without_obstacles_is_ok() {
     assert!(
         text(&findings).starts_with("ok    privileges    programs can be loaded and attached\n")
     );
-}
-
-#[test]
-fn bonds_that_do_not_fit_bridges_are_told_with_the_reason() {
-    let bonds = [
-        (BondMode::BalanceRr, 100, 0, vec!["its mode does not work with bridges; 1, 2 and 4 do"]),
-        (BondMode::ActiveBackup, 100, 0, vec!["mode and monitoring fit bridges"]),
-        (BondMode::BalanceXor, 100, 0, vec!["mode and monitoring fit bridges"]),
-        (BondMode::Ieee8023Ad, 100, 0, vec!["mode and monitoring fit bridges"]),
-        (
-            BondMode::Ieee8023Ad,
-            0,
-            0,
-            vec!["no link monitoring, so that it never notices a dead slave"],
-        ),
-        (BondMode::ActiveBackup, 0, 1000, vec!["ARP monitoring does not work below a bridge"]),
-    ];
-    for (mode, miimon, arp_interval, expected) in bonds {
-        let bond = Bond { mode, miimon, arp_interval };
-        let messages: Vec<String> =
-            examine::bonding("bond0", &bond).into_iter().map(|one| one.message).collect();
-        let expected: Vec<String> =
-            expected.into_iter().map(|text| format!("bond `bond0`: {text}")).collect();
-        assert_eq!(messages, expected, "{mode:?}");
-    }
 }

@@ -16,6 +16,8 @@ pub(crate) mod fake;
 pub mod gateway_route;
 pub mod ipv6;
 pub mod link;
+pub mod listening;
+pub mod netfilter;
 pub mod netlink;
 pub mod privileges;
 pub mod qdisc;

@@ -13,6 +13,7 @@
 pub mod journal;
 pub mod lock;
 mod namespace;
+mod neighbours;
 mod socket;
 pub mod state;
 mod told;
@@ -26,6 +27,7 @@ use std::{
 
 pub use journal::{Journal, JournalError, Undo};
 pub use lock::{Lock, LockError};
+pub use neighbours::neighbours;
 pub use socket::listen;
 pub use state::State;
 pub use told::{DefinitionText, Settings, Told};

@@ -1,5 +1,6 @@
 //! From definitions and the host as it is to what should run.
 
+pub mod beside;
 mod forwarding;
 mod forwards;
 mod network;

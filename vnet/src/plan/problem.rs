@@ -1,5 +1,7 @@
 //! What keeps definitions from running on a host.
 
+use super::beside::Advice;
+
 /// Why the definitions cannot run on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
@@ -90,6 +92,9 @@ pub enum Problem {
         /// The parameter that keeps them.
         parameter: String,
     },
+    /// Something else of the host is in the way.
+    #[error("{0}")]
+    Beside(Advice),
     /// Nothing of what was given is served.
     #[error(
         "none of the definitions is of a kind that vnet serves: mode 'nat', 'route', 'open', or \

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use vnet_common::family::Family;
 
-use super::{PlannedNetwork, RouteState};
+use super::{PlannedNetwork, RouteState, beside::Advice};
 use crate::{
     definition,
     host::{Snapshot, sysctl},
@@ -70,6 +70,9 @@ pub enum Warning {
         /// The element.
         what: String,
     },
+    /// Something else of the host is in the way of some packets.
+    #[error("{0}")]
+    Beside(Advice),
     /// Another route is in the place of a `<route>`.
     #[error(
         "network `{network}`: the host has another route to {destination} with metric {metric} \

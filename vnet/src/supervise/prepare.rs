@@ -10,10 +10,10 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Snapshot, Watch, WatchOptions, privileges, sysctl},
     instance::{
-        DefinitionText, Lock, LockError, Settings, State, Told,
+        DefinitionText, Lock, LockError, Name, Settings, State, Told,
         undo::{self, Elsewhere},
     },
-    plan::{self, Plan, Planned, Problem, Warning},
+    plan::{self, Plan, Planned, Problem, Warning, beside},
 };
 
 use super::{
@@ -134,7 +134,8 @@ pub(super) async fn prepare(
     let snapshot = bridges::outlook(&steps, &snapshot);
     let ours = serving::directories(&options.instance).leases;
     let leases = watch_leases(&definitions, [&options.leases, &ours])?;
-    let (plan, warnings) = fitting_plan(&definitions, &snapshot, &leases, &plan_options)?;
+    let (plan, warnings) =
+        fitting_plan(&definitions, &snapshot, &leases, &plan_options, &options.instance)?;
     say(&warnings);
     let before = former.and_then(|former| former.told.as_ref());
     let differences = differences(before, &told, &definitions);
@@ -160,7 +161,7 @@ pub(super) async fn compare(
     let Request { told, definitions } = request;
     let steps = bridging::missing(&options.instance, &told.settings, definitions, &snapshot);
     let snapshot = bridges::outlook(&steps, &snapshot);
-    say(&fitting_plan(definitions, &snapshot, &[], &plan_options)?.1);
+    say(&fitting_plan(definitions, &snapshot, &[], &plan_options, &options.instance)?.1);
     let before = Told::read(&options.instance).ok().flatten();
     Ok(differences(before.as_ref(), told, definitions))
 }
@@ -171,13 +172,22 @@ pub(super) fn fitting_plan(
     snapshot: &Snapshot,
     leases: &[LeaseWatch],
     options: &plan::Options,
+    instance: &Name,
 ) -> Result<(Plan, Vec<Warning>), Refusal> {
     let host_ports = sysctl::HostPorts::read()?;
-    let Planned { mut plan, mut problems, warnings } =
+    let Planned { mut plan, mut problems, mut warnings } =
         plan::plan(definitions, snapshot, host_ports, options);
     plan.add_ports(definitions, snapshot, &ports::seen_leases(leases, &plan));
     if sysctl::forwarding(Family::Ipv6)? == Some(false) {
         problems.extend(plan::routes_lost_by_forwarding(&plan, snapshot));
+    }
+    let around = beside::Surroundings::read(instance);
+    for advice in beside::advice(definitions, &plan, snapshot, &around) {
+        if advice.is_fatal {
+            problems.push(Problem::Beside(advice));
+        } else {
+            warnings.push(Warning::Beside(advice));
+        }
     }
     if !problems.is_empty() {
         return Err(Refusal::Plan(problems));

@@ -39,7 +39,8 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
     options.uplinks.clone_from(&told.settings.uplinks);
     let steps = bridging::missing(&running.instance, &told.settings, &definitions, &snapshot);
     let later = bridges::outlook(&steps, &snapshot);
-    let (_, warnings) = fitting_plan(&definitions, &later, &running.leases, &options)?;
+    let (_, warnings) =
+        fitting_plan(&definitions, &later, &running.leases, &options, &running.instance)?;
     say(&warnings);
 
     let journal = &mut running.journal;
@@ -73,7 +74,8 @@ async fn show(
     host: &Snapshot,
     options: &plan::Options,
 ) -> Result<Vec<String>, RunError> {
-    let (mut plan, _) = fitting_plan(definitions, host, &running.leases, options)?;
+    let (mut plan, _) =
+        fitting_plan(definitions, host, &running.leases, options, &running.instance)?;
     let mut seen = ports::seen_leases(&running.leases, &plan);
     seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
     plan.add_ports(definitions, host, &seen);

@@ -176,7 +176,9 @@ async fn bring_up(running: &mut Running, mut plan: Plan) -> anyhow::Result<Vec<S
             let leases = &running.leases;
             let mut options = running.plan_options();
             options.slots = plan.slots();
-            plan = fitting_plan(&running.definitions, &snapshot, leases, &options)?.0;
+            plan =
+                fitting_plan(&running.definitions, &snapshot, leases, &options, &running.instance)?
+                    .0;
         }
         let mut seen = ports::seen_leases(&running.leases, &plan);
         seen.learned = running.datapath.learned_macs()?;

@@ -15,8 +15,8 @@ pub use link::{
     Bandwidth, MacTableManager, NativeMode, PortGroup, Rate, VirtualPort, Vlan, VlanTag,
 };
 pub use options::{
-    AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
-    Timeouts,
+    AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Masquerade, Options,
+    PortForward, Timeouts,
 };
 pub use service::{
     Bootp, Dhcp, DhcpHost, DhcpRange, Dns, DnsForwarder, DnsHost, DnsService, DnsText, Domain,

@@ -17,6 +17,9 @@ pub struct Options {
     pub span: Option<Span>,
     /// Interfaces that lead outside although no route says so, each once.
     pub uplinks: Vec<Located<String>>,
+    /// Masquerade the guests of a network that libvirt leaves open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<Located<Masquerade>>,
     /// Who may send to a guest's masqueraded port; [`Filtering::default`] unless given.
     pub filtering: Option<Located<Filtering>>,
     /// What guests may use.
@@ -29,6 +32,14 @@ pub struct Options {
     pub guests: Vec<Guest>,
     /// Ports of the host's addresses outside that lead to guests.
     pub forwards: Vec<PortForward>,
+}
+
+/// `<vnet:masquerade>`: vnet does for the network what mode 'nat' says, and libvirt, for which it is in
+/// mode 'open', makes no rules of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Masquerade {
+    /// Whether IPv6 is masqueraded too.
+    pub ipv6: bool,
 }
 
 /// `<vnet:filtering>`: the filtering behaviour of RFC 4787 section 5.

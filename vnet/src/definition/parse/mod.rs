@@ -52,6 +52,8 @@ impl Reader<'_> {
         let name = self.name(root);
         let forward = self.forward(root);
         self.mode_rules(root, forward.as_ref().map(|forward| forward.mode.value));
+        let options = self.options(root);
+        let forward = forward.map(|forward| self.masqueraded(forward, &options));
         let network = Network {
             span: self.tag(root),
             // libvirt chooses one in place of an empty one.
@@ -75,7 +77,7 @@ impl Reader<'_> {
                 .and_then(|port| self.value(port, "isolated", values::yes_no)),
             virtual_port: child(root, "virtualport").map(|port| self.virtual_port(port, true)),
             port_groups: self.each(root, "portgroup", Self::port_group),
-            options: self.options(root),
+            options,
             metadata: child(root, "metadata").map(|metadata| Located {
                 value: self.text.get(metadata.range()).unwrap_or_default().to_owned(),
                 span: self.tag(metadata),

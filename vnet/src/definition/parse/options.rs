@@ -6,8 +6,8 @@ use super::{
     super::{
         diagnostic::{Diagnostic, Located},
         model::{
-            AddressSources, Filtering, ForwardProtocol, Guard, Guest, Limits, Options, PortForward,
-            PortRange, Timeouts,
+            AddressSources, Filtering, Forward, ForwardMode, ForwardProtocol, Guard, Guest, Limits,
+            Masquerade, Nat, Options, PortForward, PortRange, Timeouts,
         },
         schema,
         values::{self, Fault},
@@ -26,6 +26,10 @@ impl Reader<'_> {
         Options {
             span: Some(self.tag(node)),
             uplinks: self.uplinks(node),
+            masquerade: ours(node, "masquerade").next().map(|masquerade| Located {
+                value: Masquerade { ipv6: self.flag(masquerade, "ipv6", false) },
+                span: self.tag(masquerade),
+            }),
             filtering: ours(node, "filtering")
                 .next()
                 .and_then(|filtering| self.required(filtering, "mode", filtering_mode)),
@@ -39,6 +43,35 @@ impl Reader<'_> {
                 .map(|guard| Located { value: self.guard(guard), span: self.tag(guard) }),
             guests: self.guests(node),
             forwards,
+        }
+    }
+
+    /// What vnet does with a network that libvirt leaves open, if `<vnet:masquerade>` says so.
+    pub(super) fn masqueraded(&mut self, forward: Forward, options: &Options) -> Forward {
+        let Some(masquerade) = &options.masquerade else { return forward };
+        let mode = &forward.mode;
+        if mode.value != ForwardMode::Open {
+            let message = format!(
+                "`<vnet:masquerade>` is for networks of mode 'open', not for mode '{}'",
+                mode.value.name()
+            );
+            self.report(
+                Diagnostic::error(masquerade.span.clone(), message)
+                    .related("the mode is set at", &mode.span)
+                    .help("remove it, or write mode='open', with which libvirt makes no rules"),
+            );
+            return forward;
+        }
+        let ipv6 = Located { value: masquerade.value.ipv6, span: masquerade.span.clone() };
+        Forward {
+            mode: Located { value: ForwardMode::Nat, span: mode.span.clone() },
+            nat: Some(Nat {
+                ipv6: Some(ipv6),
+                addresses: None,
+                ports: PortRange::default(),
+                ports_span: None,
+            }),
+            ..forward
         }
     }
 

@@ -180,6 +180,7 @@ fn example(element: &str) -> Option<&'static str> {
             "<vnet:forward protocol='tcp' port='8080' to='192.168.122.10' to-port='80'/>"
         }
         "vnet:guest" => "<vnet:guest mac='52:54:00:12:34:56' guard='no'/>",
+        "vnet:masquerade" => "<vnet:masquerade ipv6='yes'/>",
         "vnet:uplink" => "<vnet:uplink dev='eth1'/>",
         _ => return None,
     })

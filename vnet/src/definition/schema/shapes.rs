@@ -144,6 +144,7 @@ pub(super) static VNET_OPTIONS: Shape = parent(
     &[],
     &[
         many(empty("uplink", &["dev"])),
+        empty("masquerade", &["ipv6"]),
         empty("filtering", &["mode"]),
         empty("limits", &["flows", "ports", "new-flows", "network-flows"]),
         empty("timeouts", &["tcp", "tcp-transitory", "udp", "icmp", "other", "port-hold-down"]),

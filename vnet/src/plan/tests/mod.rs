@@ -1,3 +1,4 @@
+mod beside;
 mod fit;
 mod forwards;
 mod networks;

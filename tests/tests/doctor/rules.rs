@@ -1,12 +1,8 @@
-//! `vnet doctor` beside other people's rules, and the commands that it names, run as they stand.
+//! `vnet doctor` beside other people's rules.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+use vnet_tests::lab::{StandardLab, require_root};
 
-use std::fs;
-
-use serde_json::Value;
-use vnet_tests::lab::{Node, StandardLab, require_root};
-use vnet_tests::lifecycle::program;
+use crate::support::*;
 
 /// What Docker sets (`iptables -S` of a host with Docker 24), re-created with nft.
 const DOCKER: &str = "add table ip filter
@@ -17,25 +13,6 @@ add rule ip filter FORWARD jump DOCKER-USER
 add table ip nat
 add chain ip nat POSTROUTING { type nat hook postrouting priority 100; policy accept; }
 add rule ip nat POSTROUTING ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade";
-
-const DEFINITION: &str = "<network><name>default</name><forward mode='nat'/>\
-    <bridge name='virbr0'/><ip address='192.168.122.1' prefix='24'/></network>";
-
-/// The findings of a check on a host: level and mend.
-fn findings(host: &Node, definition: &str, check: &str) -> Vec<(String, Option<String>)> {
-    let file = std::env::temp_dir().join(format!("vnet-doctor-{check}-{}.xml", std::process::id()));
-    fs::write(&file, definition).unwrap();
-    let program = program().unwrap();
-    let output =
-        host.try_run(&[program.as_str(), "doctor", "-o", "json", file.to_str().unwrap()]).unwrap();
-    fs::remove_file(&file).unwrap();
-    let all: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
-    let word = |value: &Value| value.as_str().map(str::to_owned);
-    all.iter()
-        .filter(|finding| finding["check"] == check)
-        .map(|finding| (word(&finding["level"]).unwrap(), word(&finding["mend"])))
-        .collect()
-}
 
 #[test]
 fn dockers_forward_drop_is_seen_and_mended_by_the_command_that_is_named() -> anyhow::Result<()> {

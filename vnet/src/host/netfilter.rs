@@ -1,5 +1,7 @@
 //! What others have told netfilter, as `nft -j list ruleset` says it.
 
+use std::process::{Command, Stdio};
+
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -39,6 +41,30 @@ pub struct SourceTranslation {
 #[error("nft's output is not understood: {0}")]
 pub struct ParseError(String);
 
+/// Why the rules are not known.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesError {
+    /// nft is not installed, for example.
+    #[error("cannot run nft: {0}")]
+    Run(#[from] std::io::Error),
+    /// nft has failed.
+    #[error("nft: {0}")]
+    Nft(String),
+    /// Another version of nft, perhaps.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+}
+
+/// Reads the rules of the calling thread's network namespace.
+pub fn read() -> Result<Ruleset, RulesError> {
+    let output =
+        Command::new("nft").args(["-j", "list", "ruleset"]).stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        return Err(RulesError::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(Ruleset::parse(&String::from_utf8_lossy(&output.stdout))?)
+}
+
 impl Ruleset {
     /// Reads the output of `nft -j list ruleset`.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
@@ -71,6 +97,13 @@ impl Ruleset {
     #[must_use]
     pub fn has_firewalld(&self) -> bool {
         self.chains.iter().any(|chain| chain.table == "firewalld")
+    }
+
+    /// Whether a chain is one of libvirt's own: `LIBVIRT_*` of iptables, or in a table `libvirt_network` of
+    /// nftables (libvirt 10.4 and later).
+    #[must_use]
+    pub fn is_libvirts(chain: &Chain) -> bool {
+        chain.name.starts_with("LIBVIRT_") || chain.table.starts_with("libvirt_")
     }
 
     /// The first rule that may give packets of a subnet another source.
