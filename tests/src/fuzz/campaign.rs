@@ -15,6 +15,10 @@ const STEPS: usize = 1000;
 /// Differences of a campaign that may not happen again when the same steps are taken.
 const UNREPEATED: usize = 2;
 
+/// How often a difference has to happen again: the programs choose ports at random, and slots rest by
+/// the clock.
+const REPEATS: u32 = 2;
+
 /// When a campaign ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -52,7 +56,12 @@ impl Campaign {
                 let seed = seeds.next();
                 let steps = generate::steps(seed, STEPS);
                 if let Some(first) = pair.run(&steps, usize::MAX)? {
-                    let Some((steps, found)) = shrink::shrink(pair, &steps)? else {
+                    let mut repeats = true;
+                    for _ in 0..REPEATS {
+                        repeats = repeats && pair.run(&steps, usize::MAX)?.is_some();
+                    }
+                    let shrunk = if repeats { shrink::shrink(pair, &steps)? } else { None };
+                    let Some((steps, found)) = shrunk else {
                         // The clock is not in the sequence: a stall lets flows expire. More than a few
                         // are no accident.
                         let steps = &steps[..=first.index];

@@ -36,7 +36,9 @@ fn fragments_in_any_order_reach_the_guest_translated() -> Result<()> {
                     rig.namespace.capture("port1", "ip[6:2] & 0x3fff != 0 or ip6[6] == 44")?;
                 let first = order.iter().position(|&place| place == 0).unwrap_or(0);
                 for (turn, place) in order.into_iter().enumerate() {
-                    let outcome = rig.frame_from_outside(&sent[place])?;
+                    let mut outcome = rig.frame_from_outside(&sent[place])?;
+                    // The attached program counts the multicast reports of the other end, too.
+                    outcome.counted.remove("0 handover no-flow");
                     if turn < first {
                         outcome.assert(Verdict::Pass, &sent[place], 0, &is_held());
                         assert_eq!(rig.held_fragments()?.len(), turn + 1);

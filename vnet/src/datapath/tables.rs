@@ -333,12 +333,13 @@ mod tests {
         let old = Map::from([(1, 10), (2, 20)]);
         let mut map = old.clone();
         let mut failed = Map::from([(1, 11), (3, 30), (4, 40)]);
-        assert!(!write(true, &old, &failed, &mut map, 3));
-        assert_eq!(map, Map::from([(1, 11), (2, 20), (3, 30)]));
+        // What is gone has made room, but not enough.
+        assert!(!write(true, &old, &failed, &mut map, 2));
+        assert_eq!(map, Map::from([(1, 11), (3, 30)]));
 
         let new = Map::from([(1, 10), (2, 20)]);
         failed.extend(old);
-        assert!(write(false, &failed, &new, &mut map, 3));
+        assert!(write(false, &failed, &new, &mut map, 2));
         assert_eq!(map, new);
     }
 
