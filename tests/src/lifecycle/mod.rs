@@ -69,6 +69,12 @@ impl Scene {
         fs::write(directory.join("default.xml"), DEFAULT_NETWORK)?;
         let lab = StandardLab::new()?;
         arrange(&lab)?;
+        // The search for duplicates of an address ends by itself, which is no change of vnet's.
+        wait_until("no address is tentative", DEADLINE, || {
+            let shown = lab.host.run(&["ip", "address", "show", "tentative"]);
+            let shown = shown.map_err(|error| error.to_string())?;
+            if shown.is_empty() { Ok(()) } else { Err(shown) }
+        })?;
         let before = HostState::read(&lab.host)?;
         Ok(Self { lab, instance, directory, before })
     }

@@ -61,7 +61,36 @@ fn net_destroy_and_net_start_are_followed() -> Result<()> {
         guest.add_address("eth0", &format!("{address}/24"))?;
         guest.route("default", "192.168.122.1")?;
     }
-    stop(running)?;
+    let log = stop(running)?;
+    // It would have taken the ports that libvirt's needs.
+    ensure!(!log.contains("dnsmasq of network `default` started"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn bridge_of_libvirts_network_is_left_to_libvirts_dnsmasq_also_before_that_runs() -> Result<()> {
+    if !require_libvirt() {
+        return Ok(());
+    }
+    let scene = Scene::new(&network("open", "<vnet:masquerade/>"))?;
+    scene.libvirt.virsh(&["net-destroy", "default"])?;
+    // As between libvirt's making of the bridge and the start of its dnsmasq.
+    scene.host.bridge("virbr0", &["192.168.122.1/24"])?;
+    let running = scene.run()?;
+    running.wait_for_line(
+        "network `default`: `virbr0` is libvirt's (/etc/libvirt/qemu/networks/default.xml), which serves \
+         it: no dnsmasq is started",
+        DEADLINE,
+    )?;
+    let said = scene.doctor("dhcp")?;
+    ensure!(said.starts_with("warn ") && said.contains("virsh net-start default"), "{said}");
+    scene.host.run(&["ip", "link", "delete", "virbr0"])?;
+    running.wait_for_line("there is no bridge `virbr0` on this host", DEADLINE)?;
+    scene.libvirt.virsh(&["net-start", "default"])?;
+    let (guest, _) = scene.guest(&Guest::veth("guest1"))?;
+    wait_until_reached(&guest, OUTSIDE)?;
+    let log = stop(running)?;
+    ensure!(!log.contains("dnsmasq of network `default` started"), "{log}");
     Ok(())
 }
 

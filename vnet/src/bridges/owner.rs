@@ -38,6 +38,13 @@ impl Owner {
         alias.is_some_and(|alias| alias.starts_with(&self.prefix()))
     }
 
+    /// Whether any instance has made a bridge with this alias.
+    #[must_use]
+    pub fn is_of_any(alias: Option<&str>) -> bool {
+        let instance = alias.and_then(|alias| alias.strip_prefix("vnet "));
+        instance.is_some_and(|rest| rest.contains(": network "))
+    }
+
     fn prefix(&self) -> String {
         format!("vnet {}: network ", self.instance)
     }

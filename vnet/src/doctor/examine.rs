@@ -4,7 +4,7 @@ use vnet_common::family::Family;
 
 use super::{
     Finding,
-    facts::{Facts, NetworkFacts},
+    facts::{Facts, NetworkFacts, Service},
 };
 use crate::host::{
     netfilter::{Chain, Ruleset},
@@ -27,7 +27,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     }
     for network in &facts.networks {
         findings.push(bridge(facts, network));
-        findings.extend(dhcp(network));
+        findings.extend(dhcp(facts, network));
     }
     findings
 }
@@ -172,7 +172,10 @@ fn bridge(facts: &Facts, network: &NetworkFacts) -> Finding {
         None => Finding::fail(
             "bridge",
             format!("network `{name}`: there is no bridge `{bridge}`"),
-            format!("virsh net-start {name}"),
+            match network.mode.has_own_bridge() {
+                true => format!("virsh net-start {name}, or vnet makes it with --create-bridges"),
+                false => format!("ip link add {bridge} type bridge && ip link set {bridge} up"),
+            },
         ),
         Some(link) if !link.is_up() => Finding::fail(
             "bridge",
@@ -183,17 +186,33 @@ fn bridge(facts: &Facts, network: &NetworkFacts) -> Finding {
     }
 }
 
-fn dhcp(network: &NetworkFacts) -> Option<Finding> {
-    let NetworkFacts { name, .. } = network;
-    match (&network.served, network.wants_dhcp) {
-        (Some(port), _) => {
-            Some(Finding::ok("dhcp", format!("network `{name}`: somebody serves {port}")))
+fn dhcp(facts: &Facts, network: &NetworkFacts) -> Option<Finding> {
+    let NetworkFacts { name, bridge, .. } = network;
+    let ok = |what: String| Finding::ok("dhcp", format!("network `{name}`: {what}"));
+    Some(match network.service.as_ref()? {
+        Service::Vnet(process) => ok(format!("dnsmasq of vnet's serves it (process {process})")),
+        Service::Other(port) => ok(format!("somebody else serves {port}: vnet starts no dnsmasq")),
+        Service::VnetLater => ok("nobody serves it: vnet starts a dnsmasq for it".to_owned()),
+        Service::Libvirt(_) if facts.link(bridge).is_none() => {
+            ok("libvirt serves it as soon as it starts it".to_owned())
         }
-        (None, true) => Some(Finding::warn(
+        Service::Libvirt(definition) => Finding::warn(
             "dhcp",
-            format!("network `{name}`: nobody serves DHCP, which its definition has"),
-            format!("virsh net-start {name}, or run a dnsmasq on `{}`", network.bridge),
-        )),
-        (None, false) => None,
-    }
+            format!(
+                "network `{name}`: `{bridge}` is libvirt's ({}), which does not serve it now",
+                definition.display()
+            ),
+            format!(
+                "virsh net-start {name}, once this `{bridge}` is deleted; or virsh net-undefine {name}, \
+                 and vnet serves it"
+            ),
+        ),
+        Service::NoDnsmasq => Finding::warn(
+            "dhcp",
+            format!(
+                "network `{name}`: nobody serves it, and there is no dnsmasq that vnet could start"
+            ),
+            "install the package `dnsmasq-base` (`dnsmasq` on Fedora)",
+        ),
+    })
 }

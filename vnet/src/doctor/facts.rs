@@ -1,12 +1,16 @@
 //! What is read of the host; nothing is changed.
 
-use std::{fs, net::IpAddr};
-
 use anyhow::Context as _;
 use aya::programs::{SchedClassifier, TcAttachType};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 use vnet_common::family::Family;
 
 use crate::{
+    bridges::Owner,
     definition::{ForwardMode, Network},
     host::{
         self, Link, LinkKind, Snapshot, bpffs,
@@ -20,7 +24,10 @@ use crate::{
         self, Plan,
         beside::{self, Advice, Surroundings},
     },
-    services::{self, Port, dnsmasq},
+    services::{
+        self, LIBVIRT_DEFINITIONS, LibvirtBridges, Port, ServiceState,
+        dnsmasq::{self, Directories},
+    },
 };
 
 /// What the checks look at.
@@ -61,10 +68,23 @@ pub struct NetworkFacts {
     pub mode: ForwardMode,
     /// Its bridge.
     pub bridge: String,
-    /// Whether its definition asks for DHCP.
-    pub wants_dhcp: bool,
-    /// The service that somebody has for its guests.
-    pub served: Option<Port>,
+    /// Who serves its guests; none if its definition asks for nothing.
+    pub service: Option<Service>,
+}
+
+/// Who serves guests addresses and names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Service {
+    /// A dnsmasq of vnet's, by its process.
+    Vnet(u32),
+    /// Somebody else, who listens there.
+    Other(Port),
+    /// libvirt, by its definition, when it starts the network.
+    Libvirt(PathBuf),
+    /// A dnsmasq that vnet is going to start.
+    VnetLater,
+    /// Nobody can: there is no such program.
+    NoDnsmasq,
 }
 
 /// Reads the host, and what concerns the networks.
@@ -96,10 +116,10 @@ pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
         legacy_tables: legacy_tables(),
         rules: Some(rules),
         bonds: beside::bonds(&host),
-        links: host.links,
         advice,
         strict_uplinks,
-        networks: networks.iter().filter_map(network_facts).collect(),
+        networks: network_facts(networks, &host.links),
+        links: host.links,
     })
 }
 
@@ -140,16 +160,54 @@ fn strict_uplinks(plan: &Plan, host: &Snapshot) -> Vec<String> {
         .collect()
 }
 
-fn network_facts(network: &Network) -> Option<NetworkFacts> {
-    let bridge = network.bridge.name.as_ref()?.value.clone();
+fn network_facts(networks: &[Network], links: &[Link]) -> Vec<NetworkFacts> {
+    let served = instance::neighbours(None).into_iter().flat_map(served_by_instance);
+    let served: Vec<ServiceState> = served.collect();
+    let libvirt = LibvirtBridges::read(Path::new(LIBVIRT_DEFINITIONS));
+    let facts = |network: &Network| {
+        let bridge = network.bridge.name.as_ref()?.value.clone();
+        Some(NetworkFacts {
+            name: network.name.value.clone(),
+            mode: network.forward.mode.value,
+            service: service(network, &bridge, links, &served, &libvirt),
+            bridge,
+        })
+    };
+    networks.iter().filter_map(facts).collect()
+}
+
+fn served_by_instance(state: instance::State) -> Vec<ServiceState> {
+    let Ok(name) = state.instance.parse::<instance::Name>() else { return Vec::new() };
+    let directories = Directories::of_instance(&name.runtime_directory(), &state.instance);
+    state.services.into_iter().map(|service| service.now(&directories)).collect()
+}
+
+fn service(
+    network: &Network,
+    bridge: &str,
+    links: &[Link],
+    served: &[ServiceState],
+    libvirt: &LibvirtBridges,
+) -> Option<Service> {
+    let by_vnet = served.iter().find(|service| service.bridge == bridge);
+    if let Some(process) = by_vnet.and_then(|service| service.process) {
+        return Some(Service::Vnet(process));
+    }
     let addresses: Vec<IpAddr> = network.ips.iter().map(|ip| ip.address.value).collect();
-    Some(NetworkFacts {
-        name: network.name.value.clone(),
-        mode: network.forward.mode.value,
-        wants_dhcp: dnsmasq::is_wanted(network) && network.ips.iter().any(|ip| ip.dhcp.is_some()),
-        // Without the bridge nobody serves it.
-        served: services::taken_port(&bridge, &addresses).ok().flatten(),
-        bridge,
+    // Without the bridge nobody serves it.
+    if let Some(port) = services::taken_port(bridge, &addresses).ok().flatten() {
+        return Some(Service::Other(port));
+    }
+    if !dnsmasq::is_wanted(network) {
+        return None;
+    }
+    let alias =
+        links.iter().find(|link| link.name == bridge).and_then(|link| link.alias.as_deref());
+    let of_libvirt = libvirt.definition_of(bridge).filter(|_| !Owner::is_of_any(alias));
+    Some(match of_libvirt {
+        Some(definition) => Service::Libvirt(definition.to_owned()),
+        None if dnsmasq::is_installed() => Service::VnetLater,
+        None => Service::NoDnsmasq,
     })
 }
 

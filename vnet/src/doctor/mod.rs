@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::plan::beside::Advice;
 
 pub use examine::examine;
-pub use facts::{Facts, NetworkFacts, gather};
+pub use facts::{Facts, NetworkFacts, Service, gather};
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,7 +1,11 @@
 use ipnet::IpNet;
 
 use super::*;
-use crate::{definition::ForwardMode, host::netfilter::Ruleset, services::Port};
+use crate::{
+    definition::ForwardMode,
+    host::{LinkKind, fake::Host, netfilter::Ruleset},
+    services::Port,
+};
 
 /// Docker's and libvirt's rules, and one of an operator, as nft 1.0.6 lists them.
 const RULES: &str = r#"{"nftables": [
@@ -37,8 +41,7 @@ fn network(mode: ForwardMode) -> NetworkFacts {
         name: "default".to_owned(),
         mode,
         bridge: "virbr0".to_owned(),
-        wants_dhcp: true,
-        served: None,
+        service: Some(Service::NoDnsmasq),
     }
 }
 
@@ -107,7 +110,7 @@ fn each_obstacle_has_a_command_that_mends_it() {
     assert_eq!(levels(&findings, "subnet"), [Level::Fail]);
     assert_eq!(levels(&findings, "ports"), [Level::Ok]);
     assert_eq!(mend("rp_filter"), "sysctl -w net.ipv4.conf.wan/7.rp_filter=2");
-    assert_eq!(mend("bridge"), "virsh net-start default");
+    assert_eq!(mend("bridge"), "virsh net-start default, or vnet makes it with --create-bridges");
     assert_eq!(levels(&findings, "bridge"), [Level::Fail]);
     assert_eq!(levels(&findings, "dhcp"), [Level::Warn]);
 }
@@ -115,7 +118,7 @@ fn each_obstacle_has_a_command_that_mends_it() {
 #[test]
 fn host_without_obstacles_is_ok() {
     let mut served = network(ForwardMode::Open);
-    served.served = Some(Port::Dhcp);
+    served.service = Some(Service::Other(Port::Dhcp));
     let facts = Facts {
         has_tcx: true,
         has_bpffs: true,
@@ -131,4 +134,41 @@ fn host_without_obstacles_is_ok() {
     assert!(
         text(&findings).starts_with("ok    privileges    programs can be loaded and attached\n")
     );
+}
+
+#[test]
+fn who_serves_guests_is_said_and_what_keeps_anybody_from_it() {
+    let said = |service: Service, has_bridge: bool| {
+        let mut network = network(ForwardMode::Nat);
+        network.service = Some(service);
+        let host = Host::with_loopback().link(5, "virbr0", LinkKind::Bridge);
+        let links = host.0.links.into_iter();
+        let facts = Facts {
+            networks: vec![network],
+            links: links.filter(|link| has_bridge || link.name != "virbr0").collect(),
+            ..Facts::default()
+        };
+        let finding = examine(&facts).into_iter().find(|finding| finding.check == "dhcp").unwrap();
+        (finding.level, finding.message)
+    };
+    let file = || Service::Libvirt("/etc/libvirt/qemu/networks/default.xml".into());
+    for (service, has_bridge, level, message) in [
+        (Service::Vnet(7), true, Level::Ok, "dnsmasq of vnet's serves it (process 7)"),
+        (Service::VnetLater, true, Level::Ok, "nobody serves it: vnet starts a dnsmasq for it"),
+        (file(), false, Level::Ok, "libvirt serves it as soon as it starts it"),
+        (
+            file(),
+            true,
+            Level::Warn,
+            "`virbr0` is libvirt's (/etc/libvirt/qemu/networks/default.xml), which does not serve it now",
+        ),
+        (
+            Service::NoDnsmasq,
+            true,
+            Level::Warn,
+            "nobody serves it, and there is no dnsmasq that vnet could start",
+        ),
+    ] {
+        assert_eq!(said(service, has_bridge), (level, format!("network `default`: {message}")));
+    }
 }

@@ -7,8 +7,9 @@ use super::beside::Advice;
 pub enum Problem {
     /// No interface has the bridge's name.
     #[error(
-        "network `{network}`: there is no bridge `{bridge}` on this host; make it (for libvirt: \
-         `virsh net-start {network}`) or correct <bridge name='{bridge}'/>"
+        "network `{network}`: there is no bridge `{bridge}` on this host; have vnet make it \
+         (`--create-bridges`), or libvirt (`virsh net-start {network}`), or correct \
+         <bridge name='{bridge}'/>"
     )]
     NoBridge {
         /// The network.

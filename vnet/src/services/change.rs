@@ -1,8 +1,6 @@
 //! What the supervisor has done, in words.
 
-use std::{fmt, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use super::{Port, dnsmasq::DnsmasqError};
 
@@ -46,6 +44,13 @@ pub enum What {
         bridge: String,
         /// Where somebody else listens.
         port: Port,
+    },
+    /// libvirt has the bridge and serves it when it starts the network.
+    LeftToLibvirt {
+        /// The bridge.
+        bridge: String,
+        /// libvirt's definition.
+        definition: PathBuf,
     },
     /// There is no bridge to serve for now.
     NoBridge {
@@ -97,6 +102,14 @@ impl fmt::Display for Change {
                      is left alone: no dnsmasq is started"
                 );
             }
+            What::LeftToLibvirt { bridge, definition } => {
+                return write!(
+                    formatter,
+                    "network `{network}`: `{bridge}` is libvirt's ({}), which serves it: no dnsmasq is \
+                     started",
+                    definition.display()
+                );
+            }
             What::NoBridge { bridge } => {
                 return write!(
                     formatter,
@@ -127,17 +140,4 @@ impl fmt::Display for Again {
             seconds => write!(formatter, "next try in {seconds} s"),
         }
     }
-}
-
-/// How a network is served, for other processes to read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceState {
-    /// The network.
-    pub network: String,
-    /// The bridge.
-    pub bridge: String,
-    /// The dnsmasq that serves it.
-    pub process: Option<u32>,
-    /// Why there is none.
-    pub reason: Option<String>,
 }

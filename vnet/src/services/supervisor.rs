@@ -16,9 +16,10 @@ use tokio::{
 use super::{
     Port,
     backoff::Backoff,
-    change::{Change, ServiceState, What},
+    change::{Change, What},
     dnsmasq::{self, Directories, DnsmasqError, Service},
     served::{Ended, Served, Tried, serve_unless_taken},
+    state::{Offer, ServedBy, ServiceState},
     wanted::Wanted,
 };
 use crate::definition::Network;
@@ -52,6 +53,8 @@ struct Entry {
     bridge: String,
     /// Index of the bridge; none while there is no such bridge.
     index: Option<u32>,
+    /// The definition by which libvirt serves the bridge.
+    by_libvirt: Option<PathBuf>,
     status: Status,
     backoff: Backoff,
 }
@@ -60,6 +63,7 @@ struct Entry {
 enum Status {
     Serving(Served),
     LeftAlone(Port),
+    LeftToLibvirt,
     NoBridge,
     /// Why the last try failed, or that it has ended.
     Down(String),
@@ -160,16 +164,22 @@ impl Supervisor {
     /// How each network is served, by name.
     #[must_use]
     pub fn states(&self) -> Vec<ServiceState> {
-        let state = |(name, entry): (&String, &Entry)| ServiceState {
-            network: name.clone(),
-            bridge: entry.bridge.clone(),
-            process: entry.process(),
-            reason: match &entry.status {
-                Status::Serving(_) => None,
-                Status::LeftAlone(port) => Some(format!("somebody else serves {port}")),
-                Status::NoBridge => Some(format!("there is no bridge `{}`", entry.bridge)),
-                Status::Down(reason) => Some(reason.clone()),
-            },
+        let state = |(name, entry): (&String, &Entry)| {
+            let (state, reason) = match &entry.status {
+                Status::Serving(_) => (ServedBy::Vnet, None),
+                Status::LeftAlone(port) => {
+                    (ServedBy::Other, Some(format!("somebody else serves {port}")))
+                }
+                Status::LeftToLibvirt => (ServedBy::Libvirt, Some("it is libvirt's".to_owned())),
+                Status::NoBridge => {
+                    (ServedBy::Nobody, Some(format!("there is no bridge `{}`", entry.bridge)))
+                }
+                Status::Down(reason) => (ServedBy::Nobody, Some(reason.clone())),
+            };
+            let process = entry.process();
+            let serves = process.map_or_else(Vec::new, |_| Offer::of(&entry.network));
+            let (network, bridge) = (name.clone(), entry.bridge.clone());
+            ServiceState { network, bridge, state, process, serves, reason }
         };
         self.entries.iter().map(state).collect()
     }
@@ -219,6 +229,7 @@ impl Supervisor {
             && entry.network == *wanted.network
             && entry.bridge == wanted.bridge
             && entry.index == index
+            && entry.by_libvirt.as_deref() == wanted.by_libvirt
         {
             return None;
         }
@@ -226,6 +237,7 @@ impl Supervisor {
             network: wanted.network.clone(),
             bridge: String::new(),
             index: None,
+            by_libvirt: None,
             status: Status::NoBridge,
             backoff: Backoff::default(),
         });
@@ -235,14 +247,21 @@ impl Supervisor {
         }
         wanted.bridge.clone_into(&mut entry.bridge);
         entry.index = index;
-        if index.is_some() {
-            return Some((name.clone(), was));
-        }
-        entry.status = Status::NoBridge;
+        entry.by_libvirt = wanted.by_libvirt.map(Path::to_owned);
+        let bridge = wanted.bridge.to_owned();
+        let (status, said, what) = match (index, wanted.by_libvirt) {
+            (None, _) => (Status::NoBridge, Said::NoBridge, What::NoBridge { bridge }),
+            (Some(_), Some(definition)) => {
+                let definition = definition.to_owned();
+                let what = What::LeftToLibvirt { bridge, definition };
+                (Status::LeftToLibvirt, Said::LeftToLibvirt, what)
+            }
+            (Some(_), None) => return Some((name.clone(), was)),
+        };
+        entry.status = status;
         entry.backoff.settle();
         self.end(name, changes).await;
-        if was != Some(Said::NoBridge) {
-            let what = What::NoBridge { bridge: wanted.bridge.to_owned() };
+        if was != Some(said) {
             changes.push(Change { network: name.clone(), what });
         }
         None
@@ -313,7 +332,7 @@ impl Entry {
     fn process(&self) -> Option<u32> {
         match &self.status {
             Status::Serving(served) => Some(served.service.pid()),
-            Status::LeftAlone(_) | Status::NoBridge | Status::Down(_) => None,
+            _ => None,
         }
     }
 }
@@ -322,6 +341,7 @@ impl Entry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     LeftAlone(Port),
+    LeftToLibvirt,
     NoBridge,
     Other,
 }
@@ -330,6 +350,7 @@ impl Said {
     fn of(status: &Status) -> Self {
         match status {
             Status::LeftAlone(port) => Self::LeftAlone(*port),
+            Status::LeftToLibvirt => Self::LeftToLibvirt,
             Status::NoBridge => Self::NoBridge,
             Status::Serving(_) | Status::Down(_) => Self::Other,
         }

@@ -1,9 +1,13 @@
 //! What guests ask the host for: a dnsmasq at each bridge that wants one.
 
+use std::path::Path;
+
 use super::{ports, startup::Running, state};
 use crate::{
-    instance::{Name, Undo},
-    services::{self, Change, Due, Supervisor, dnsmasq::Directories},
+    instance::{Journal, Name, Undo},
+    services::{
+        self, Change, Due, LIBVIRT_DEFINITIONS, LibvirtBridges, Supervisor, dnsmasq::Directories,
+    },
 };
 
 /// Where the files of an instance's services are.
@@ -14,11 +18,15 @@ pub(super) fn directories(instance: &Name) -> Directories {
 /// Makes the services what the definitions say. One that cannot be had is said and tried again, and
 /// no reason to end what else runs.
 pub(super) async fn serve_guests(running: &mut Running) -> anyhow::Result<()> {
-    let wanted = if running.told.settings.no_services {
+    let mut wanted = if running.told.settings.no_services {
         Vec::new()
     } else {
         services::plan(&running.definitions)
     };
+    let libvirt = LibvirtBridges::read(Path::new(LIBVIRT_DEFINITIONS));
+    for it in &mut wanted {
+        *it = it.or_libvirt(&libvirt, |bridge| is_made_here(&running.journal, bridge));
+    }
     if !wanted.is_empty() {
         let runtime = directories(&running.instance).runtime;
         running.journal.record(Undo::Services { runtime })?;
@@ -27,6 +35,11 @@ pub(super) async fn serve_guests(running: &mut Running) -> anyhow::Result<()> {
     // The directory comes with the first service.
     ports::watch_again(&mut running.leases);
     told(running, &changes)
+}
+
+fn is_made_here(journal: &Journal, bridge: &str) -> bool {
+    let mut entries = journal.entries().iter();
+    entries.any(|undo| matches!(undo, Undo::Bridge { name, .. } if name == bridge))
 }
 
 /// Looks after a service that has ended, or that could not be had before.

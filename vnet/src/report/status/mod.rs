@@ -31,6 +31,7 @@ use crate::instance::{
     Name,
     state::{HookState, NetworkState, UplinkState},
 };
+use crate::services::{ServiceState, dnsmasq::Directories};
 
 /// What an instance runs, and what became of the packets since its maps were made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,6 +54,8 @@ pub struct Status {
     pub hooks: Vec<HookState>,
     /// The networks, by slot.
     pub networks: Vec<NetworkStatus>,
+    /// Who serves guests addresses and names, where their definitions ask for it.
+    pub services: Vec<ServiceState>,
     /// The interfaces towards outside.
     pub uplinks: Vec<UplinkState>,
     /// What became of packets that belong to no network.
@@ -134,6 +137,8 @@ pub fn read(name: &Name) -> Result<Status, ReportError> {
     };
     let networks: Vec<_> = state.networks.iter().map(network).collect::<Result<_, _>>()?;
     let no_network = counters.outcomes(NO_NETWORK)?;
+    let directories = Directories::of_instance(&name.runtime_directory(), &name.to_string());
+    let services = state.services.into_iter().map(|service| service.now(&directories));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Ok(Status {
         instance: state.instance,
@@ -145,6 +150,7 @@ pub fn read(name: &Name) -> Result<Status, ReportError> {
         flows,
         hooks: state.hooks,
         networks,
+        services: services.collect(),
         uplinks: state.uplinks,
         no_network,
     })

@@ -6,6 +6,7 @@ use super::{
     GuestLimit, HookState, NetworkState, NetworkStatus, Outcome, Outcomes, Status, UplinkState,
 };
 use crate::report::text::{Column, count, duration, numbers, table, words};
+use crate::services::{ServedBy, ServiceState};
 
 const WIDTH: u16 = 100;
 
@@ -17,6 +18,7 @@ pub fn render(status: &Status) -> String {
         let title = "Limits of masqueraded networks, and what the guest with most uses";
         section(&mut text, title, &limits(&status.networks));
     }
+    section(&mut text, "DHCP and DNS", &services(&status.services));
     section(&mut text, "Uplinks", &uplinks(&status.uplinks));
     let bridges = masquerading_bridges(&status.networks);
     if !bridges.is_empty() {
@@ -137,6 +139,23 @@ fn mode(network: &NetworkState) -> String {
         "route" => format!("{mode}, IPv6 routed"),
         other => format!("{mode}, IPv6 {other}"),
     }
+}
+
+fn services(services: &[ServiceState]) -> String {
+    let columns =
+        [words("NETWORK"), words("BRIDGE"), words("SERVED BY"), words("WHAT, OR WHY NOT")];
+    let row = |service: &ServiceState| {
+        let by = match (service.state, service.process) {
+            (ServedBy::Vnet, Some(process)) => format!("dnsmasq, process {process}"),
+            (ServedBy::Vnet, None) | (ServedBy::Nobody, _) => "nobody".to_owned(),
+            (ServedBy::Libvirt, _) => "libvirt".to_owned(),
+            (ServedBy::Other, _) => "somebody else".to_owned(),
+        };
+        let offers: Vec<&str> = service.serves.iter().map(|offer| offer.name()).collect();
+        let what = service.reason.clone().unwrap_or_else(|| offers.join(", "));
+        vec![service.network.clone(), service.bridge.clone(), by, what]
+    };
+    rows_or_none(&columns, services.iter().map(row).collect())
 }
 
 fn uplinks(uplinks: &[UplinkState]) -> String {

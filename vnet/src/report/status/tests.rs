@@ -1,4 +1,5 @@
 use super::*;
+use crate::services::{Offer, ServedBy};
 
 fn outcome(reason: DropReason, packets: u64) -> Outcome {
     Outcome { reason: reason.id(), description: reason.description(), packets }
@@ -93,6 +94,24 @@ fn status() -> Status {
                 .map(|address| address.parse().unwrap())
                 .to_vec(),
         }],
+        services: vec![
+            ServiceState {
+                network: "default".to_owned(),
+                bridge: "virbr0".to_owned(),
+                state: ServedBy::Vnet,
+                process: Some(4712),
+                serves: vec![Offer::Dhcp, Offer::RouterAdvertisements, Offer::Dns],
+                reason: None,
+            },
+            ServiceState {
+                network: "lab".to_owned(),
+                bridge: "br-lab".to_owned(),
+                state: ServedBy::Other,
+                process: None,
+                serves: vec![],
+                reason: Some("somebody else serves DHCP (UDP port 67)".to_owned()),
+            },
+        ],
         no_network: Outcomes {
             drops: vec![outcome(DropReason::NoNetwork, 1)],
             handovers: vec![handover(Handover::NoFlow, 55)],
@@ -129,6 +148,11 @@ NETWORK         FLOWS    FLOWS OF    PORTS OF  NEW FLOWS OF
 default  14 of 196608  9 of 16384  480 of 500           500
 lab       0 of 262144  0 of 16384  0 of 16384           any
 
+DHCP and DNS
+NETWORK  BRIDGE  SERVED BY              WHAT, OR WHY NOT
+default  virbr0  dnsmasq, process 4712  DHCP, RA, DNS
+lab      br-lab  somebody else          somebody else serves DHCP (UDP port 67)
+
 Uplinks
 INTERFACE  ADDRESSES
 enp1s0     198.51.100.1, 198.51.100.2, 2001:db8::2
@@ -158,6 +182,7 @@ fn an_idle_instance_without_a_daemon_says_so() {
         flows: FlowTable { live: 0, limit: 64, expired: 0 },
         hooks: vec![],
         networks: vec![],
+        services: vec![],
         uplinks: vec![],
         no_network: Outcomes::default(),
         ..status()
@@ -174,6 +199,9 @@ Hooks
 none
 
 Networks
+none
+
+DHCP and DNS
 none
 
 Uplinks
@@ -258,6 +286,17 @@ fn json_has_raw_numbers_and_stable_names() {
                     "larger than the way takes: the stack fragments or sends the ICMP error",
                 "packets": 7
             }]
+        })
+    );
+    assert_eq!(
+        json["services"][0],
+        serde_json::json!({
+            "network": "default",
+            "bridge": "virbr0",
+            "state": "vnet",
+            "process": 4712,
+            "serves": ["dhcp", "router-advertisements", "dns"],
+            "reason": null
         })
     );
     assert_eq!(json["no_network"]["drops"][0]["reason"], "no-network");

@@ -11,4 +11,4 @@ mod tests;
 pub use config::{ConfigError, Files, is_wanted, text};
 pub use files::file_stem;
 pub use hosts::{records, reserved};
-pub use process::{Change, Directories, DnsmasqError, Service};
+pub use process::{Change, Directories, DnsmasqError, Service, is_installed, is_running};

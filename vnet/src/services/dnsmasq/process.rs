@@ -289,6 +289,20 @@ impl Service {
     }
 }
 
+/// Whether the process is the dnsmasq of a network.
+#[must_use]
+pub fn is_running(process: u32, network: &str, directories: &Directories) -> bool {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| is_of(pid, &Paths::of(network, directories).config))
+}
+
+/// Whether there is such a program.
+#[must_use]
+pub fn is_installed() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(PROGRAM).is_file())
+}
+
 /// Starts it; returns when it listens.
 async fn start(
     network: &str,
