@@ -310,12 +310,12 @@ fn daemon_tells_systemd_how_it_is_from_its_start_to_its_end() -> anyhow::Result<
     wait_for("READY=1 STATUS=1 network")?;
     // Also if there is nothing good to be read.
     fs::write(place.0.join("bad.xml"), "<network>")?;
-    wait_for("STATUS=1 network, 1 changed file ignored")?;
+    wait_for("STATUS=1 network, 1 file ignored")?;
     daemon.signal(Signal::SIGHUP)?;
     wait_for("RELOADING=1 STATUS=reading the definitions again")?;
-    wait_for("READY=1 STATUS=1 network, 1 changed file ignored")?;
+    wait_for("READY=1 STATUS=1 network, 1 file ignored")?;
     lab.host.run(&["ip", "link", "delete", "virbr0"])?;
-    wait_for("STATUS=1 network, 1 without a bridge, 1 changed file ignored")?;
+    wait_for("STATUS=1 network, 1 without a bridge, 1 file ignored")?;
     daemon.terminate(DEADLINE)?.success()?;
     wait_for("STOPPING=1 STATUS=taking everything down")?;
     Ok(())

@@ -95,7 +95,11 @@ impl Site {
         let mut command = vec![program.as_str(), "run", &networks, "--instance", &self.instance];
         command.extend(arguments);
         let running = self.host.spawn(&command)?;
-        running.wait_for_line("ready", DEADLINE)?;
+        // An error may say `already`.
+        wait_until("`vnet run` prints `ready`", DEADLINE, || {
+            let is_ready = running.stdout().lines().any(|line| line == "ready");
+            if is_ready { Ok(()) } else { Err(running.stderr()) }
+        })?;
         Ok(running)
     }
 
@@ -356,6 +360,97 @@ fn definition_that_the_host_does_not_allow_waits_for_it() -> Result<()> {
     for bridge in ["virbr0", "virbr1"] {
         site.host.run(&["ip", "link", "delete", bridge])?;
     }
+    site.assert_clean()
+}
+
+#[test]
+fn start_with_a_directory_leaves_out_what_does_not_fit_until_it_does() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-misfit")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    let later = |subnet: u8| {
+        format!(
+            "<network><name>later</name><bridge name='virbr1'/>\
+             <ip address='192.168.{subnet}.1' prefix='24'/></network>"
+        )
+    };
+    site.write("a-broken.xml", "<network>")?;
+    site.write("b-later.xml", &later(123))?;
+    // The same subnet as `n`, which comes before it.
+    site.write("z-twin.xml", &site.network(NAT).replace("<name>n<", "<name>twin<"))?;
+    site.write("n.xml", &site.network(NAT))?;
+
+    // What is named has to fit, and what is applied; nothing is changed.
+    let path = site.place.0.join("networks/b-later.xml").display().to_string();
+    let program = lifecycle::program()?;
+    for command in ["run", "apply"] {
+        let arguments = [command, "--instance", &site.instance, &path];
+        let output = site.host.try_run(&[&[program.as_str()], &arguments[..]].concat())?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        ensure!(output.stderr.contains("have vnet make it (`--create-bridges`)"), "{output:?}");
+    }
+    let output = site.vnet("apply", &[&site.networks()])?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+
+    let mut daemon = site.run(&["--no-services"])?;
+    let served = || -> Result<Vec<String>> {
+        let state = site.state()?;
+        let networks = state["networks"].as_array().cloned().unwrap_or_default();
+        Ok(networks.iter().map(|it| it["name"].as_str().unwrap_or_default().to_owned()).collect())
+    };
+    let wait_for = |wanted: &[&str]| {
+        wait_until(&format!("{wanted:?} are served"), DEADLINE, || match served() {
+            Ok(served) if served == wanted => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+    };
+    wait_for(&["n"])?;
+    for ignored in [
+        "a-broken.xml is ignored:",
+        "b-later.xml is ignored for now: ",
+        "z-twin.xml is ignored for now: ",
+    ] {
+        ensure!(daemon.stderr().contains(ignored), "{}", daemon.stderr());
+    }
+    site.host.bridge("virbr1", &["192.168.123.1/24"])?;
+    wait_for(&["n", "later"])?;
+
+    // What a file said before goes on when it does not fit at the next start, too.
+    daemon.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    site.write("b-later.xml", &later(122))?;
+    let mut daemon = site.run(&["--no-services"])?;
+    ensure!(daemon.stderr().contains("b-later.xml is ignored for now: "), "{}", daemon.stderr());
+    let state = site.state()?;
+    ensure!(state["networks"][1]["subnets"][0] == "192.168.123.0/24", "{state}");
+    daemon.terminate(DEADLINE)?.success()?;
+    for bridge in ["virbr0", "virbr1"] {
+        site.host.run(&["ip", "link", "delete", bridge])?;
+    }
+    site.assert_clean()
+}
+
+#[test]
+fn start_with_an_empty_directory_waits_for_definitions() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-empty")?;
+    let mut daemon = site.run(&["--create-bridges", "--no-services"])?;
+    ensure!(site.state()?["networks"] == Value::Array(Vec::new()));
+    site.write("n.xml", &site.network(NAT))?;
+    wait_until("the network is served", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][0]["name"] == "n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    fs::remove_file(site.place.0.join("networks/n.xml"))?;
+    wait_until("the network has gone", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"] == Value::Array(Vec::new()) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let output = daemon.terminate(DEADLINE)?.success()?;
+    ensure!(!output.stderr.contains("ERROR"), "{}", output.stderr);
     site.assert_clean()
 }
 

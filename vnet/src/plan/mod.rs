@@ -185,7 +185,8 @@ pub fn plan(
         warnings.extend(warning::of(definition, &network, host));
         networks.push(network);
     }
-    if networks.is_empty() {
+    // Of a directory that is empty for now, more may come.
+    if networks.is_empty() && !definitions.is_empty() {
         problems.push(Problem::NothingToServe);
     }
     let guest_bridges = network::guest_bridges(definitions, host);

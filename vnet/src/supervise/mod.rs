@@ -3,6 +3,7 @@
 
 mod bridging;
 mod change;
+mod fitting;
 mod follow;
 mod forwarding;
 mod hooks;
@@ -38,6 +39,7 @@ use crate::{
     notify,
     watch_definitions::DefinitionWatch,
 };
+use fitting::Candidates;
 use janitor::Janitor;
 use prepare::Request;
 use signals::Signals;
@@ -88,16 +90,17 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
     // Before they are read, so that no change is lost.
     let watch = options.watch.then(|| DefinitionWatch::start(&options.definitions));
     let watch = watch.transpose().map_err(Refusal::Watch)?;
-    let request = Request::read(&options.definitions, options.settings())?;
+    let candidates = Candidates::read(options)?;
     let mut tenure = Tenure::begin(options)?;
     let result = async {
+        let (request, ignored) = candidates.fitting(options).await?;
         let Some(mut running) = tenure.start(options, request, &mut signals).await? else {
             return Ok(());
         };
         let listener = Listener::bind(&options.instance)?;
         ready();
         tenure.leaves_nothing = !options.keep;
-        Ok(serve::serve(&mut running, listener, watch, &mut signals).await?)
+        Ok(serve::serve(&mut running, ignored, listener, watch, &mut signals).await?)
     };
     let result = result.await;
     let what =

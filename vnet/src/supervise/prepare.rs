@@ -122,11 +122,7 @@ pub(super) async fn prepare(
     let Request { told, definitions } = request;
     let plan_options = plan::Options {
         uplinks: told.settings.uplinks.clone(),
-        flow_limit: former
-            .map(|former| former.flow_limit)
-            .or(options.flow_limit)
-            .unwrap_or(limits::DEFAULT_SESSIONS),
-        slots: former.map(Former::slots).unwrap_or_default(),
+        ..plan::Options::of_start(options, former)
     };
     let watch = host::watch(WatchOptions::default())?;
     let snapshot = host::snapshot().await?;
@@ -140,6 +136,18 @@ pub(super) async fn prepare(
     let before = former.and_then(|former| former.told.as_ref());
     let differences = differences(before, &told, &definitions);
     Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
+}
+
+impl plan::Options {
+    /// What the plan of a start depends on.
+    pub(super) fn of_start(options: &Options, former: Option<&Former>) -> Self {
+        let limit = former.map(|former| former.flow_limit).or(options.flow_limit);
+        Self {
+            uplinks: options.uplinks.clone(),
+            flow_limit: limit.unwrap_or(limits::DEFAULT_SESSIONS),
+            slots: former.map(Former::slots).unwrap_or_default(),
+        }
+    }
 }
 
 /// What would change.
@@ -228,7 +236,7 @@ pub(super) fn networks_of(told: Option<&Told>) -> Vec<Network> {
 }
 
 /// Whoever reads it later has another working directory.
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

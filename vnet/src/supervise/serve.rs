@@ -42,6 +42,7 @@ struct Serving<'a> {
 
 pub(super) async fn serve(
     running: &mut Running,
+    ignored: Ignored,
     mut listener: Listener,
     mut watch: Option<DefinitionWatch>,
     signals: &mut Signals,
@@ -49,7 +50,11 @@ pub(super) async fn serve(
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watchdog = Watchdog::of_service_manager();
-    let mut serving = Serving::begin(running);
+    let mut serving = Serving::begin(running, ignored);
+    if serving.ignored.waits_for_host() {
+        // What it waits for may have come before changes of the host were listened for.
+        serving.apply_changed(&BTreeSet::new()).await;
+    }
     loop {
         let running = &mut *serving.running;
         tokio::select! {
@@ -96,11 +101,10 @@ pub(super) async fn serve(
 }
 
 impl<'a> Serving<'a> {
-    fn begin(running: &'a mut Running) -> Self {
-        let status = status(running, &Ignored::default());
+    fn begin(running: &'a mut Running, ignored: Ignored) -> Self {
+        let status = status(running, &ignored);
         notify::ready(&status);
-        let (retry, ignored) = (Retry::default(), Ignored::default());
-        Self { running, retry, sweep: Sweep::default(), ignored, status }
+        Self { running, retry: Retry::default(), sweep: Sweep::default(), ignored, status }
     }
 
     async fn read_again(&mut self) {
@@ -170,7 +174,7 @@ fn status(running: &Running, ignored: &Ignored) -> String {
         parts.push(format!("{waiting} without a bridge"));
     }
     if ignored.count() > 0 {
-        parts.push(count(ignored.count(), "changed file ignored", "changed files ignored"));
+        parts.push(count(ignored.count(), "file ignored", "files ignored"));
     }
     parts.join(", ")
 }

@@ -13,7 +13,7 @@ use crate::{
     instance::{DefinitionText, Told},
 };
 
-/// Changed files that are not in force.
+/// Files that are not in force as they are.
 #[derive(Debug, Default)]
 pub(super) struct Ignored {
     /// Those with errors of their own.
@@ -23,6 +23,14 @@ pub(super) struct Ignored {
 }
 
 impl Ignored {
+    pub(super) fn add_invalid(&mut self, file: PathBuf) {
+        self.invalid.insert(file);
+    }
+
+    pub(super) fn add_refused(&mut self, file: PathBuf, reason: String) {
+        self.refused.insert(file, reason);
+    }
+
     pub(super) fn count(&self) -> usize {
         self.invalid.len() + self.refused.len()
     }
