@@ -74,7 +74,7 @@ impl Daemon {
 
     /// What must not be there after its end, wherever it still is.
     pub(super) fn leftovers(&self) -> Vec<PathBuf> {
-        ["/run/vnet", "/sys/fs/bpf/vnet"]
+        ["/run/vnet", "/sys/fs/bpf/vnet", "/var/lib/vnet"]
             .map(|root| Path::new(root).join(&self.instance))
             .into_iter()
             .filter(|path| path.symlink_metadata().is_ok())

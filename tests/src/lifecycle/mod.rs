@@ -71,7 +71,7 @@ impl Scene {
         arrange(&lab)?;
         // The search for duplicates of an address ends by itself, which is no change of vnet's.
         wait_until("no address is tentative", DEADLINE, || {
-            let shown = lab.host.run(&["ip", "address", "show", "tentative"]);
+            let shown = lab.host.run(&["ip", "-o", "-6", "address", "show", "tentative"]);
             let shown = shown.map_err(|error| error.to_string())?;
             if shown.is_empty() { Ok(()) } else { Err(shown) }
         })?;
@@ -96,6 +96,11 @@ impl Scene {
     #[must_use]
     pub fn runtime_directory(&self) -> PathBuf {
         Path::new("/run/vnet").join(&self.instance)
+    }
+
+    /// Where the instance's services keep leases.
+    fn leases(&self) -> PathBuf {
+        Path::new("/var/lib/vnet").join(&self.instance)
     }
 
     /// What `state.json` says.
@@ -198,6 +203,9 @@ impl Scene {
             .map(|entries| entries.filter_map(Result::ok).map(|entry| entry.file_name()).collect())
             .unwrap_or_default();
         ensure!(!directory.exists(), "{when}: {} is left: {left:?}", directory.display());
+        // No guest of these scenes asks for an address.
+        let leases = self.leases();
+        ensure!(!leases.exists(), "{when}: {} is left", leases.display());
         Ok(())
     }
 
@@ -271,6 +279,7 @@ impl Drop for Scene {
     fn drop(&mut self) {
         // Left only by a test that has failed; the rest goes with its namespaces.
         let _ = fs::remove_dir_all(self.runtime_directory());
+        let _ = fs::remove_dir_all(self.leases());
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -84,6 +84,32 @@ fn what_nobody_confirms_is_taken_back_with_a_daemon_and_without() -> Result<()> 
 }
 
 #[test]
+fn programs_are_told_each_step_of_a_trial() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let isolated = isolated(&scene)?;
+    let _daemon = scene.ready(&[])?;
+    let attempt = |file: &str, timeout: &str| {
+        let instance = &scene.instance;
+        scene.vnet(&["try", "-o", "json", "--instance", instance, "--timeout", timeout, file])
+    };
+    let output = attempt(&isolated, "1")?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let steps: Result<Vec<serde_json::Value>, _> =
+        output.stdout.lines().map(serde_json::from_str).collect();
+    let steps = steps.with_context(|| output.stdout.clone())?;
+    ensure!(steps.len() == 2, "{steps:?}");
+    ensure!(steps[0]["trial"] == "begun" && steps[0]["timeout_seconds"] == 1, "{steps:?}");
+    ensure!(steps[0]["changes"][0]["name"] == "default", "{steps:?}");
+    ensure!(steps[1] == serde_json::json!({"trial": "gone-back"}), "{steps:?}");
+    let output = attempt(&scene.definition(), "1")?;
+    ensure!(output.stdout == "{\"trial\":\"kept\"}\n", "{output:?}");
+    Ok(())
+}
+
+#[test]
 fn what_is_confirmed_stays() -> Result<()> {
     if !require_root() {
         return Ok(());

@@ -71,7 +71,7 @@ fn bridge_that_is_missing_fails() -> anyhow::Result<()> {
     host.run(&["sh", "-c", command])?;
     assert_eq!(findings(host, DEFINITION, "bridge"), [("ok".to_owned(), None)]);
     host.run(&["ip", "link", "delete", "virbr0"])?;
-    let mend = Some("virsh net-start default".to_owned());
+    let mend = Some("virsh net-start default, or vnet makes it with --create-bridges".to_owned());
     assert_eq!(findings(host, DEFINITION, "bridge"), [("fail".to_owned(), mend)]);
     Ok(())
 }

@@ -53,7 +53,7 @@ impl Site {
         fs::write(place.0.join("resolv.conf"), "nameserver 203.0.113.1\n")?;
         let instance = format!("{test}-{}", std::process::id());
         wait_until("no address is tentative", DEADLINE, || {
-            let shown = host.run(&["ip", "address", "show", "tentative"]);
+            let shown = host.run(&["ip", "-o", "-6", "address", "show", "tentative"]);
             let shown = shown.map_err(|error| error.to_string())?;
             if shown.is_empty() { Ok(()) } else { Err(shown) }
         })?;
@@ -226,6 +226,20 @@ fn services_outlive_a_killed_daemon_and_change_without_losing_leases() -> Result
     site.write("n.xml", &site.network(NAT))?;
     let mut daemon = site.run(&["--create-bridges", "--no-watch"])?;
     let process = site.service()?;
+    let status = site.vnet("status", &["-o", "json"])?.success()?;
+    let status: Value = serde_json::from_str(&status.stdout)?;
+    let served = serde_json::json!([{
+        "network": "n",
+        "bridge": "virbr0",
+        "state": "vnet",
+        "process": process,
+        "serves": ["dhcp", "dhcpv6", "router-advertisements", "dns"],
+        "reason": null
+    }]);
+    ensure!(status["services"] == served, "{}", status["services"]);
+    let doctor = site.vnet("doctor", &[&site.networks()])?;
+    let said = format!("network `n`: dnsmasq of vnet's serves it (process {process})\n");
+    ensure!(doctor.stdout.ends_with(&said), "{doctor:?}");
     let guest = site.lab.guest(&site.host, "virbr0", &Guest::tap("guest1"))?;
     let address = udhcpc(&guest, &site.place)?.swap_remove(0);
     let leases = site.leases().join("dnsmasq/n.leases");

@@ -10,6 +10,7 @@ use clap::Args;
 use vnet::{
     definition::{self, Severity},
     doctor::{self, Level},
+    instance::Name,
 };
 
 use super::{Output, REFUSED, print, runtime};
@@ -22,6 +23,9 @@ pub struct Doctor {
     /// libvirt network XML, or directories of it, to look at what concerns these networks
     #[arg(value_name = "FILE|DIR")]
     definitions: Vec<PathBuf>,
+    /// The instance that is to run them: what others run is held against them
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    instance: Name,
     /// How the findings are written
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Output,
@@ -38,7 +42,7 @@ impl Doctor {
             }
             networks = loaded.networks;
         }
-        let facts = runtime()?.block_on(doctor::gather(&networks));
+        let facts = runtime()?.block_on(doctor::gather(&networks, &self.instance));
         let findings = doctor::examine(&facts?);
         print(&match self.output {
             Output::Table => doctor::text(&findings),

@@ -16,13 +16,15 @@ use nix::{
         termios::{FlushArg, tcflush},
     },
 };
+use serde::Serialize;
 use vnet::{
+    definition::Difference,
     instance::Name,
     supervise::{self, RunError},
 };
 
 use super::{
-    REFUSED,
+    Output, REFUSED,
     apply::{apply_told, text, told},
     guardian, print,
     run::{Start, refused},
@@ -40,6 +42,33 @@ pub struct Try {
     #[arg(long, default_value_t = 120, value_name = "SECONDS",
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     timeout: u32,
+    /// How the changes and what becomes of them are written; JSON has a line for each step
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: Output,
+}
+
+/// A step of a trial, as JSON has it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "trial")]
+enum Step<'a> {
+    /// The definitions are in force until the time is over.
+    Begun {
+        /// What has changed.
+        changes: &'a [Difference],
+        timeout_seconds: u32,
+    },
+    /// They stay.
+    Kept,
+    /// What ran before is back.
+    GoneBack,
+    /// Something else has been applied meanwhile, which is left as it is.
+    Superseded,
+}
+
+impl Step<'_> {
+    fn print(&self) -> anyhow::Result<()> {
+        print(&format!("{}\n", serde_json::to_string(self)?))
+    }
 }
 
 /// Keep what `vnet try` has applied.
@@ -52,7 +81,7 @@ pub struct Confirm {
 
 impl Try {
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { start, timeout } = self;
+        let Self { start, timeout, output } = self;
         let options = start.options(true);
         let told = match told(&options) {
             Ok(told) => told,
@@ -76,9 +105,14 @@ impl Try {
                 return failed(error);
             }
         };
-        print(&text(&differences, super::Output::Table)?)?;
+        if output == Output::Table {
+            print(&text(&differences, output)?)?;
+        }
         if differences.is_empty() {
             guardian.dismiss();
+            if output == Output::Json {
+                Step::Kept.print()?;
+            }
             return Ok(ExitCode::SUCCESS);
         }
         // It has gone already if somebody was quick to confirm.
@@ -88,27 +122,37 @@ impl Try {
             // What was typed before the question is no answer.
             let _ = tcflush(io::stdin(), FlushArg::TCIFLUSH);
         }
-        let enter = if by_enter { "press Enter to keep it, or run" } else { "it is kept by" };
-        print(&format!(
-            "on trial for {timeout} s: {enter} `vnet confirm --instance {}`\n",
-            options.instance
-        ))?;
+        if output == Output::Json {
+            Step::Begun { changes: &differences, timeout_seconds: timeout }.print()?;
+        } else {
+            let enter = if by_enter { "press Enter to keep it, or run" } else { "it is kept by" };
+            print(&format!(
+                "on trial for {timeout} s: {enter} `vnet confirm --instance {}`\n",
+                options.instance
+            ))?;
+        }
         if by_enter && guardian.waits_for_enter() {
             let _ = guardian.say(supervise::CONFIRMED);
         }
-        match guardian.child.wait()?.code().and_then(|code| u8::try_from(code).ok()) {
-            Some(guardian::KEPT) => {
-                print("kept\n")?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Some(guardian::GONE_BACK) => {
-                anyhow::bail!("not confirmed: what ran before is back")
-            }
-            Some(guardian::OTHERS) => {
+        let code = guardian.child.wait()?.code().and_then(|code| u8::try_from(code).ok());
+        let step = match code {
+            Some(guardian::KEPT) => Step::Kept,
+            Some(guardian::GONE_BACK) => Step::GoneBack,
+            Some(guardian::OTHERS) => Step::Superseded,
+            code => anyhow::bail!("the guardian has ended ({code:?}): see what runs"),
+        };
+        if output == Output::Json {
+            step.print()?;
+        }
+        match step {
+            Step::GoneBack => anyhow::bail!("not confirmed: what ran before is back"),
+            Step::Superseded => {
                 anyhow::bail!("not confirmed, but something else has been applied meanwhile")
             }
-            code => anyhow::bail!("the guardian has ended ({code:?}): see what runs"),
+            Step::Kept | Step::Begun { .. } if output == Output::Table => print("kept\n")?,
+            Step::Kept | Step::Begun { .. } => {}
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -172,9 +172,10 @@ fn bridge(facts: &Facts, network: &NetworkFacts) -> Finding {
         None => Finding::fail(
             "bridge",
             format!("network `{name}`: there is no bridge `{bridge}`"),
-            match network.mode.has_own_bridge() {
-                true => format!("virsh net-start {name}, or vnet makes it with --create-bridges"),
-                false => format!("ip link add {bridge} type bridge && ip link set {bridge} up"),
+            if network.mode.has_own_bridge() {
+                format!("virsh net-start {name}, or vnet makes it with --create-bridges")
+            } else {
+                format!("ip link add {bridge} type bridge && ip link set {bridge} up")
             },
         ),
         Some(link) if !link.is_up() => Finding::fail(

@@ -88,7 +88,7 @@ pub enum Service {
 }
 
 /// Reads the host, and what concerns the networks.
-pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
+pub async fn gather(networks: &[Network], instance: &instance::Name) -> anyhow::Result<Facts> {
     let host = host::snapshot().await.context("cannot read the host's network")?;
     let on = |name: &String| sysctl::read(name).is_ok_and(|value| value == "1");
     let bridge_netfilter = ["iptables", "ip6tables", "arptables"]
@@ -100,7 +100,7 @@ pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
         let ports = sysctl::HostPorts::read()?;
         let plan = plan::plan(networks, &host, ports, &plan::Options::default()).plan;
         let around = Surroundings {
-            neighbours: neighbours(networks),
+            neighbours: neighbours(networks, instance),
             ..Surroundings::with_rules(rules.as_ref().ok().cloned())
         };
         let mut advice = beside::advice(networks, &plan, &host, &around);
@@ -123,9 +123,9 @@ pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
     })
 }
 
-/// What other networks run. Those that run here are looked at as if they were to start.
-fn neighbours(networks: &[Network]) -> Vec<instance::State> {
-    let mut states = instance::neighbours(None);
+/// What other instances run, but for networks of the same names: these are looked at as if they were to start.
+fn neighbours(networks: &[Network], own: &instance::Name) -> Vec<instance::State> {
+    let mut states = instance::neighbours(Some(own));
     for state in &mut states {
         state
             .networks

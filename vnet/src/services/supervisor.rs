@@ -111,12 +111,17 @@ impl Supervisor {
         changes
     }
 
-    /// Ends every service, also of an earlier daemon, and removes all files but the leases.
+    /// Ends every service, also of an earlier daemon, and removes all files but leases.
     pub async fn stop(&mut self) -> Vec<Change> {
         self.is_swept = false;
         let changes = self.apply(&[]).await;
-        // Not while something is left in it.
+        // Not while something is left in them.
         let _ = std::fs::remove_dir(&self.directories.runtime);
+        let _ = std::fs::remove_dir(&self.directories.leases);
+        let above = self.directories.leases.ancestors().skip(1);
+        for directory in above.take_while(|directory| directory.starts_with(STATE_ROOT)) {
+            let _ = std::fs::remove_dir(directory);
+        }
         changes
     }
 

@@ -47,13 +47,20 @@ impl Paths {
         }
     }
 
-    /// Removes all of them but the leases.
+    /// Removes all of them but leases that there are.
     pub(super) fn remove(&self) -> Result<(), DnsmasqError> {
         // The configuration comes last: as long as it is there, the others are found by it.
         [&self.pid, &self.reserved, &self.records, &self.config]
             .into_iter()
-            .try_for_each(|path| remove_if_there(path))
+            .try_for_each(|path| remove_if_there(path))?;
+        let leases = fs::read_to_string(&self.leases).unwrap_or_default();
+        if has_leases(&leases) { Ok(()) } else { remove_if_there(&self.leases) }
     }
+}
+
+/// Whether dnsmasq has written more than its own identifier (DUID) to its file of leases.
+fn has_leases(text: &str) -> bool {
+    text.lines().any(|line| !line.starts_with("duid "))
 }
 
 /// What the names of a network's files begin with: its name, in which every byte that dnsmasq's
@@ -156,5 +163,11 @@ mod tests {
         }
         assert_eq!(network_of("%2"), Some("%2".to_owned()));
         assert_eq!(network_of("%zz"), None);
+    }
+
+    #[test]
+    fn identifier_of_the_server_is_no_lease() {
+        assert!(!has_leases("") && !has_leases("duid 00:01\n"));
+        assert!(has_leases("duid 00:01\n1795 52:54:00:00:00:07 192.168.122.9 * *\n"));
     }
 }
