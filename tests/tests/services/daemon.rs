@@ -429,6 +429,8 @@ fn start_with_a_directory_leaves_out_what_does_not_fit_until_it_does() -> Result
         ensure!(daemon.stderr().contains(ignored), "{}", daemon.stderr());
     }
     site.host.bridge("virbr1", &["192.168.123.1/24"])?;
+    // The change is made to its end.
+    daemon.wait_for_line("+ later (isolated, virbr1, 192.168.123.0/24)", DEADLINE)?;
     wait_for(&["n", "later"])?;
 
     // What a file said before goes on when it does not fit at the next start, too.
