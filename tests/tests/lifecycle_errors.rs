@@ -34,8 +34,9 @@ fn definitions_that_do_not_fit_the_host_are_refused() -> Result<()> {
     assert_refused(
         &scene,
         &run(&scene, &missing, &[])?,
-        "error: network `default`: there is no bridge `virbr7` on this host; make it (for \
-         libvirt: `virsh net-start default`) or correct <bridge name='virbr7'/>\n",
+        "error: network `default`: there is no bridge `virbr7` on this host; have vnet make \
+         it (`--create-bridges`), or libvirt (`virsh net-start default`), or correct \
+         <bridge name='virbr7'/>\n",
     )?;
     let other = with_bridge("other.xml", "eth0")?;
     assert_refused(

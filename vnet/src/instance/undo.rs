@@ -217,8 +217,7 @@ async fn take_back(undo: &Undo) -> Result<(), String> {
 }
 
 async fn end_services(runtime: &Path) -> Result<(), String> {
-    // Leases stay, wherever they are.
-    let directories = Directories { runtime: runtime.to_owned(), leases: runtime.to_owned() };
+    let directories = Directories::of_runtime(runtime);
     let changes = Supervisor::new(directories).stop().await;
     let failed: Vec<_> =
         changes.iter().filter(|it| it.what.is_bad()).map(ToString::to_string).collect();

@@ -81,6 +81,15 @@ impl Directories {
         let leases = Path::new(STATE_ROOT).join(instance).join(RUNTIME);
         Self { runtime: runtime.join(RUNTIME), leases }
     }
+
+    /// Those of the instance whose services have their files in this directory.
+    #[must_use]
+    pub fn of_runtime(services: &Path) -> Self {
+        let instance = services.parent().unwrap_or(services);
+        let name = instance.file_name().unwrap_or_default();
+        let leases = Path::new(STATE_ROOT).join(name).join(RUNTIME);
+        Self { runtime: services.to_owned(), leases }
+    }
 }
 
 impl Supervisor {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bridges, definition,
     host::{self, Snapshot},
-    instance::{DefinitionText, Told},
+    instance::{DefinitionText, Told, undo},
     plan,
 };
 
@@ -90,6 +90,7 @@ impl Candidates {
     /// The definitions that can be served together, in favour of those that come first, and what is
     /// ignored of the others. Of a file that is ignored goes on what an earlier process has served of it.
     pub(super) async fn fitting(self, options: &Options) -> Result<(Request, Ignored), Refusal> {
+        undo::check_namespace(&options.instance)?;
         let standing = Standing::examine(options);
         let former = standing.former();
         let scale = Scale {
@@ -111,7 +112,7 @@ impl Candidates {
         }
         let mut fitting: Vec<Candidate> =
             files.iter().filter(|file| !file.is_found).cloned().collect();
-        if scale.refusal(&files).is_none() {
+        if fitting.len() == files.len() || scale.refusal(&files).is_none() {
             fitting = files;
         } else if let Some(refusal) = scale.refusal(&fitting) {
             return Err(refusal);
