@@ -107,12 +107,14 @@ pub fn open<V: Ip>(skb: Skb, packet: &Packet<V>, new: &mut NewFlow) -> Result<u3
         new.external_port = new.mapping.inside_port;
     }
     match outcome::decode(opening::vnet_open_flow(skb.raw(), new)) {
-        // Another CPU may just have opened the same flow.
-        Err(DropReason::FlowConflict) => match find_opened::<V>(new) {
-            0 => Err(DropReason::FlowConflict),
-            OPENING => Err(DropReason::FlowOpening),
-            opened => Ok(opened - 1),
-        },
+        // Another CPU may just have opened the same flow, and so have taken its port.
+        Err(reason @ (DropReason::FlowConflict | DropReason::PortsExhausted)) => {
+            match find_opened::<V>(new) {
+                0 => Err(reason),
+                OPENING => Err(DropReason::FlowOpening),
+                opened => Ok(opened - 1),
+            }
+        }
         opened => opened,
     }
 }

@@ -9,7 +9,7 @@ use vnet_common::{
 };
 
 use crate::{
-    account, atomic::SharedWord, flow::NewFlow, maps::MAPPINGS, outcome, ports,
+    account, atomic::SharedWord, flow::NewFlow, host_flow, maps::MAPPINGS, outcome, ports,
     session::SessionSlot, tables,
 };
 
@@ -25,6 +25,17 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
     }
 }
 
+/// Whether an endpoint has a mapping that is no use with this remote. A global function, as
+/// `vnet_open_flow`; by itself, because [`vnet_join_mapping`] has no room on the stack.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn vnet_mapping_is_taken(new: *const NewFlow) -> u32 {
+    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
+    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let mapping = MAPPINGS.get_ptr_mut(&new.mapping);
+    u32::from(mapping.is_some_and(|mapping| is_taken(new, port_of(mapping))))
+}
+
 /// The external port of an endpoint that has a mapping, and a reference on it. A global function, as
 /// `vnet_open_flow`.
 #[unsafe(no_mangle)]
@@ -37,13 +48,19 @@ pub extern "C" fn vnet_join_mapping(new: *const NewFlow) -> u64 {
 }
 
 /// Enters a mapping to the flow's external port, which it has claimed, with a reference on it; the
-/// port of the mapping that the flow has then. A global function, as `vnet_open_flow`.
+/// port of the mapping that the flow has then. [`DropReason::FlowConflict`] if it is no use with this
+/// remote: the port is released then. A global function, as `vnet_open_flow`.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
     let (key, port) = (&new.mapping, new.external_port);
+    if is_taken(new, port) {
+        ports::release(&external_port(key, port));
+        account::leave_port(&key.inside);
+        return outcome::encode(Err(DropReason::FlowConflict));
+    }
     let mapping = Mapping {
         inside: key.inside,
         references: 1,
@@ -62,6 +79,13 @@ pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
     account::leave_port(&key.inside);
     let joined = join(new).map(|port| u32::from(port.to_wire()));
     outcome::encode(joined.ok_or(DropReason::PortsExhausted))
+}
+
+/// Whether a port is no use with this remote. Who took a reference nevertheless would leave a slot
+/// behind that waits for the mapping's hold-down, for each packet that is refused.
+#[inline(always)]
+fn is_taken(new: &NewFlow, port: PortBe) -> bool {
+    new.has_flow_at(port) || host_flow::is_used(new, port)
 }
 
 /// Whether the inside opens a flow, and not a stranger to whom its mapping is open.
@@ -131,8 +155,7 @@ pub fn expire(session: SessionSlot, now: u64) -> bool {
     if now.saturating_sub(idle_since(mapping)) < hold_down_ns(session.network()) {
         return false;
     }
-    // SAFETY: map memory outlives the program; the field is aligned plain data.
-    let port = unsafe { (&raw const (*mapping).external_port).read_volatile() };
+    let port = port_of(mapping);
     if references.replace(0, MAPPING_DEAD) {
         ports::release(&external_port(key, port));
         let _ = MAPPINGS.remove(key);
@@ -165,9 +188,8 @@ fn join(new: &NewFlow) -> Option<PortBe> {
         return None;
     }
     // SAFETY: map memory outlives the program; the fields are aligned plain data.
-    let (port, inside_port, inside, protocol) = unsafe {
+    let (inside_port, inside, protocol) = unsafe {
         (
-            (&raw const (*mapping).external_port).read_volatile(),
             (&raw const (*mapping).inside_port).read_volatile(),
             (&raw const (*mapping).inside).read_volatile(),
             (&raw const (*mapping).protocol).read_volatile(),
@@ -181,7 +203,14 @@ fn join(new: &NewFlow) -> Option<PortBe> {
     if is_own(new) {
         own(mapping).add(1);
     }
-    Some(port)
+    // Only now is it the endpoint's.
+    Some(port_of(mapping))
+}
+
+#[inline(always)]
+fn port_of(mapping: *mut Mapping) -> PortBe {
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    unsafe { (&raw const (*mapping).external_port).read_volatile() }
 }
 
 #[inline(always)]

@@ -67,7 +67,7 @@ fn kept(new: &NewFlow) -> Result<u32, DropReason> {
 #[inline(always)]
 fn translated(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason> {
     match open_mapped(ctx, new) {
-        Err(DropReason::PortsExhausted) => {}
+        Err(DropReason::PortsExhausted | DropReason::FlowConflict) => {}
         opened => return opened,
     }
     // Who sends from outside has chosen the port.
@@ -102,9 +102,13 @@ fn open_mapped(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason
     }
 }
 
-/// The endpoint's external port: that of its mapping, else a new one.
+/// The endpoint's external port: that of its mapping, else a new one; [`DropReason::FlowConflict`] if
+/// its remote has a flow there.
 #[inline(always)]
 fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
+    if mapping::vnet_mapping_is_taken(new) != 0 {
+        return Err(DropReason::FlowConflict);
+    }
     let port = if let Ok(port) = outcome::decode(mapping::vnet_join_mapping(new)) {
         port
     } else if new.flags & FLAG_FROM_OUTSIDE != 0 {

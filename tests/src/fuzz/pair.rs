@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
@@ -117,6 +118,12 @@ impl<'r> Pair<'r> {
             counted: BTreeMap::new(),
             _sockets: sockets,
         })
+    }
+
+    /// The shortest timeout: what takes less lets nothing expire.
+    #[must_use]
+    pub fn unit(&self) -> Duration {
+        Duration::from_secs(self.unit)
     }
 
     /// Both as they were at the beginning.
@@ -268,7 +275,6 @@ impl<'r> Pair<'r> {
         // A new flow would find those that still wait for their mapping and take them.
         self.rig.rest()?;
         self.model.wait(seconds);
-        self.model.must_settle = false;
         Ok(())
     }
 
@@ -300,20 +306,19 @@ impl<'r> Pair<'r> {
         let same_mark = expected.verdict == Verdict::Drop || expected.mark == mark;
         if expected.verdict == verdict && same_frame && same_mark && expected.objections.is_empty()
         {
-            if self.model.must_settle {
-                self.settle(0)?;
-            }
             return Ok(None);
         }
         let counted = self.model.counted.iter().rev().take(2).collect::<Vec<_>>();
+        let counters = compare::counters(&self.model.counted, &self.rig.counters()?);
         Ok(Some(format!(
-            "in:\n{}\nexpected {:?}, mark {:#x}, last counted {counted:?} {:?}\n{}\nseen {verdict:?}, mark {mark:#x}\n{}",
+            "in:\n{}\nexpected {:?}, mark {:#x}, last counted {counted:?} {:?}\n{}\nseen {verdict:?}, mark {mark:#x}\n{}\n{}",
             hex(&frame),
             expected.verdict,
             expected.mark,
             expected.objections,
             expected.frame.as_deref().map_or_else(String::new, hex),
             hex(&out),
+            counters.unwrap_or_default(),
         )))
     }
 }

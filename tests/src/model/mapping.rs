@@ -116,48 +116,42 @@ impl Model {
         external: IpAddr,
     ) -> Step<(u16, bool)> {
         let protocol = wanted.packet.protocol;
-        let mut port = self.flows.external_of(protocol, wanted.inside, external);
-        let is_new = port.is_none();
-        if is_new {
-            port = self.new_port(run, wanted, external);
-        }
-        if let Some(port) = port {
-            let endpoint = (external, port);
-            // A socket of the host's was looked for when the mapping was made.
-            let is_the_hosts = !matches!(protocol, 6 | 17)
-                && self.is_the_hosts(wanted.slot, protocol, wanted.remote, endpoint);
-            let is_taken =
-                is_the_hosts || self.flows.inbound(protocol, wanted.remote, endpoint).is_some();
-            if is_new {
-                self.flows.mappings.push(Mapping {
-                    protocol,
-                    inside: wanted.inside,
-                    external: endpoint,
-                    network: wanted.slot,
-                    uplink: wanted.uplink,
-                    last_used: 0,
-                    idle_since: is_taken.then_some(0),
-                });
-            }
-            if !is_taken {
-                let is_it = |one: &&mut Mapping| {
-                    (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
-                };
-                if let Some(mapping) = self.flows.mappings.iter_mut().find(is_it) {
-                    mapping.idle_since = None;
-                }
-                return Ok((port, true));
-            }
-            // A flow that shares the port talks to this remote. No flow has used the mapping.
-            let has_flows = self.flows.mappings.iter().any(|one| {
-                (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
-                    && one.idle_since.is_none()
+        let mapped = self.flows.external_of(protocol, wanted.inside, external);
+        let port = match mapped {
+            Some(port) => Some(port),
+            None => self.new_port(run, wanted, external),
+        };
+        let Some(port) = port.filter(|&port| !self.is_taken(wanted, (external, port))) else {
+            return self.shared_port(run, wanted, external).map(|port| (port, false));
+        };
+        let endpoint = (external, port);
+        if mapped.is_none() {
+            self.flows.mappings.push(Mapping {
+                protocol,
+                inside: wanted.inside,
+                external: endpoint,
+                network: wanted.slot,
+                uplink: wanted.uplink,
+                last_used: 0,
+                idle_since: None,
             });
-            let mapping = (!has_flows).then_some((protocol, wanted.inside, endpoint));
-            self.flows.resting.push((wanted.slot, mapping));
-            self.must_settle |= is_new || !has_flows;
         }
-        self.shared_port(run, wanted, external).map(|port| (port, false))
+        let is_it = |one: &&mut Mapping| {
+            (one.protocol, one.inside, one.external) == (protocol, wanted.inside, endpoint)
+        };
+        if let Some(mapping) = self.flows.mappings.iter_mut().find(is_it) {
+            mapping.idle_since = None;
+        }
+        Ok((port, true))
+    }
+
+    /// Whether the port of a mapping is no use with a flow's remote.
+    fn is_taken(&self, wanted: &Wanted<'_>, endpoint: Endpoint) -> bool {
+        let Wanted { packet, slot, remote, .. } = *wanted;
+        // A socket of the host's was looked for when the mapping was made.
+        let is_the_hosts = !matches!(packet.protocol, 6 | 17)
+            && self.is_the_hosts(slot, packet.protocol, remote, endpoint);
+        is_the_hosts || self.flows.inbound(packet.protocol, remote, endpoint).is_some()
     }
 
     /// The port of a new mapping; `None` if there is none.
@@ -180,9 +174,11 @@ impl Model {
         }
         let chosen = (run.seen.mapping)(packet.protocol, inside, external);
         let Some(chosen) = chosen else {
-            // A search may meet the host's sockets too often before it meets the last free ports.
+            // A search may meet the host's sockets too often before it meets the last free ports, and one
+            // that its remote has a flow at.
             let (free, all) = range.count(is_free);
-            if 4 * free > 3 * all {
+            let is_taken = |port| is_free(port) && self.is_taken(wanted, (external, port));
+            if 4 * free > 3 * all && range.count(is_taken).0 == 0 {
                 self.objections.push(format!("no port of {range:?} at {external}"));
             }
             return None;

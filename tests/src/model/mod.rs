@@ -84,8 +84,6 @@ pub struct Model {
     pub tried: Vec<&'static str>,
     /// What is wrong with a choice that the datapath has made.
     objections: Vec<String>,
-    /// Whether slots or mappings wait for nothing but a moment, which is to pass before the next packet.
-    pub must_settle: bool,
 }
 
 /// A packet on its way through the model.
@@ -123,7 +121,6 @@ impl Model {
             counted: Vec::new(),
             tried: Vec::new(),
             objections: Vec::new(),
-            must_settle: false,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use vnet_common::{
-    flow::{Direction::*, FLAG_UNMAPPED, Session},
+    flow::{Direction::*, FLAG_UNMAPPED, Phase, Session},
     port::PortRange,
     reason::DropReason,
 };
@@ -97,6 +97,52 @@ fn guest_at_its_port_limit_shares_and_its_neighbour_does_not() -> Result<()> {
         assert_eq!((tables.guests[0].1.flows, tables.guests[0].1.ports), (4, 2));
         rig.from_guest(&udp("192.168.122.11:20005", "192.0.2.10:53"))?;
         assert_eq!(session_of(rig, 20005)?.flags & FLAG_UNMAPPED, 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn refused_flows_leave_no_slots_behind_at_a_mapping_that_is_held_down() -> Result<()> {
+    with_rig(|rig| {
+        narrow(rig, 5000, 5000)?;
+        rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
+        rig.from_guest(&udp("192.168.122.11:20001", "192.0.2.11:53"))?;
+        rig.set_session(0, |session| session.last_outbound -= 3 * SECOND)?;
+        rig.sweep()?;
+        let in_use = |rig: &Rig| -> Result<Vec<Phase>> {
+            let sessions = rig.tables()?.sessions;
+            let phases = sessions.values().map(|session| Phase::from_word(session.phase));
+            Ok(phases.filter(|phase| *phase != Phase::Free).collect())
+        };
+        assert_eq!(in_use(rig)?, [Phase::HoldDown, Phase::Live]);
+        // Its own port has the other guest's flow with this remote, and there is no other to share.
+        let refused = udp("192.168.122.10:20000", "192.0.2.11:53");
+        for _ in 0..5 {
+            rig.from_guest(&refused)?.assert_refused(NETWORK, DropReason::PortsExhausted);
+        }
+        assert_eq!(in_use(rig)?, [Phase::HoldDown, Phase::Live]);
+        Ok(())
+    })
+}
+
+#[test]
+fn new_mapping_is_not_made_at_a_port_that_its_first_remote_has_a_flow_at() -> Result<()> {
+    with_rig(|rig| {
+        // The first to end leaves its port to nobody but the one that shares it.
+        narrow(rig, 5000, 5000)?;
+        rig.from_guest(&udp("192.168.122.10:20000", "192.0.2.10:53"))?;
+        rig.from_guest(&udp("192.168.122.11:20001", "192.0.2.11:53"))?;
+        rig.set_session(0, |session| session.last_outbound -= 600 * SECOND)?;
+        rig.set_mappings(|mapping| mapping.idle_since = 1)?;
+        rig.sweep()?;
+        rig.drain()?;
+        rig.sweep()?;
+        assert!(rig.tables()?.mappings.is_empty());
+        let refused = udp("192.168.122.10:20002", "192.0.2.11:53");
+        rig.from_guest(&refused)?.assert_refused(NETWORK, DropReason::PortsExhausted);
+        let tables = rig.tables()?;
+        assert!(tables.mappings.is_empty() && tables.ports.is_empty());
+        assert_eq!(tables.guests.len(), 1);
         Ok(())
     })
 }
