@@ -21,6 +21,6 @@ mod step;
 mod wire;
 
 pub use campaign::{Campaign, Until, replay};
-pub use rng::Rng;
 pub use pair::{Difference, Pair, with_pair};
+pub use rng::Rng;
 pub use step::{Body, Damage, End, Interface, Sent, Spec, Step};

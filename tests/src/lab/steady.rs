@@ -54,8 +54,7 @@ impl SteadyUdp {
         let socket = namespace.udp_socket(from, to, GLANCE)?;
         let report = Arc::new(Mutex::new(SteadyReport::default()));
         let shared = Arc::clone(&report);
-        let thread =
-            Background::start("steady-udp", move |stop| {
+        let thread = Background::start("steady-udp", move |stop| {
             exchange(&stop, &socket, &shared, pause);
         })?;
         Ok(Self { report, thread })

@@ -22,13 +22,14 @@ const PAUSE: Duration = Duration::from_micros(500);
 const SEED_VARIABLE: &str = "VNET_TEST_SEED";
 
 /// Steps of a start that takes over.
-const START_STEPS: [&str; 14] = [
+const START_STEPS: [&str; 15] = [
     "prepared",
     "loaded",
     "taken-over",
     "bridges",
     "guarded",
     "attached-uplink_egress-eth0",
+    "named",
     "attached-bridge_egress-virbr1",
     "attached-bridge_ingress-virbr1",
     "attached",
@@ -84,8 +85,9 @@ struct Definitions {
 
 impl Definitions {
     fn write(scene: &Scene) -> Result<Self> {
-        let second =
-            |forward| named("second", forward, "virbr1", "<ip address='192.168.123.1' prefix='24'/>");
+        let second = |forward| {
+            named("second", forward, "virbr1", "<ip address='192.168.123.1' prefix='24'/>")
+        };
         let limits = "<metadata><vnet:options xmlns:vnet='urn:vnet:options:1'>\
                       <vnet:limits flows='100'/></vnet:options></metadata>";
         Ok(Self {

@@ -9,6 +9,7 @@ mod guard;
 mod inherited;
 mod kernel_log;
 mod load;
+mod query;
 mod sweep;
 mod tables;
 

@@ -96,7 +96,7 @@ pub async fn gather(networks: &[Network]) -> anyhow::Result<Facts> {
         legacy_tables: legacy_tables(),
         rules: Some(rules),
         bonds: beside::bonds(&host),
-        links: host.links,
+        links: host.links.into(),
         advice,
         strict_uplinks,
         networks: networks.iter().filter_map(network_facts).collect(),
