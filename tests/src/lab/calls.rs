@@ -36,7 +36,7 @@ impl SystemCalls {
     /// The words before a command that is to be watched.
     #[must_use]
     pub fn command(file: &Path) -> Vec<String> {
-        let words = ["strace", "-f", "-qq", "--seccomp-bpf", "-s", "0", "-e"];
+        let words = ["strace", "-f", "-qq", "--seccomp-bpf", "-e"];
         let traced = "trace=bpf,sendto,sendmsg,unlink,unlinkat";
         let mut command: Vec<String> = words.map(str::to_owned).to_vec();
         command.extend([traced.to_owned(), "-o".to_owned(), file.display().to_string()]);

@@ -1,6 +1,7 @@
 //! `vnet apply`, and a datapath that outlives who made it.
 
 mod changes;
+mod coming;
 mod killed;
 mod refused;
 mod support;

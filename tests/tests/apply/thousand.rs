@@ -250,8 +250,13 @@ fn change_costs_what_its_network_costs_among_ten_and_among_a_thousand() -> Resul
     ensure!(many == few, "{many:?}\n{few:?}");
     // Each network costs its entries in both generations and its two hooks.
     let writes = start_of_many.map_writes - start_of_few.map_writes;
-    ensure!(writes == 2 * ENTRIES * 990, "{writes} more entries were written");
+    // A start may be followed by an epoch or two, as interfaces come up.
+    let epochs = writes.abs_diff(2 * ENTRIES * 990);
+    ensure!(epochs <= 3, "{writes} more entries were written");
     let attachments = start_of_many.attachments - start_of_few.attachments;
     ensure!(attachments == 2 * 990, "{attachments} more programs were attached");
+    ensure!(start_of_many.changes == start_of_few.changes, "{start_of_many}");
+    // All tables of the host are read once or twice, however many entries they have.
+    ensure!(start_of_many.readings < 60, "{start_of_many}");
     Ok(())
 }

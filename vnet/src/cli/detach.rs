@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use vnet::{
     host::privileges,
-    instance::{ProcessId, Lock, LockError, Name, Outcome},
+    instance::{Lock, LockError, Name, Outcome, ProcessId},
     supervise,
 };
 

@@ -218,7 +218,9 @@ impl Datapath {
         check_index(spec).map_err(Tcx::Failed)?;
         fs::create_dir_all(&directory).map_err(|error| unpinned(error.to_string()))?;
         // Of an interface that had this index earlier, or taken off by others.
-        let _ = fs::remove_file(&pin);
+        if pin.exists() {
+            let _ = fs::remove_file(&pin);
+        }
         link.pin(&pin).map_err(|error| unpinned(with_sources(&error)))?;
         Ok(hook())
     }

@@ -85,7 +85,11 @@ impl Lock {
             return;
         }
         let directory = self.name.runtime_directory();
-        for file in super::FILES.iter().copied().flatten().copied().chain([super::TRIAL, super::TRIAL_LOCK, FILE]) {
+        for file in super::FILES.iter().copied().flatten().copied().chain([
+            super::TRIAL,
+            super::TRIAL_LOCK,
+            FILE,
+        ]) {
             let _ = fs::remove_file(directory.join(file));
         }
         let _ = fs::remove_dir(&directory);

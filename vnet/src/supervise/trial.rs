@@ -30,7 +30,7 @@ pub struct Trial {
     path: PathBuf,
     listener: UnixListener,
     /// Held until the end, so that of two that begin at the same moment one wins.
-    _lock: Flock<File>,
+    lock: Option<Flock<File>>,
     /// When the time is over; none before the definitions are in force.
     end: Option<Instant>,
 }
@@ -71,7 +71,13 @@ impl Trial {
             return Err(TrialError::UnderWay(instance.clone()));
         };
         let listener = instance::listen(&path).map_err(failed)?;
-        Ok(Self { path, listener, _lock: lock, end: None })
+        Ok(Self { path, listener, lock: Some(lock), end: None })
+    }
+
+    /// Takes no confirmation any more. What is returned keeps others from beginning a trial until what ran
+    /// before is back.
+    pub fn end(mut self) -> Option<Flock<File>> {
+        self.lock.take()
     }
 
     /// Waits for the next word of the process that applies, or for `vnet confirm`. The time begins with
