@@ -290,7 +290,7 @@ impl Hook {
     /// Takes the program off its hook. An interface that is gone has taken it along already.
     pub async fn detach(&self) -> Result<(), DatapathError> {
         match &self.hold {
-            Hold::Link { pin, .. } => match fs::remove_file(pin) {
+            Hold::Link { pin } => match release_link(pin) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     Err(DatapathError::Pin { path: pin.clone(), reason: error.to_string() })
                 }
@@ -305,6 +305,23 @@ impl Hook {
             }
         }
     }
+}
+
+/// Removes the pin of a link and returns when its program is off its hook: the kernel takes it off when
+/// the last file descriptor is closed, and at some later time when only the pin has gone
+/// (`bpf_link_put` in `kernel/bpf/syscall.c`).
+pub fn release_link(pin: &Path) -> std::io::Result<()> {
+    let link = PinnedLink::from_pin(pin).ok();
+    let removed = fs::remove_file(pin);
+    drop(link);
+    removed
+}
+
+/// The pins of an instance's links.
+#[must_use]
+pub fn link_pins(pins: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(pins.join(LINKS));
+    entries.map(|found| found.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
 /// The hooks of the links that an instance has pinned.

@@ -33,25 +33,25 @@ pub struct Indexed<T> {
 
 #[derive(Debug, Clone, Default)]
 struct Index {
-    by_number: HashMap<u32, Vec<usize>>,
-    by_owner: HashMap<u32, Vec<usize>>,
-    by_name: HashMap<String, usize>,
+    numbers: HashMap<u32, Vec<usize>>,
+    owners: HashMap<u32, Vec<usize>>,
+    names: HashMap<String, usize>,
 }
 
 impl<T: Entry> Indexed<T> {
     /// The entries with a number, in the order of the list.
     pub fn numbered(&self, number: u32) -> impl Iterator<Item = &T> {
-        self.at(self.index().by_number.get(&number))
+        self.at(self.index().numbers.get(&number))
     }
 
     /// The entries that belong to a number, in the order of the list.
     pub fn owned_by(&self, owner: u32) -> impl Iterator<Item = &T> {
-        self.at(self.index().by_owner.get(&owner))
+        self.at(self.index().owners.get(&owner))
     }
 
     /// The first entry with a name.
     pub fn named(&self, name: &str) -> Option<&T> {
-        self.index().by_name.get(name).and_then(|at| self.list.get(*at))
+        self.index().names.get(name).and_then(|at| self.list.get(*at))
     }
 
     fn at<'a>(&'a self, places: Option<&'a Vec<usize>>) -> impl Iterator<Item = &'a T> {
@@ -62,12 +62,12 @@ impl<T: Entry> Indexed<T> {
         self.index.get_or_init(|| {
             let mut index = Index::default();
             for (at, entry) in self.list.iter().enumerate() {
-                index.by_number.entry(entry.number()).or_default().push(at);
+                index.numbers.entry(entry.number()).or_default().push(at);
                 if let Some(owner) = entry.owner() {
-                    index.by_owner.entry(owner).or_default().push(at);
+                    index.owners.entry(owner).or_default().push(at);
                 }
                 if let Some(name) = entry.name() {
-                    index.by_name.entry(name.to_owned()).or_insert(at);
+                    index.names.entry(name.to_owned()).or_insert(at);
                 }
             }
             index

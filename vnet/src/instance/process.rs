@@ -24,7 +24,7 @@ impl ProcessId {
     }
 }
 
-/// The 22nd field (proc_pid_stat(5)); the second, in parentheses, may have any character.
+/// The 22nd field (`proc_pid_stat(5)`); the second, in parentheses, may have any character.
 fn start_time(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     rest.split_whitespace().nth(19)?.parse().ok()

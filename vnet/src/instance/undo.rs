@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     bridges::{self, Removed},
+    datapath,
     host::{
         NetlinkError,
         bpffs::{self, BpfFs},
@@ -297,6 +298,10 @@ fn absent_interface_is_fine(result: Result<(), qdisc::QdiscError>) -> Result<(),
 }
 
 fn remove_pins(path: &Path) -> Result<(), String> {
+    for pin in datapath::link_pins(path) {
+        // What cannot be removed is told of below.
+        let _ = datapath::release_link(&pin);
+    }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(format!("cannot remove the pins below {}: {error}", path.display()));
