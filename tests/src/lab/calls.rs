@@ -57,7 +57,9 @@ impl SystemCalls {
         let new = text.get(self.seen..whole).unwrap_or_default();
         self.seen = whole.max(self.seen);
         let mut calls = Calls::default();
-        new.lines().for_each(|line| calls.add(line));
+        for line in new.lines() {
+            calls.add(line);
+        }
         Ok(calls)
     }
 }
@@ -130,7 +132,9 @@ mod tests {
             "12 unlink(\"/run/vnet/x/state.json\") = 0",
             "13 sendto(9, [{nlmsg_len=40, nlmsg_type=RTM_NEWTFILTER}], 40, 0, NULL, 12) = 40",
         ];
-        lines.into_iter().for_each(|line| calls.add(line));
+        for line in lines {
+            calls.add(line);
+        }
         let counted = (calls.map_writes, calls.attachments, calls.changes, calls.readings);
         assert_eq!(counted, (1, 2, 1, 1), "{calls}");
     }

@@ -76,6 +76,7 @@ impl Trial {
 
     /// Takes no confirmation any more. What is returned keeps others from beginning a trial until what ran
     /// before is back.
+    #[must_use]
     pub fn end(mut self) -> Option<Flock<File>> {
         self.lock.take()
     }
