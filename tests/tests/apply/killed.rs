@@ -65,7 +65,9 @@ struct Pace {
 
 impl Kill {
     fn choose(random: &mut Rng, pace: &Pace) -> Self {
-        let mut moment = |longest: Duration| longest.mul_f64(random.below(1000) as f64 / 1000.0);
+        let mut moment = |longest: Duration| {
+            Duration::from_micros(random.below(longest.as_micros() as usize + 1) as u64)
+        };
         let (start, change) = (moment(pace.start), moment(pace.change));
         match random.below(10) {
             0..=3 => Self::Starting(start),
