@@ -22,4 +22,5 @@ mod wire;
 
 pub use campaign::{Campaign, Until, replay};
 pub use pair::{Difference, Pair, with_pair};
+pub use rng::Rng;
 pub use step::{Body, Damage, End, Interface, Sent, Spec, Step};

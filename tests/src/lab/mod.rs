@@ -1,7 +1,9 @@
 //! The lab: hosts, guests and wires in private network namespaces.
 
 mod background;
+mod calls;
 mod capture;
+mod crowd;
 mod error;
 mod guest;
 mod host_state;
@@ -23,7 +25,9 @@ mod teardown;
 mod topology;
 
 pub use background::wait_until;
+pub use calls::{Calls, SystemCalls};
 pub use capture::{Capture, listing, write_pcap};
+pub use crowd::Crowd;
 pub use error::{Error, Result};
 pub use guest::{End, Guest, PortKind};
 pub use host_state::HostState;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::background::{Background, Stop, patient};
@@ -40,11 +41,22 @@ pub struct SteadyUdp {
 impl SteadyUdp {
     /// Starts to send from a port of a namespace.
     pub fn start(namespace: &Namespace, from: SocketAddr, to: SocketAddr) -> Result<Self> {
+        Self::start_paced(namespace, from, to, Duration::ZERO)
+    }
+
+    /// As [`SteadyUdp::start`], with a pause after each answer, which leaves the machine to others.
+    pub fn start_paced(
+        namespace: &Namespace,
+        from: SocketAddr,
+        to: SocketAddr,
+        pause: Duration,
+    ) -> Result<Self> {
         let socket = namespace.udp_socket(from, to, GLANCE)?;
         let report = Arc::new(Mutex::new(SteadyReport::default()));
         let shared = Arc::clone(&report);
-        let thread =
-            Background::start("steady-udp", move |stop| exchange(&stop, &socket, &shared))?;
+        let thread = Background::start("steady-udp", move |stop| {
+            exchange(&stop, &socket, &shared, pause);
+        })?;
         Ok(Self { report, thread })
     }
 
@@ -62,7 +74,7 @@ impl SteadyUdp {
     }
 }
 
-fn exchange(stop: &Stop, socket: &UdpSocket, shared: &Mutex<SteadyReport>) {
+fn exchange(stop: &Stop, socket: &UdpSocket, shared: &Mutex<SteadyReport>, pause: Duration) {
     let mut report = SteadyReport::default();
     let mut under_way: BTreeMap<u64, Instant> = BTreeMap::new();
     let mut answer = [0; 16];
@@ -83,6 +95,7 @@ fn exchange(stop: &Stop, socket: &UdpSocket, shared: &Mutex<SteadyReport>) {
                 let number = answer.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
                 if number.is_some_and(|number| under_way.remove(&number).is_some()) {
                     report.answered += 1;
+                    thread::sleep(pause);
                 }
             }
             Ok(_) => {}
@@ -108,6 +121,16 @@ pub struct SteadyTcp {
 impl SteadyTcp {
     /// Opens connections.
     pub fn open(namespace: &Namespace, to: SocketAddr, count: usize) -> Result<Self> {
+        Self::open_paced(namespace, to, count, Duration::ZERO)
+    }
+
+    /// As [`SteadyTcp::open`], with a pause after each round.
+    pub fn open_paced(
+        namespace: &Namespace,
+        to: SocketAddr,
+        count: usize,
+        pause: Duration,
+    ) -> Result<Self> {
         let mut streams = Vec::new();
         for _ in 0..count {
             let stream = namespace.tcp_connect(to, patient(LATE))?;
@@ -129,6 +152,8 @@ impl SteadyTcp {
                 let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
                 shared.0 += 1;
                 shared.1.extend(broken);
+                drop(shared);
+                thread::sleep(pause);
             }
         })?;
         Ok(Self { rounds, thread })

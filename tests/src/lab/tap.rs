@@ -29,6 +29,7 @@ mod ioctl {
 
     nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(set_offload, libc::TUNSETOFFLOAD);
+    nix::ioctl_write_int_bad!(set_persistent, libc::TUNSETPERSIST);
     nix::ioctl_write_ptr_bad!(set_header_size, libc::TUNSETVNETHDRSZ, libc::c_int);
 }
 
@@ -55,6 +56,26 @@ impl TapPair {
         })?;
         Ok(Self { _pump: pump })
     }
+}
+
+/// Makes taps that stay without a program at their other end, as those of guests that are paused.
+pub(crate) fn make_idle(host: &Namespace, names: &[String]) -> Result<()> {
+    host.enter(|| {
+        for name in names {
+            let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+            let made = tap.and_then(|tap| {
+                let request = interface_request(name)?;
+                // SAFETY: the descriptor is open; the kernel reads an `ifreq`, as given, and a number.
+                unsafe {
+                    ioctl::set_interface(tap.as_raw_fd(), &raw const request)?;
+                    ioctl::set_persistent(tap.as_raw_fd(), 1)?;
+                }
+                Ok(())
+            });
+            made.during(|| format!("make tap {name} in {}", host.name()))?;
+        }
+        Ok(())
+    })?
 }
 
 fn open_tap(namespace: &Namespace, name: &str, offloads: bool) -> Result<File> {

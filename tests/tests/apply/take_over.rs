@@ -5,10 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use vnet_tests::{
-    lab::{
-        Running, SteadyTcp, SteadyUdp, killed_by, require_root,
-        services::{TcpEcho, UdpEcho},
-    },
+    lab::{require_root, services::UdpEcho},
     lifecycle::{DEADLINE, HOOK_STEPS, Scene},
 };
 
@@ -28,47 +25,6 @@ const STEPS: [&str; 11] = [
     "detached",
     "forwarding",
 ];
-
-fn kill(mut running: Running) -> Result<()> {
-    let output = running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
-    ensure!(killed_by(output.status, Signal::SIGKILL), "{:?}", output.status);
-    Ok(())
-}
-
-/// Traffic that has to go on without a loss.
-struct Traffic {
-    udp: SteadyUdp,
-    tcp: SteadyTcp,
-    udp_echo: UdpEcho,
-    _tcp_echo: TcpEcho,
-}
-
-impl Traffic {
-    fn start(scene: &Scene) -> Result<Self> {
-        let outside = &scene.lab.outside;
-        let udp_echo = UdpEcho::start(outside, format!("{OUTSIDE}:7").parse()?)?;
-        let tcp_echo = TcpEcho::start(outside, format!("{OUTSIDE}:7").parse()?)?;
-        let from = "192.168.122.11:4000".parse()?;
-        Ok(Self {
-            udp: SteadyUdp::start(&scene.lab.tap_guest, from, udp_echo.address())?,
-            tcp: SteadyTcp::open(&scene.lab.veth_guest, tcp_echo.address(), 5)?,
-            udp_echo,
-            _tcp_echo: tcp_echo,
-        })
-    }
-
-    /// Nothing was lost, and every flow has kept its external port.
-    fn finish(self) -> Result<()> {
-        let report = self.udp.finish();
-        let (rounds, broken) = self.tcp.finish();
-        ensure!(report.sent > 0 && report.answered == report.sent, "{report:?}");
-        ensure!((report.lost, report.refused) == (0, 0), "{report:?}");
-        ensure!(rounds > 0 && broken.is_empty(), "{rounds} rounds, {broken:?}");
-        let peers = self.udp_echo.peers();
-        ensure!(peers.iter().all(|peer| *peer == peers[0]));
-        Ok(())
-    }
-}
 
 #[test]
 fn next_run_takes_a_killed_ones_datapath_over_without_a_loss() -> Result<()> {

@@ -22,12 +22,16 @@ fn isolated(scene: &Scene) -> Result<String> {
 
 /// `vnet try` with an input that nobody types into, for as long as the second value lives.
 fn attempt(scene: &Scene, file: &str, timeout: &str) -> Result<(Running, PipeWriter)> {
+    let (running, typist) = begin(scene, file, timeout)?;
+    running.wait_for_line(ON_TRIAL, DEADLINE)?;
+    Ok((running, typist))
+}
+
+fn begin(scene: &Scene, file: &str, timeout: &str) -> Result<(Running, PipeWriter)> {
     let (input, typist) = io::pipe()?;
     let mut command = scene.lab.host.command(program()?);
     command.args(["try", "--instance", &scene.instance, "--timeout", timeout, file]).stdin(input);
-    let running = Running::start(&scene.lab.host, command)?;
-    running.wait_for_line(ON_TRIAL, DEADLINE)?;
-    Ok((running, typist))
+    Ok((Running::start(&scene.lab.host, command)?, typist))
 }
 
 fn is_open(scene: &Scene) -> Result<bool> {
@@ -167,4 +171,35 @@ fn trial_of_the_first_definitions_leaves_nothing() -> Result<()> {
     scene.assert_guests_get_out()?;
     trial.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
     scene.assert_clean("after the trial")
+}
+
+#[test]
+fn of_two_trials_at_the_same_moment_one_is_refused() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let files = [isolated(&scene)?, scene.definition()];
+    let daemon = scene.ready(&[])?;
+    for round in 0..10 {
+        let file = &files[round % 2];
+        let (mut one, _typist) = begin(&scene, file, "60")?;
+        let (mut other, _typist) = begin(&scene, file, "60")?;
+        let mut first_has_ended = false;
+        wait_until("one of the two has ended", DEADLINE, || {
+            first_has_ended = !one.is_running();
+            if first_has_ended || !other.is_running() { Ok(()) } else { Err(one.stdout()) }
+        })?;
+        let (mut refused, mut kept) = if first_has_ended { (one, other) } else { (other, one) };
+        let output = refused.wait(DEADLINE)?;
+        ensure!(output.status.code() == Some(2), "{output:?}");
+        ensure!(output.stderr.contains("are on trial: `vnet confirm` keeps them"), "{output:?}");
+        kept.wait_for_line(ON_TRIAL, DEADLINE)?;
+        let confirmed = scene.vnet(&["confirm", "--instance", &scene.instance])?;
+        ensure!(confirmed.status.success(), "{confirmed:?}");
+        let output = kept.wait(DEADLINE)?;
+        ensure!(output.status.success() && output.stdout.ends_with("kept\n"), "{output:?}");
+    }
+    scene.stop(daemon, Signal::SIGTERM)?;
+    Ok(())
 }

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use vnet::{
     host::privileges,
-    instance::{Lock, LockError, Name, Outcome},
+    instance::{Lock, LockError, Name, Outcome, ProcessId},
     supervise,
 };
 
@@ -30,7 +30,7 @@ pub struct Janitor {
     #[arg(long, value_name = "NAME")]
     instance: Name,
     #[arg(long, value_name = "PROCESS")]
-    daemon: u32,
+    daemon: ProcessId,
 }
 
 impl Detach {

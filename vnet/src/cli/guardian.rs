@@ -62,7 +62,7 @@ impl Guardian {
             }
         }
         // Too late to confirm.
-        drop(trial);
+        let _alone = trial.end();
         while let Err(error) = self.go_back(before.as_ref(), tried.as_ref()) {
             let Some(error) = error else { return Ok(ExitCode::from(OTHERS)) };
             log::error!("cannot go back yet: {error:#}");

@@ -13,8 +13,7 @@ use aya::programs::{
     tc::{SchedClassifierLink, TcAttachOptions, TcError},
 };
 
-use super::{Datapath, DatapathError, error::with_sources};
-use nix::errno::Errno;
+use super::{Datapath, DatapathError, error::with_sources, query};
 
 use crate::{
     host::qdisc::{self, FilterSlot, QdiscError},
@@ -60,7 +59,7 @@ impl Mechanism {
 }
 
 /// Which way packets go through a hook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
     /// Into the host.
     Ingress,
@@ -109,7 +108,7 @@ impl Direction {
 }
 
 /// A program that should be at a hook.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HookSpec {
     /// The interface's index.
     pub ifindex: u32,
@@ -132,16 +131,18 @@ pub struct Hook {
     pub mechanism: Mechanism,
     /// Whether an earlier process has attached it, by which it may be another version's.
     pub is_inherited: bool,
+    /// Whether it was found empty when it was looked at last.
+    pub is_lost: bool,
     hold: Hold,
 }
 
 /// What keeps a program at its hook.
 #[derive(Debug)]
 enum Hold {
-    /// The kernel keeps the link as long as this or its pin is there.
+    /// The kernel keeps the link as long as its pin is there. No file descriptor is kept: of thousands of
+    /// hooks they would be more than a process may have.
     Link {
         pin: PathBuf,
-        _link: Option<PinnedLink>,
     },
     Filter {
         name: String,
@@ -192,15 +193,16 @@ impl Datapath {
         let program = self.classifier(spec.program).map_err(Tcx::Failed)?;
         let failed = |error: &ProgramError| Tcx::Failed(refused(spec, with_sources(error)));
         let program_id = program.info().map_err(|error| failed(&error))?.id();
-        let hook = |link| Hook {
+        let hook = || Hook {
             spec: spec.clone(),
             program_id,
             mechanism: Mechanism::Tcx,
             is_inherited: false,
-            hold: Hold::Link { pin: pin.clone(), _link: Some(link) },
+            is_lost: false,
+            hold: Hold::Link { pin: pin.clone() },
         };
-        if let Some(link) = replace_in_link(program, &pin) {
-            return Ok(hook(link));
+        if replace_in_link(program, &pin).is_some() {
+            return Ok(hook());
         }
         let link_id = program
             .attach_with_options(
@@ -216,8 +218,11 @@ impl Datapath {
         check_index(spec).map_err(Tcx::Failed)?;
         fs::create_dir_all(&directory).map_err(|error| unpinned(error.to_string()))?;
         // Of an interface that had this index earlier, or taken off by others.
-        let _ = fs::remove_file(&pin);
-        Ok(hook(link.pin(&pin).map_err(|error| unpinned(with_sources(&error)))?))
+        if pin.exists() {
+            let _ = fs::remove_file(&pin);
+        }
+        link.pin(&pin).map_err(|error| unpinned(with_sources(&error)))?;
+        Ok(hook())
     }
 
     async fn attach_clsact(
@@ -248,7 +253,7 @@ impl Datapath {
         qdisc::set_bpf_filter(slot, fd.as_fd()).await.map_err(qdisc_failed)?;
         let hold = Hold::Filter { name: name.to_owned() };
         let mechanism = Mechanism::Clsact;
-        Ok(Hook { spec, program_id, mechanism, is_inherited: false, hold })
+        Ok(Hook { spec, program_id, mechanism, is_inherited: false, is_lost: false, hold })
     }
 }
 
@@ -257,10 +262,10 @@ impl Hook {
     #[must_use]
     pub fn inherited(spec: HookSpec, mechanism: Mechanism, pins: &Path, filter: &str) -> Self {
         let hold = match mechanism {
-            Mechanism::Tcx => Hold::Link { pin: link_pin(pins, &spec), _link: None },
+            Mechanism::Tcx => Hold::Link { pin: link_pin(pins, &spec) },
             Mechanism::Clsact => Hold::Filter { name: filter.to_owned() },
         };
-        Self { spec, program_id: 0, mechanism, is_inherited: true, hold }
+        Self { spec, program_id: 0, mechanism, is_inherited: true, is_lost: false, hold }
     }
 
     /// Whether the program is still at its hook: an interface that goes takes it along, and anybody
@@ -285,7 +290,7 @@ impl Hook {
     /// Takes the program off its hook. An interface that is gone has taken it along already.
     pub async fn detach(&self) -> Result<(), DatapathError> {
         match &self.hold {
-            Hold::Link { pin, .. } => match fs::remove_file(pin) {
+            Hold::Link { pin } => match release_link(pin) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     Err(DatapathError::Pin { path: pin.clone(), reason: error.to_string() })
                 }
@@ -300,6 +305,23 @@ impl Hook {
             }
         }
     }
+}
+
+/// Removes the pin of a link and returns when its program is off its hook: the kernel takes it off when
+/// the last file descriptor is closed, and at some later time when only the pin has gone
+/// (`bpf_link_put` in `kernel/bpf/syscall.c`).
+pub fn release_link(pin: &Path) -> std::io::Result<()> {
+    let link = PinnedLink::from_pin(pin).ok();
+    let removed = fs::remove_file(pin);
+    drop(link);
+    removed
+}
+
+/// The pins of an instance's links.
+#[must_use]
+pub fn link_pins(pins: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(pins.join(LINKS));
+    entries.map(|found| found.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
 }
 
 /// The hooks of the links that an instance has pinned.
@@ -319,28 +341,20 @@ fn link_pin(pins: &Path, spec: &HookSpec) -> PathBuf {
 
 /// Puts a program in the place of the one that a pinned link holds. `None` if there is no such link, or
 /// if it holds nothing any more: its interface has gone, or somebody has taken it off.
-fn replace_in_link(program: &mut SchedClassifier, pin: &Path) -> Option<PinnedLink> {
+fn replace_in_link(program: &mut SchedClassifier, pin: &Path) -> Option<()> {
     let pinned = PinnedLink::from_pin(pin).ok()?;
     let link = SchedClassifierLink::try_from(FdLink::from(pinned)).ok()?;
     let link_id = program.attach_to_link(link).ok()?;
     // The pin keeps the link, this only its file descriptor.
-    drop(program.take_link(link_id).ok()?);
-    PinnedLink::from_pin(pin).ok()
+    program.take_link(link_id).ok().map(drop)
 }
 
-/// By the interface's name of the moment, since it may be renamed at any time. Not knowing is no
-/// reason to take a program off; an interface that is gone has none.
+/// Not knowing is no reason to take a program off; an interface that is gone has none.
 fn is_tcx_program(ifindex: u32, direction: Direction, program_id: u32) -> bool {
-    let name = match nix::net::if_::if_indextoname(ifindex) {
-        Ok(name) => name,
-        Err(error) => return !matches!(error, Errno::ENXIO | Errno::ENODEV),
-    };
-    let Ok(name) = name.into_string() else { return true };
-    let Ok((_, programs)) = SchedClassifier::query_tcx(&name, direction.attach_type()) else {
-        return true;
-    };
-    let renamed = nix::net::if_::if_nametoindex(name.as_str()) != Ok(ifindex);
-    renamed || programs.iter().any(|program| program.id() == program_id)
+    match query::programs_at(ifindex, direction) {
+        Ok(programs) => programs.contains(&program_id),
+        Err(error) => error.raw_os_error() != Some(libc::ENODEV),
+    }
 }
 
 /// The first priority from ours on that nobody else has, so that no filter of others is replaced.

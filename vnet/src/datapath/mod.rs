@@ -9,10 +9,14 @@ mod guard;
 mod inherited;
 mod kernel_log;
 mod load;
+mod query;
 mod sweep;
 mod tables;
 
-pub use attach::{AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism, pinned_links};
+pub use attach::{
+    AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism, link_pins, pinned_links,
+    release_link,
+};
 pub use departures::LearnedAddress;
 pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};

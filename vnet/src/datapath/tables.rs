@@ -25,6 +25,8 @@ pub(super) struct Generation {
     pub tables: Tables,
     /// Whether a write has failed half way: then they may say less than `tables`.
     is_torn: bool,
+    /// Whether no run of a program reads it: it was not shown since the last grace period.
+    is_unread: bool,
 }
 
 impl Datapath {
@@ -38,8 +40,7 @@ impl Datapath {
             return self.next_epoch();
         }
         let next = 1 - current;
-        // Runs that began when it was shown last may still read it.
-        grace::wait_for_running_programs();
+        self.wait_until_unread(next);
         self.write_generation(next, tables)?;
         if are_others_reserved {
             self.write_reserved_ports(&reserved)?;
@@ -53,11 +54,42 @@ impl Datapath {
             self.config = former;
             return Err(error);
         }
+        for generation in &mut self.generations {
+            generation.is_unread = false;
+        }
         // Packets see the tables already; a map that stays only makes some searches longer.
         if let Err(error) = self.forget_port_maps(current, next, are_others_reserved) {
             log::warn!("maps of taken ports are out of date: {error}");
         }
         Ok(())
+    }
+
+    /// Makes the generation that packets do not see say the same as the one that they see, so that the
+    /// next change writes no more than what it changes. To be called once nobody waits.
+    pub fn catch_up(&mut self) -> Result<(), DatapathError> {
+        let current = generation(self.config.epoch);
+        let Some(tables) = self.tables_of(current).cloned() else { return Ok(()) };
+        if self.tables_of(1 - current) == Some(&tables) {
+            return Ok(());
+        }
+        self.wait_until_unread(1 - current);
+        self.write_generation(1 - current, &tables)
+    }
+
+    /// What packets see; nothing if that is not certain.
+    #[must_use]
+    pub fn shown(&self) -> Tables {
+        self.tables_of(generation(self.config.epoch)).cloned().unwrap_or_default()
+    }
+
+    /// Runs that began when a generation was shown last may still read it.
+    fn wait_until_unread(&mut self, number: u32) {
+        if let Some(generation) = self.generations.get_mut(number as usize)
+            && !generation.is_unread
+        {
+            grace::wait_for_running_programs();
+            generation.is_unread = true;
+        }
     }
 
     /// Starts a new epoch: something outside of the tables has changed, such as a route.
@@ -83,7 +115,7 @@ impl Datapath {
     /// call mends that.
     fn write_generation(&mut self, number: u32, new: &Tables) -> Result<(), DatapathError> {
         let generation = self.generations.get_mut(number as usize).map(std::mem::take);
-        let Generation { tables: mut old, is_torn } = generation.unwrap_or_default();
+        let Generation { tables: mut old, is_torn, is_unread } = generation.unwrap_or_default();
         let change = Change { generation: number, is_torn, old: &old, new };
         let written = self.write_maps(&change);
         let is_torn = written.is_err();
@@ -93,7 +125,7 @@ impl Datapath {
             old = new.clone();
         }
         if let Some(generation) = self.generations.get_mut(number as usize) {
-            *generation = Generation { tables: old, is_torn };
+            *generation = Generation { tables: old, is_torn, is_unread };
         }
         written
     }

@@ -119,7 +119,7 @@ pub async fn gather(networks: &[Network], instance: &instance::Name) -> anyhow::
         advice,
         strict_uplinks,
         networks: network_facts(networks, &host.links),
-        links: host.links,
+        links: host.links.into(),
     })
 }
 

@@ -142,7 +142,7 @@ fn who_serves_guests_is_said_and_what_keeps_anybody_from_it() {
         let mut network = network(ForwardMode::Nat);
         network.service = Some(service);
         let host = Host::with_loopback().link(5, "virbr0", LinkKind::Bridge);
-        let links = host.0.links.into_iter();
+        let links = host.0.links.iter().cloned();
         let facts = Facts {
             networks: vec![network],
             links: links.filter(|link| has_bridge || link.name != "virbr0").collect(),

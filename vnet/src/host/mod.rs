@@ -14,7 +14,8 @@ pub mod bridge_port;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod gateway_route;
-pub mod ipv6;
+pub mod indexed;
+mod ipv6;
 pub mod link;
 pub mod listening;
 pub mod netfilter;
@@ -29,6 +30,7 @@ pub mod watch;
 
 pub use address::InterfaceAddress;
 pub use gateway_route::GatewayRoute;
+pub use indexed::{Entry, Indexed};
 pub use ipv6::Ipv6Settings;
 pub use link::{Bond, BondMode, Link, LinkKind, LinkLayer, Port, SpanningTree};
 pub use netlink::NetlinkError;

@@ -126,14 +126,28 @@ impl Connection {
 
     /// Sends a request that changes something and waits for the acknowledgement.
     pub(super) async fn change(&mut self, request: Request) -> Result<(), NetlinkError> {
+        self.ask(request, |_, _| ()).await
+    }
+
+    /// Sends a request for one thing, hands the type and the body of what comes to `entry`, and waits for
+    /// the acknowledgement.
+    pub(super) async fn ask(
+        &mut self,
+        request: Request,
+        mut entry: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
         let action = request.action;
         self.send(&request, NLM_F_ACK).await?;
         loop {
             self.receive(action).await?;
             for message in messages(&self.buffer) {
                 let message = message.ok_or(NetlinkError::Malformed { action })?;
-                if message.sequence == self.sequence && message.kind == NLMSG_ERROR {
-                    return message.into_result(action);
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                match message.kind {
+                    NLMSG_ERROR => return message.into_result(action),
+                    kind => entry(kind, message.body),
                 }
             }
         }

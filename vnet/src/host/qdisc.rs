@@ -115,7 +115,21 @@ pub async fn list(interface: u32) -> Result<Vec<Qdisc>, QdiscError> {
 
 /// Whether the interface has clsact.
 pub async fn has_clsact(interface: u32) -> Result<bool, QdiscError> {
-    Ok(list(interface).await?.iter().any(|qdisc| qdisc.kind == CLSACT))
+    let mut found = false;
+    // A dump would list the qdiscs of every interface of the host.
+    let request = Request {
+        action: "look for the clsact qdisc",
+        message_type: RTM_GETQDISC,
+        flags: 0,
+        body: tcmsg(interface, 0, TC_H_CLSACT, 0),
+    };
+    let asked = Connection::open()?
+        .ask(request, |kind, body| {
+            let qdisc = Qdisc::parse(body, interface).filter(|_| kind == RTM_NEWQDISC);
+            found |= qdisc.is_some_and(|qdisc| qdisc.kind == CLSACT);
+        })
+        .await;
+    absent_is_fine(asked).map(|_| found)
 }
 
 /// Adds clsact. Returns false when it is there already: then it is somebody else's to delete.

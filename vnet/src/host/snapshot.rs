@@ -1,7 +1,7 @@
 //! One reading of the host's links, addresses and routes.
 
 use super::{
-    InterfaceAddress, Link, NetlinkError, Route,
+    Indexed, InterfaceAddress, Link, NetlinkError, Route,
     netlink::{AF_INET, AF_INET6, Connection, Request, push_attribute},
     route::NextHopObject,
 };
@@ -13,10 +13,10 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshot {
     /// Interfaces by ascending index.
-    pub links: Vec<Link>,
+    pub links: Indexed<Link>,
     /// Addresses in the kernel's order, which decides what masquerading picks: per interface IPv4
     /// primary before secondary.
-    pub addresses: Vec<InterfaceAddress>,
+    pub addresses: Indexed<InterfaceAddress>,
     /// Routes of both families and all tables.
     pub routes: Vec<Route>,
     /// Next-hop objects that routes may refer to.
@@ -33,10 +33,11 @@ pub async fn snapshot() -> Result<Snapshot, NetlinkError> {
     let mut connection = Connection::open()?;
     let mut snapshot = Snapshot::default();
 
-    snapshot.links = table(&mut connection, &mut snapshot.interrupted, get_links, |kind, body| {
+    let interrupted = &mut snapshot.interrupted;
+    let links = table(&mut connection, interrupted, get_links, |kind, body| {
         (kind == RTM_NEWLINK).then(|| Link::parse(body)).flatten()
-    })
-    .await?;
+    });
+    snapshot.links = links.await?.into();
     snapshot.links.sort_by_key(|link| link.index);
     snapshot.links_interrupted = snapshot.interrupted;
 
@@ -81,23 +82,23 @@ impl Snapshot {
     /// The interface with this index.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {
-        self.links.iter().find(|link| link.index == index)
+        self.links.numbered(index).next()
     }
 
     /// The interface with this name.
     #[must_use]
     pub fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.iter().find(|link| link.name == name)
+        self.links.named(name)
     }
 
     /// The addresses of an interface, in the kernel's order.
     pub fn addresses_of(&self, interface: u32) -> impl Iterator<Item = &InterfaceAddress> {
-        self.addresses.iter().filter(move |address| address.interface == interface)
+        self.addresses.numbered(interface)
     }
 
     /// The interfaces that are enslaved to this one.
     pub fn ports_of(&self, master: u32) -> impl Iterator<Item = &Link> {
-        self.links.iter().filter(move |link| link.master == Some(master))
+        self.links.owned_by(master)
     }
 }
 

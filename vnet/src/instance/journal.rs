@@ -4,6 +4,7 @@
 //! A file of JSON lines: whose it is, then one change after the other.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::PathBuf,
@@ -11,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lock, Name, namespace};
+use super::{Lock, Name, ProcessId, namespace};
 use crate::host::{GatewayRoute, bridge_port::PortVlan};
 
 const FILE: &str = "journal";
@@ -98,7 +99,8 @@ pub enum Undo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Owner {
     /// The daemon's process.
-    pub process: u32,
+    #[serde(flatten)]
+    pub process: ProcessId,
     /// Inode of the network namespace that it changes.
     pub namespace: u64,
 }
@@ -119,6 +121,8 @@ pub struct Journal {
     /// Length of the whole lines.
     length: u64,
     entries: Vec<Undo>,
+    /// The same, to be found in.
+    known: BTreeSet<Undo>,
 }
 
 impl Journal {
@@ -129,8 +133,9 @@ impl Journal {
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
         let file = file.map_err(failed)?;
         let namespace = namespace::current().map_err(failed)?;
-        let mut journal = Self { path, file, length: 0, entries: Vec::new() };
-        let begun = journal.append(&Owner { process: std::process::id(), namespace });
+        let (entries, known) = (Vec::new(), BTreeSet::new());
+        let mut journal = Self { path, file, length: 0, entries, known };
+        let begun = journal.append(&Owner { process: ProcessId::current(), namespace });
         if begun.is_err() {
             // Nothing is to be taken back by it.
             let _ = fs::remove_file(&journal.path);
@@ -178,7 +183,7 @@ impl Journal {
         let written = || {
             let namespace = namespace::current()?;
             let mut text = Vec::new();
-            write_line(&mut text, &Owner { process: std::process::id(), namespace })?;
+            write_line(&mut text, &Owner { process: ProcessId::current(), namespace })?;
             for undo in &entries {
                 write_line(&mut text, undo)?;
             }
@@ -191,15 +196,17 @@ impl Journal {
             let _ = fs::remove_file(&new);
             failed(source)
         })?;
-        Ok(Self { path, file, length, entries })
+        let known = entries.iter().cloned().collect();
+        Ok(Self { path, file, length, entries, known })
     }
 
     /// Writes down how to take a change back, before it is made.
     pub fn record(&mut self, undo: Undo) -> Result<(), JournalError> {
-        if self.entries.contains(&undo) {
+        if self.known.contains(&undo) {
             return Ok(());
         }
         self.append(&undo)?;
+        self.known.insert(undo.clone());
         self.entries.push(undo);
         Ok(())
     }
@@ -311,9 +318,11 @@ mod tests {
 
     #[test]
     fn last_line_that_was_cut_short_is_a_change_that_was_not_made() {
+        // A version that did not write it down has left it.
+        let process = ProcessId { number: 7, started: 0 };
         let cut = format!("{OWNER}\n{CLSACT}\n{}", &CLSACT[..20]);
         let entries = parse(cut.as_bytes());
-        assert_eq!(entries.owner, Some(Owner { process: 7, namespace: 4_026_531_840 }));
+        assert_eq!(entries.owner, Some(Owner { process, namespace: 4_026_531_840 }));
         assert_eq!(entries.undos, [Undo::Clsact { interface: 4 }]);
         assert_eq!(entries.damaged, [0; 0]);
         assert_eq!(parse(b""), Entries::default());

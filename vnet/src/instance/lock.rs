@@ -55,30 +55,21 @@ impl Lock {
     pub fn take(name: &Name) -> Result<Self, LockError> {
         let path = name.runtime_directory().join(FILE);
         let failed = |source| LockError::Io { path: path.display().to_string(), source };
-        for _ in 0..ATTEMPTS {
-            let Some(file) = open(&path).map_err(failed)? else { continue };
-            let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(file) => file,
-                Err((mut file, Errno::EWOULDBLOCK)) => {
-                    let mut holder = String::new();
-                    let _ = file.read_to_string(&mut holder);
-                    let holder = holder.trim().to_owned();
-                    return Err(LockError::Running { name: name.clone(), holder });
-                }
-                Err((_, error)) => return Err(failed(error.into())),
-            };
-            // Its last holder may have removed it since it was opened: that lock is nobody's.
-            if !is_at(&file, &path) {
-                continue;
+        let file = match hold(&path).map_err(failed)? {
+            Ok(file) => file,
+            Err(mut file) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                let holder = holder.trim().to_owned();
+                return Err(LockError::Running { name: name.clone(), holder });
             }
-            let mut lock = Self { name: name.clone(), file };
-            if let Err(error) = lock.sign() {
-                lock.release();
-                return Err(failed(error));
-            }
-            return Ok(lock);
+        };
+        let mut lock = Self { name: name.clone(), file };
+        if let Err(error) = lock.sign() {
+            lock.release();
+            return Err(failed(error));
         }
-        Err(failed(io::Error::other("it is being removed again and again")))
+        Ok(lock)
     }
 
     /// The instance that it is the lock of.
@@ -94,7 +85,11 @@ impl Lock {
             return;
         }
         let directory = self.name.runtime_directory();
-        for file in super::FILES.iter().copied().flatten().copied().chain([super::TRIAL, FILE]) {
+        for file in super::FILES.iter().copied().flatten().copied().chain([
+            super::TRIAL,
+            super::TRIAL_LOCK,
+            FILE,
+        ]) {
             let _ = fs::remove_file(directory.join(file));
         }
         let _ = fs::remove_dir(&directory);
@@ -108,6 +103,22 @@ impl Lock {
         self.file.rewind()?;
         writeln!(self.file, "{}", std::process::id())
     }
+}
+
+/// Locks a file, which is made with its directory if needed. The file without the lock if somebody else
+/// holds that.
+pub fn hold(path: &Path) -> io::Result<Result<Flock<File>, File>> {
+    for _ in 0..ATTEMPTS {
+        let Some(file) = open(path)? else { continue };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // Its last holder may have removed it since it was opened: that lock is nobody's.
+            Ok(file) if is_at(&file, path) => return Ok(Ok(file)),
+            Ok(_) => {}
+            Err((file, Errno::EWOULDBLOCK)) => return Ok(Err(file)),
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::other("it is being removed again and again"))
 }
 
 /// `None` if the directory has been removed meanwhile.

@@ -14,6 +14,7 @@ pub mod journal;
 pub mod lock;
 mod namespace;
 mod neighbours;
+mod process;
 mod socket;
 pub mod state;
 mod told;
@@ -26,8 +27,9 @@ use std::{
 };
 
 pub use journal::{Journal, JournalError, Undo};
-pub use lock::{Lock, LockError};
+pub use lock::{Lock, LockError, hold};
 pub use neighbours::neighbours;
+pub use process::ProcessId;
 pub use socket::listen;
 pub use state::State;
 pub use told::{DefinitionText, Settings, Told};
@@ -37,8 +39,9 @@ pub use undo::{Outcome, Whose, retract, undo};
 const FILES: [&[&str]; 3] = [&state::FILES, &told::FILES, &[CONTROL]];
 /// The daemon's socket.
 const CONTROL: &str = "control";
-/// The socket of whoever waits for `vnet confirm`.
+/// The socket of whoever waits for `vnet confirm`, and the lock that only one of them holds.
 const TRIAL: &str = "trial";
+const TRIAL_LOCK: &str = "trial.lock";
 
 const RUNTIME_ROOT: &str = "/run/vnet";
 
@@ -90,6 +93,12 @@ impl Name {
     #[must_use]
     pub fn trial_socket(&self) -> PathBuf {
         self.runtime_directory().join(TRIAL)
+    }
+
+    /// The lock of whoever waits for `vnet confirm`.
+    #[must_use]
+    pub fn trial_lock(&self) -> PathBuf {
+        self.runtime_directory().join(TRIAL_LOCK)
     }
 
     /// The name of the instance's filters in clsact.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Name;
 use crate::{definition::MacAddress, services::ServiceState};
@@ -117,17 +117,7 @@ pub struct GuestState {
 impl State {
     /// Reads the state of an instance; `None` if there is no such instance.
     pub fn read(name: &Name) -> io::Result<Option<Self>> {
-        match fs::read(name.runtime_directory().join(FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes the state into an instance's directory, at once or not at all.
-    pub fn write(&self, directory: &Path) -> io::Result<()> {
-        self.stage(directory)?;
-        Self::commit(directory)
+        read(name, FILE)
     }
 
     /// Writes the state where nobody looks.
@@ -138,6 +128,15 @@ impl State {
     /// Shows what was staged.
     pub fn commit(directory: &Path) -> io::Result<()> {
         commit(directory, FILE, NEW_FILE)
+    }
+}
+
+/// Reads a file of JSON; `None` if there is none.
+pub(super) fn read<T: DeserializeOwned>(name: &Name, file: &str) -> io::Result<Option<T>> {
+    match fs::read(name.runtime_directory().join(file)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Files change and are deleted; this is what a change is compared with, and what is gone back to.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -66,11 +66,7 @@ impl Settings {
 impl Told {
     /// What an instance was told; `None` if there is no such instance.
     pub fn read(name: &Name) -> io::Result<Option<Self>> {
-        match fs::read(name.runtime_directory().join(FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        state::read(name, FILE)
     }
 
     /// Writes it into an instance's directory, where nobody looks.

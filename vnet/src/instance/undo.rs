@@ -1,6 +1,7 @@
 //! Taking back what a journal names.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -8,12 +9,13 @@ use std::{
 use nix::net::if_::if_nametoindex;
 
 use super::{
-    Journal, Lock, Name, Undo,
+    Journal, Lock, Name, ProcessId, Undo,
     journal::{self, Entries, Owner},
     namespace,
 };
 use crate::{
     bridges::{self, Removed},
+    datapath,
     host::{
         NetlinkError,
         bpffs::{self, BpfFs},
@@ -28,7 +30,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whose {
     /// That of a process.
-    Process(u32),
+    Process(ProcessId),
     /// Any.
     Anybodys,
 }
@@ -133,10 +135,7 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
         outcome.failures.extend(remove_pins(&pins).err());
     }
     let namespace_is_gone = matches!(Place::of(owner.as_ref()), Place::Gone);
-    // A qdisc goes after the filters in it, whichever was written down first.
-    let (qdiscs, rest): (Vec<_>, Vec<_>) =
-        undos.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
-    for undo in rest.into_iter().chain(qdiscs) {
+    for undo in in_order(&undos) {
         if namespace_is_gone && !outlives_namespace(undo) {
             continue;
         }
@@ -155,20 +154,24 @@ pub async fn undo(lock: &Lock, whose: Whose) -> Outcome {
 /// Takes changes back that the rest can go without, and forgets them. Returns what failed.
 pub async fn retract(journal: &mut Journal, unwanted: &[Undo]) -> Vec<String> {
     let mut failures = Vec::new();
-    let mut done = Vec::new();
-    // A qdisc goes after the filters in it.
-    let (qdiscs, rest): (Vec<_>, Vec<_>) =
-        unwanted.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
-    for undo in rest.into_iter().chain(qdiscs) {
+    let mut done = BTreeSet::new();
+    for undo in in_order(unwanted) {
         match take_back(undo).await {
-            Ok(()) => done.push(undo),
+            Ok(()) => drop(done.insert(undo)),
             Err(failure) => failures.push(failure),
         }
     }
-    if let Err(error) = journal.forget(|undo| done.contains(&undo)) {
+    if let Err(error) = journal.forget(|undo| done.contains(undo)) {
         failures.push(error.to_string());
     }
     failures
+}
+
+/// The last change first. A qdisc goes after the filters in it, whichever was written down first.
+fn in_order(undos: &[Undo]) -> impl Iterator<Item = &Undo> {
+    let (qdiscs, rest): (Vec<_>, Vec<_>) =
+        undos.iter().rev().partition(|undo| matches!(undo, Undo::Clsact { .. }));
+    rest.into_iter().chain(qdiscs)
 }
 
 fn outlives_namespace(undo: &Undo) -> bool {
@@ -294,6 +297,10 @@ fn absent_interface_is_fine(result: Result<(), qdisc::QdiscError>) -> Result<(),
 }
 
 fn remove_pins(path: &Path) -> Result<(), String> {
+    for pin in datapath::link_pins(path) {
+        // What cannot be removed is told of below.
+        let _ = datapath::release_link(&pin);
+    }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(format!("cannot remove the pins below {}: {error}", path.display()));

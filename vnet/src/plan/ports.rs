@@ -1,7 +1,7 @@
 //! Guests' ports: what each may send, and what the bridge does with it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -68,25 +68,31 @@ impl Plan {
     /// Plans the ports that the networks' bridges have on the host.
     pub fn add_ports(&mut self, definitions: &[Network], host: &Snapshot, seen: &Seen) {
         let (mut ports, mut guard) = (Vec::<PlannedPort>::new(), GuardTables::default());
+        let by_name: HashMap<&str, &Network> =
+            definitions.iter().map(|other| (other.name.value.as_str(), other)).collect();
+        let mut networks_at = HashMap::<Option<u32>, usize>::new();
         for network in &self.networks {
-            let definition = definitions.iter().find(|other| other.name.value == network.name);
+            *networks_at.entry(network.bridge_ifindex).or_default() += 1;
+        }
+        let mut taken = HashSet::new();
+        for network in &self.networks {
+            let definition = by_name.get(network.name.as_str()).copied();
             let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
             let (Some(definition), Some(bridge)) = (definition, bridge) else { continue };
             let leases = seen.leases.get(&network.name).map(Vec::as_slice).unwrap_or_default();
             let known = Known::of(definition, leases, sources(definition));
-            let shared =
-                self.networks.iter().filter(|other| other.bridge_ifindex == network.bridge_ifindex);
-            let is_shared = shared.count() > 1;
+            let is_shared = networks_at.get(&network.bridge_ifindex).is_some_and(|at| *at > 1);
             let planner = Planner { definition, network, bridge, known, is_shared };
             let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
             // The first of two networks that know the same guest has its port.
-            let is_free = |port: &&Link| !ports.iter().any(|other| other.ifindex == port.index);
+            let is_free = |port: &&Link| !taken.contains(&port.index);
             let of_network: Vec<_> =
                 guests.filter(is_free).filter_map(|port| planner.port(port, seen)).collect();
             if definition.options.has_guard() {
                 guard.add_network(&planner, host);
                 guard.add_ports(bridge.index, &of_network);
             }
+            taken.extend(of_network.iter().map(|port| port.ifindex));
             ports.extend(of_network);
         }
         ports.sort_by_key(|port| port.ifindex);
@@ -100,19 +106,25 @@ impl Plan {
     #[must_use]
     pub fn departed(&self, before: &[PlannedPort]) -> BTreeSet<IpAddr> {
         let mut departed = BTreeSet::new();
+        // One that has not sent anything since its port was found again is known by the port.
+        let is_found = |port: &PlannedPort| match port.mac {
+            Some(mac) => (port.network, Ok(mac)),
+            None => (port.network, Err(port.ifindex)),
+        };
+        let found: HashSet<_> = self.ports.iter().map(is_found).collect();
+        let mut holders = HashMap::<_, Vec<_>>::new();
+        for port in &self.ports {
+            for address in &port.addresses {
+                holders.entry((port.network, *address)).or_default().push(port.mac);
+            }
+        }
         for port in before {
-            let of_network = || self.ports.iter().filter(|other| other.network == port.network);
-            let is_guests = |other: &PlannedPort| match other.mac {
-                Some(_) => other.mac == port.mac,
-                // It has not sent anything since the port was found again.
-                None => other.ifindex == port.ifindex,
-            };
-            let stays = of_network().any(is_guests);
+            let guest = port.mac.map(|mac| (port.network, Ok(mac)));
+            let stays = guest.is_some_and(|guest| found.contains(&guest))
+                || found.contains(&(port.network, Err(port.ifindex)));
             let is_lost = |address: &&IpAddr| {
-                let now_has = |other: &PlannedPort| {
-                    other.mac != port.mac && other.addresses.contains(address)
-                };
-                !stays || of_network().any(now_has)
+                let held_by = holders.get(&(port.network, **address));
+                !stays || held_by.is_some_and(|macs| macs.iter().any(|mac| *mac != port.mac))
             };
             departed.extend(port.addresses.iter().filter(is_lost));
         }

@@ -1,6 +1,6 @@
 //! Which slot of the tables a network has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use vnet_common::limits;
 
@@ -26,8 +26,9 @@ impl Slots {
     /// have been taken one of a network that is going.
     pub(super) fn assign(&self, names: &[&str]) -> Vec<u16> {
         let kept = |name: &&str| self.0.get(*name).copied();
-        let stays: Vec<u16> = names.iter().filter_map(kept).collect();
-        let never_had = (1..).filter(|slot| !self.0.values().any(|had| had == slot));
+        let stays: BTreeSet<u16> = names.iter().filter_map(kept).collect();
+        let had: BTreeSet<u16> = self.0.values().copied().collect();
+        let never_had = (1..).filter(|slot| !had.contains(slot));
         let of_those_going =
             self.0.values().copied().filter(|slot| !stays.contains(slot)).collect::<Vec<_>>();
         let room = never_had.take_while(|slot| u32::from(*slot) < limits::NETWORKS);

@@ -84,9 +84,10 @@ impl Tables {
         }
         // Those in a network's subnet are the network's, whether its definition names them or not.
         for own in &plan.own {
-            let network = plan.network_of_subnet(*own).map_or(0, |network| network.slot);
-            let entry = Subnet { network, flags: SUBNET_IS_HOST };
-            tables.subnets.entry(subnet_key(IpNet::from(*own))).or_insert(entry);
+            tables.subnets.entry(subnet_key(IpNet::from(*own))).or_insert_with(|| {
+                let network = plan.network_of_subnet(*own).map_or(0, |network| network.slot);
+                Subnet { network, flags: SUBNET_IS_HOST }
+            });
         }
         for uplink in &plan.uplinks {
             tables.uplinks.insert(uplink.ifindex, uplink_entry(&uplink.addresses));
@@ -117,6 +118,31 @@ impl Tables {
     fn add_subnets(&mut self, network: u16, flags: u16, prefixes: impl Iterator<Item = IpNet>) {
         let entry = Subnet { network, flags };
         self.subnets.extend(prefixes.map(|prefix| (subnet_key(prefix), entry)));
+    }
+
+    /// These tables with the networks of others that they do not have, as far as their places are free:
+    /// what comes and goes is known before its bridge gets hooks, and until it has lost them.
+    #[must_use]
+    pub fn with_networks_of(&self, others: &Self) -> Self {
+        let mut tables = self.clone();
+        let is_new = |slot: &u32| !self.networks.contains_key(slot);
+        let new = others.networks.iter().filter(|(slot, _)| is_new(slot));
+        tables.networks.extend(new.map(|(slot, network)| (*slot, *network)));
+        for (bridge, slot) in others.bridges.iter().filter(|(_, slot)| is_new(slot)) {
+            tables.bridges.entry(*bridge).or_insert(*slot);
+        }
+        for (prefix, subnet) in &others.subnets {
+            if is_new(&u32::from(subnet.network)) || self.networks.is_empty() {
+                tables.subnets.entry(*prefix).or_insert(*subnet);
+            }
+        }
+        // Where nothing runs, nobody gets a way out by it that they should not have yet.
+        if self.networks.is_empty() {
+            tables.uplinks.clone_from(&others.uplinks);
+            tables.host_ports = others.host_ports;
+            tables.reserved_ports.clone_from(&others.reserved_ports);
+        }
+        tables
     }
 
     /// Adds the entries of others, whose values win.

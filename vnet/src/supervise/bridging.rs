@@ -81,6 +81,10 @@ pub(super) async fn make_again(running: &mut Running, host: &mut Snapshot) -> an
 
 /// Deletes the bridges that were made for networks which have gone. Those that somebody is on stay.
 pub(super) async fn remove_unwanted(running: &mut Running) -> Vec<String> {
+    // Also those of an earlier run are in the journal by now.
+    if !running.journal.entries().iter().any(|undo| matches!(undo, Undo::Bridge { .. })) {
+        return Vec::new();
+    }
     let host = match host::snapshot().await {
         Ok(host) => host,
         Err(error) => return vec![format!("cannot read the host's network: {error}")],

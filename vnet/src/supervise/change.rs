@@ -1,5 +1,7 @@
 //! From what runs to what should run: a transaction for packets, and for the host if it has to be.
 
+use std::collections::HashSet;
+
 use vnet_common::names::program;
 
 use super::{forwarding, hooks, pause::pause, ports, routes, startup::Running, state};
@@ -33,6 +35,7 @@ impl OnFailure {
 struct Before {
     hooks: Vec<HookSpec>,
     guard: GuardTables,
+    tables: Tables,
 }
 
 /// Programs come before the tables send packets there, and go after the tables no longer do. With `told`
@@ -53,8 +56,11 @@ pub(super) async fn change_to(
     let programs_before = programs(running);
     // Of what a killed process has left, not every program is known; it is at its hook all the same.
     let known = programs_before.iter().filter(|spec| program::ALL.contains(&spec.program));
-    let before =
-        Before { hooks: known.cloned().collect(), guard: running.datapath.guard().clone() };
+    let before = Before {
+        hooks: known.cloned().collect(),
+        guard: running.datapath.guard().clone(),
+        tables: running.datapath.shown(),
+    };
     let prepared = prepare(running, &plan, told, host).await;
     let mut failures = match prepared {
         Ok(failures) => failures,
@@ -73,9 +79,8 @@ pub(super) async fn change_to(
     // Packets see it from here on: nothing is a reason to go back any more.
     failures.extend(state::commit(running).err().map(|error| format!("{error:#}")));
     failures.extend(hooks::detach_unwanted(running, &hooks::wanted(&plan), on_failure).await.err());
-    let left = running.datapath.leave_guard(&plan.guard);
-    failures.extend(left.err().map(|error| error.to_string()));
     pause("detached").await;
+    failures.extend(settle(running, &plan).err().map(|error| error.to_string()));
     failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
     failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
     running.plan = plan;
@@ -90,6 +95,16 @@ pub(super) async fn change_to(
     Ok(failures)
 }
 
+/// Leaves nothing in the tables that the plan does not have, and both generations alike.
+fn settle(running: &mut Running, plan: &Plan) -> anyhow::Result<()> {
+    let tables = Tables::of(&served(running, plan));
+    if running.datapath.shown() != tables {
+        running.datapath.write(&tables)?;
+    }
+    running.datapath.leave_guard(&plan.guard)?;
+    Ok(running.datapath.catch_up()?)
+}
+
 /// Everything up to the moment from which packets see the plan. Returns what failed of it.
 async fn prepare(
     running: &mut Running,
@@ -100,27 +115,53 @@ async fn prepare(
     let on_failure = if told.is_some() { OnFailure::RollBack } else { OnFailure::GoOn };
     running.datapath.enter_guard(&plan.guard)?;
     pause("guarded").await;
-    let failures = hooks::attach_missing(running, &hooks::wanted(plan), on_failure).await;
+    let slots = plan.slots();
+    running.datapath.forget_counters(&running.slots.taken_anew_by(&slots))?;
+    let (at_bridges, elsewhere): (Vec<_>, Vec<_>) =
+        hooks::wanted(plan).into_iter().partition(hooks::is_at_bridge);
+    let mut failures = hooks::attach_missing(running, &elsewhere, on_failure).await;
+    // Programs drop what comes from a bridge that the tables do not name.
+    if failures.is_empty() || on_failure == OnFailure::GoOn {
+        name_new(running, plan)?;
+        pause("named").await;
+        failures.extend(hooks::attach_missing(running, &at_bridges, on_failure).await);
+    }
     if on_failure == OnFailure::RollBack && !failures.is_empty() {
         anyhow::bail!(failures.join("; "));
     }
-    let mut served = plan.clone();
-    // Nothing is sent to where nothing keeps untranslated packets from leaving.
-    served.uplinks.retain(|uplink| hooks::are_attached(running, uplink.ifindex));
-    for network in &mut served.networks {
-        if !network.bridge_ifindex.is_some_and(|bridge| hooks::are_attached(running, bridge)) {
-            network.masquerade = Addresses::default();
-        }
-    }
     pause("attached").await;
-    let slots = plan.slots();
-    running.datapath.forget_counters(&running.slots.taken_anew_by(&slots))?;
     state::stage(running, plan, told)?;
     pause("staged").await;
     depart(running, plan, host)?;
-    running.datapath.write(&Tables::of(&served))?;
+    let tables = Tables::of(&served(running, plan));
+    // Bridges that lose their hooks are named until they have lost them.
+    running.datapath.write(&tables.with_networks_of(&running.datapath.shown()))?;
     running.slots = slots;
     Ok(failures)
+}
+
+/// Makes the tables name networks whose bridges get hooks.
+fn name_new(running: &mut Running, plan: &Plan) -> anyhow::Result<()> {
+    let shown = running.datapath.shown();
+    let named = shown.with_networks_of(&Tables::of(&served(running, plan)));
+    if named != shown {
+        running.datapath.write(&named)?;
+    }
+    Ok(())
+}
+
+/// What of a plan can be served with the hooks that there are.
+fn served(running: &Running, plan: &Plan) -> Plan {
+    let mut served = plan.clone();
+    // Nothing is sent to where nothing keeps untranslated packets from leaving.
+    let attached = hooks::attached_interfaces(running);
+    served.uplinks.retain(|uplink| attached.contains(&uplink.ifindex));
+    for network in &mut served.networks {
+        if !network.bridge_ifindex.is_some_and(|bridge| attached.contains(&bridge)) {
+            network.masquerade = Addresses::default();
+        }
+    }
+    served
 }
 
 /// Back to what ran before. Returns what failed.
@@ -132,6 +173,10 @@ async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
         running.hooks.iter().filter(|hook| unknown(hook)).map(|hook| hook.spec.clone()).collect();
     let kept: Vec<_> = before.hooks.iter().chain(&unknown).cloned().collect();
     failures.extend(hooks::detach_unwanted(running, &kept, OnFailure::RollBack).await.err());
+    if running.datapath.shown() != before.tables {
+        let written = running.datapath.write(&before.tables);
+        failures.extend(written.err().map(|error| error.to_string()));
+    }
     let guard = running.datapath.enter_guard(&before.guard);
     let guard = guard.and_then(|()| running.datapath.leave_guard(&before.guard));
     failures.extend(guard.err().map(|error| error.to_string()));
@@ -141,8 +186,8 @@ async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
 
 /// Flows of guests that have gone end before others have their addresses.
 fn depart(running: &mut Running, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
-    let is_gone =
-        |port: &&PlannedPort| !plan.ports.iter().any(|other| other.ifindex == port.ifindex);
+    let present: HashSet<u32> = plan.ports.iter().map(|port| port.ifindex).collect();
+    let is_gone = |port: &&PlannedPort| !present.contains(&port.ifindex);
     let gone = running.plan.ports.iter().filter(is_gone).map(|port| port.ifindex).collect();
     let learned = running.datapath.addresses_learned_at(&gone)?;
     let before = ports::before(&running.leaving, &running.plan.ports, &learned);

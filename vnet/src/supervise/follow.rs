@@ -82,5 +82,5 @@ pub(super) async fn is_needed(running: &mut Running) -> bool {
     sysctl::HostPorts::read().ok().as_ref() != Some(&running.plan.host_ports)
         || !running.leaving.is_empty()
         || ports::any_is_new(running)
-        || hooks::any_is_lost(running).await
+        || hooks::find_lost(running).await
 }

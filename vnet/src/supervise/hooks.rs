@@ -1,5 +1,7 @@
 //! Which programs belong where, and keeping it so.
 
+use std::collections::{HashMap, HashSet};
+
 use vnet_common::names::program;
 
 use super::{change::OnFailure, pause::pause, startup::Running};
@@ -50,6 +52,11 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
     hooks
 }
 
+/// Whether a hook is where the packets of a network's guests come and go.
+pub(super) fn is_at_bridge(hook: &HookSpec) -> bool {
+    [program::BRIDGE_INGRESS, program::BRIDGE_EGRESS].contains(&hook.program)
+}
+
 fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str {
     match (direction, uplink.raw) {
         (Direction::Ingress, false) => program::UPLINK_INGRESS,
@@ -59,11 +66,16 @@ fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str 
     }
 }
 
-async fn attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
-    let place = (spec.program, spec.ifindex);
-    match try_to_attach(running, spec).await {
+/// Attaches a program, in the place of the one that is at its hook.
+async fn attach(
+    running: &mut Running,
+    spec: HookSpec,
+    at: Option<usize>,
+) -> Result<(), DatapathError> {
+    let (program, interface) = (spec.program, spec.ifindex);
+    match try_to_attach(running, spec, at).await {
         // Guests come and go while this runs; the watch tells of it.
-        Err(_) if place.0 == program::PORT_GUARD && is_gone(place.1) => Ok(()),
+        Err(_) if program == program::PORT_GUARD && is_gone(interface) => Ok(()),
         result => result,
     }
 }
@@ -72,7 +84,11 @@ fn is_gone(ifindex: u32) -> bool {
     nix::net::if_::if_indextoname(ifindex).is_err()
 }
 
-async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), DatapathError> {
+async fn try_to_attach(
+    running: &mut Running,
+    spec: HookSpec,
+    at: Option<usize>,
+) -> Result<(), DatapathError> {
     let attachment = Attachment {
         mode: running.attach,
         pins: &running.pins,
@@ -81,9 +97,10 @@ async fn try_to_attach(running: &mut Running, spec: HookSpec) -> Result<(), Data
     };
     let step = format!("attached-{}-{}", spec.program, spec.interface);
     let hook = running.datapath.attach(spec, attachment).await?;
-    // What was there has been replaced or had gone.
-    running.hooks.retain(|other| !is_same_place(&other.spec, &hook.spec));
-    running.hooks.push(hook);
+    match at.and_then(|at| running.hooks.get_mut(at)) {
+        Some(former) => *former = hook,
+        None => running.hooks.push(hook),
+    }
     pause(&step).await;
     Ok(())
 }
@@ -98,25 +115,27 @@ pub(super) async fn attach_missing(
     let mut failures = Vec::new();
     // Whoever asks for a change is told of it in other words.
     let level = on_failure.level();
+    let places: HashMap<_, usize> =
+        running.hooks.iter().enumerate().map(|(at, hook)| (place(&hook.spec), at)).collect();
     for spec in wanted.iter().cloned() {
-        let at = running.hooks.iter().position(|hook| is_same(&hook.spec, &spec));
-        if let Some(hook) = at.and_then(|at| running.hooks.get_mut(at)) {
+        let at = places.get(&place(&spec)).copied();
+        let hook = at.and_then(|at| running.hooks.get_mut(at));
+        if let Some(hook) = hook.filter(|hook| hook.spec.program == spec.program) {
             // A renamed interface keeps its programs.
             hook.spec.interface.clone_from(&spec.interface);
-            if !hook.is_inherited {
-                if hook.is_attached().await {
-                    continue;
-                }
+            if hook.is_lost {
                 log::warn!(
                     "`{}` was taken off {} of `{}` by somebody: attaching it again",
                     spec.program,
                     spec.direction.name(),
                     spec.interface
                 );
+            } else if !hook.is_inherited {
+                continue;
             }
         }
         log::log!(level, "attaching to {} of `{}`", spec.direction.name(), spec.interface);
-        if let Err(error) = attach(running, spec).await {
+        if let Err(error) = attach(running, spec, at).await {
             failures.push(error.to_string());
             if on_failure == OnFailure::RollBack {
                 break;
@@ -132,28 +151,27 @@ pub(super) async fn detach_unwanted(
     wanted: &[HookSpec],
     on_failure: OnFailure,
 ) -> Result<(), String> {
-    detach(running, on_failure.level(), |spec| !wanted.iter().any(|wanted| is_same(spec, wanted)))
-        .await
+    let wanted: HashSet<_> = wanted.iter().map(|spec| (place(spec), spec.program)).collect();
+    detach(running, on_failure.level(), |spec| !wanted.contains(&(place(spec), spec.program))).await
 }
 
-/// Whether some hook has been emptied by others.
-pub(super) async fn any_is_lost(running: &Running) -> bool {
-    for hook in &running.hooks {
-        if !hook.is_attached().await {
-            return true;
-        }
+/// Looks whether hooks have been emptied by others, which the kernel sends no notice of. Whether some has.
+pub(super) async fn find_lost(running: &mut Running) -> bool {
+    let mut any = false;
+    for hook in &mut running.hooks {
+        hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
+        any |= hook.is_lost;
     }
-    false
+    any
 }
 
-/// Whether both hooks of an interface have our programs.
-pub(super) fn are_attached(running: &Running, ifindex: u32) -> bool {
-    [Direction::Egress, Direction::Ingress].into_iter().all(|direction| {
-        running
-            .hooks
-            .iter()
-            .any(|hook| (hook.spec.ifindex, hook.spec.direction) == (ifindex, direction))
-    })
+/// The interfaces both of whose hooks have our programs.
+pub(super) fn attached_interfaces(running: &Running) -> HashSet<u32> {
+    let at = |direction: Direction| {
+        let hooks = running.hooks.iter().filter(move |hook| hook.spec.direction == direction);
+        hooks.map(|hook| hook.spec.ifindex).collect::<HashSet<_>>()
+    };
+    &at(Direction::Egress) & &at(Direction::Ingress)
 }
 
 async fn detach(
@@ -180,8 +198,8 @@ async fn detach(
 
 /// Removes qdiscs that were made for hooks which are gone. Returns what failed.
 pub(super) async fn retract_qdiscs(running: &mut Running) -> Vec<String> {
-    let hooks = &running.hooks;
-    let is_unused = |interface: u32| !hooks.iter().any(|hook| hook.spec.ifindex == interface);
+    let used: HashSet<u32> = running.hooks.iter().map(|hook| hook.spec.ifindex).collect();
+    let is_unused = |interface: u32| !used.contains(&interface);
     let unused: Vec<Undo> = running
         .journal
         .entries()
@@ -210,10 +228,6 @@ pub(super) fn forget_gone(running: &mut Running, host: &Snapshot) -> Result<(), 
     })
 }
 
-fn is_same(a: &HookSpec, b: &HookSpec) -> bool {
-    is_same_place(a, b) && a.program == b.program
-}
-
-fn is_same_place(a: &HookSpec, b: &HookSpec) -> bool {
-    (a.ifindex, a.direction) == (b.ifindex, b.direction)
+const fn place(spec: &HookSpec) -> (u32, Direction) {
+    (spec.ifindex, spec.direction)
 }

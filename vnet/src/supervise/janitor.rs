@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use tokio::time::{Instant, sleep};
 
 use super::signals::Signals;
-use crate::instance::{self, Lock, LockError, Name, Outcome, Whose};
+use crate::instance::{self, Lock, LockError, Name, Outcome, ProcessId, Whose};
 
 /// How long the kernel may take to let go of a dead daemon's lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ impl Janitor {
         let mut command = Command::new(program);
         command
             .args([SUBCOMMAND, "--instance", &instance.to_string()])
-            .args(["--daemon", &std::process::id().to_string()])
+            .args(["--daemon", &ProcessId::current().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             // A signal to the daemon's process group is the daemon's alone.
@@ -58,7 +58,7 @@ impl Janitor {
 }
 
 /// The janitor's process: waits for its dismissal, or takes down what the dead daemon left.
-pub async fn keep_watch(instance: &Name, daemon: u32) -> anyhow::Result<Outcome> {
+pub async fn keep_watch(instance: &Name, daemon: ProcessId) -> anyhow::Result<Outcome> {
     // Whoever ends the daemon and all of its children wants to leave nothing behind.
     let _signals = Signals::listen()?;
     let mut said = Vec::new();
@@ -73,13 +73,13 @@ pub async fn keep_watch(instance: &Name, daemon: u32) -> anyhow::Result<Outcome>
 
 /// The lock of the dead daemon, whose files the kernel closes one after the other. `None` if it is
 /// another process's by now: a new start, which takes the leftovers down itself.
-async fn inherit(instance: &Name, daemon: u32) -> Result<Option<Lock>, LockError> {
+async fn inherit(instance: &Name, daemon: ProcessId) -> Result<Option<Lock>, LockError> {
     let deadline = Instant::now() + LOCK_DEADLINE;
     loop {
         match Lock::take(instance) {
             Ok(lock) => return Ok(Some(lock)),
             Err(LockError::Running { holder, .. })
-                if holder.is_empty() || holder == daemon.to_string() =>
+                if holder.is_empty() || holder == daemon.number.to_string() =>
             {
                 if Instant::now() >= deadline {
                     return Ok(None);

@@ -35,7 +35,7 @@ use crate::{
     definition::Difference,
     guests::watch::LIBVIRT_DIRECTORY,
     host::privileges,
-    instance::{self, Lock, Name, Outcome, Told, Whose},
+    instance::{self, Lock, Name, Outcome, ProcessId, Told, Whose},
     notify,
     watch_definitions::DefinitionWatch,
 };
@@ -228,7 +228,7 @@ impl Tenure {
     /// The lock is held until nothing is left that is to go.
     async fn end(mut self) {
         if self.leaves_nothing {
-            let outcome = instance::undo(&self.lock, Whose::Process(std::process::id())).await;
+            let outcome = instance::undo(&self.lock, Whose::Process(ProcessId::current())).await;
             for message in outcome.messages() {
                 log::error!("while taking down: {message}");
             }

@@ -1,7 +1,7 @@
 //! Guests' ports: who is behind them, and what the bridge does with them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     io,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -79,13 +79,14 @@ pub(super) fn before(
     learned: &[LearnedAddress],
 ) -> Vec<PlannedPort> {
     let mut before = unjudged.to_vec();
+    let unjudged_at: HashSet<u32> = unjudged.iter().map(|port| port.ifindex).collect();
     for port in last {
         let mut port = port.clone();
         for one in learned.iter().filter(|one| one.port == port.ifindex) {
             port.mac.get_or_insert(one.mac);
             port.addresses.push(one.address);
         }
-        if !before.contains(&port) {
+        if !unjudged_at.contains(&port.ifindex) || !unjudged.contains(&port) {
             before.push(port);
         }
     }
@@ -117,10 +118,9 @@ async fn isolate(journal: &mut Journal, port: &PlannedPort) -> anyhow::Result<()
 }
 
 async fn set_vlans(journal: &mut Journal, plan: &Plan, host: &Snapshot) -> anyhow::Result<()> {
-    let current = bridge_port::vlans().await?;
+    let current: HashMap<_, _> = bridge_port::vlans().await?.into_iter().collect();
     for port in plan.ports.iter().filter(|port| !port.vlans.is_empty()) {
-        let of_port = current.iter().find(|(index, _)| *index == port.ifindex);
-        let of_port = of_port.map_or(&[] as &[_], |(_, vlans)| vlans.as_slice());
+        let of_port = current.get(&port.ifindex).map_or(&[] as &[_], Vec::as_slice);
         let link = host.link(port.ifindex);
         let bridge = link.and_then(|link| link.master).and_then(|bridge| host.link(bridge));
         let default = bridge.and_then(|bridge| bridge.default_vlan).map(own_vlan);
@@ -146,8 +146,9 @@ pub(super) async fn retract_unwanted(running: &mut Running, host: &Snapshot) -> 
     if host.interrupted {
         return Vec::new();
     }
+    let ports: HashMap<_, _> = running.plan.ports.iter().map(|port| (port.ifindex, port)).collect();
     let planned = |interface: u32, wanted: &dyn Fn(&PlannedPort) -> bool| {
-        running.plan.ports.iter().any(|port| port.ifindex == interface && wanted(port))
+        ports.get(&interface).is_some_and(|port| wanted(port))
     };
     let unwanted: Vec<Undo> = running
         .journal

@@ -16,7 +16,7 @@ use crate::{
     definition::{self, Difference, Network},
     host::{self, Snapshot},
     instance::Told,
-    plan,
+    plan::{self, Plan},
 };
 
 /// Makes the running datapath what other definitions say: all of it or, with an error, nothing.
@@ -39,13 +39,15 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
     options.uplinks.clone_from(&told.settings.uplinks);
     let steps = bridging::missing(&running.instance, &told.settings, &definitions, &snapshot);
     let later = bridges::outlook(&steps, &snapshot);
-    let (_, warnings) =
+    let (plan, warnings) =
         fitting_plan(&definitions, &later, &running.leases, &options, &running.instance)?;
     say(&warnings);
+    // Bridges that are made have other numbers than those that were expected.
+    let plan = steps.is_empty().then_some(plan);
 
     let journal = &mut running.journal;
     let snapshot = bridging::make(&running.instance, &steps, snapshot, journal).await?;
-    let shown = show(running, &definitions, &told, &snapshot, &options).await;
+    let shown = show(running, plan, &definitions, &told, &snapshot, &options).await;
     let mut failures = match shown {
         Ok(failures) => failures,
         Err(error) => {
@@ -69,13 +71,16 @@ pub(super) async fn reload(running: &mut Running, told: Told) -> Result<Vec<Diff
 /// Makes packets see other definitions on the host as it is. Returns what failed of the rest.
 async fn show(
     running: &mut Running,
+    plan: Option<Plan>,
     definitions: &[Network],
     told: &Told,
     host: &Snapshot,
     options: &plan::Options,
 ) -> Result<Vec<String>, RunError> {
-    let (mut plan, _) =
-        fitting_plan(definitions, host, &running.leases, options, &running.instance)?;
+    let mut plan = match plan {
+        Some(plan) => plan,
+        None => fitting_plan(definitions, host, &running.leases, options, &running.instance)?.0,
+    };
     let mut seen = ports::seen_leases(&running.leases, &plan);
     seen.learned = running.datapath.learned_macs().map_err(anyhow::Error::from)?;
     plan.add_ports(definitions, host, &seen);

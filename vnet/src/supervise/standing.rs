@@ -1,13 +1,16 @@
 //! What an earlier process of the instance has left in place.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use vnet_common::names::{self, program};
 
 use super::Options;
 use crate::{
     datapath::{self, AttachMode, Direction, Hook, HookSpec, Mechanism},
-    instance::{Name, State, Told, Undo, journal},
+    instance::{Name, State, Told, Undo, journal, state::HookState},
     plan::{Plan, PlannedPort, Slots},
 };
 
@@ -123,27 +126,17 @@ impl Former {
                 })
                 .collect(),
         };
-        let hook = |(ifindex, direction): (u32, Direction)| {
-            let spec = self.spec(ifindex, direction);
-            Hook::inherited(spec, self.mechanism, &self.pins, &name.filter())
-        };
-        places.into_iter().map(hook).collect()
-    }
-
-    fn spec(&self, ifindex: u32, direction: Direction) -> HookSpec {
-        let known = self
+        let known: HashMap<_, _> = self
             .state
             .hooks
             .iter()
-            .find(|hook| hook.ifindex == ifindex && hook.direction == direction.name());
-        let program = known
-            .and_then(|hook| program::ALL.into_iter().find(|program| *program == hook.program));
-        HookSpec {
-            ifindex,
-            interface: known.map_or_else(|| format!("#{ifindex}"), |hook| hook.interface.clone()),
-            direction,
-            program: program.unwrap_or("unknown"),
-        }
+            .map(|hook| ((hook.ifindex, hook.direction.as_str()), hook))
+            .collect();
+        let hook = |(ifindex, direction): (u32, Direction)| {
+            let spec = spec(known.get(&(ifindex, direction.name())).copied(), ifindex, direction);
+            Hook::inherited(spec, self.mechanism, &self.pins, &name.filter())
+        };
+        places.into_iter().map(hook).collect()
     }
 
     /// What of the last process's plan matters for the next one: whose addresses are whose.
@@ -163,6 +156,18 @@ impl Former {
 
     pub fn maps(&self) -> PathBuf {
         maps_of(&self.pins)
+    }
+}
+
+/// A hook of which something may be written down.
+fn spec(known: Option<&HookState>, ifindex: u32, direction: Direction) -> HookSpec {
+    let program =
+        known.and_then(|hook| program::ALL.into_iter().find(|program| *program == hook.program));
+    HookSpec {
+        ifindex,
+        interface: known.map_or_else(|| format!("#{ifindex}"), |hook| hook.interface.clone()),
+        direction,
+        program: program.unwrap_or("unknown"),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Telling other processes what runs.
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
 use vnet_common::{names, policy::Mode};
 
@@ -15,8 +17,9 @@ use crate::{
 /// Writes down what will run when packets see a plan, and what the instance will have been told, where
 /// nobody looks yet. What a full file system has no room for fails here.
 pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyhow::Result<()> {
+    let attached: HashMap<_, _> = running.hooks.iter().map(|hook| (&hook.spec, hook)).collect();
     let wanted = hooks::wanted(plan);
-    let hooks = running.hooks.iter().filter(|hook| wanted.contains(&hook.spec));
+    let hooks = wanted.iter().filter_map(|spec| attached.get(spec));
     let state = State {
         layout: names::LAYOUT,
         version: env!("CARGO_PKG_VERSION").to_owned(),

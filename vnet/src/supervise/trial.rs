@@ -13,6 +13,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::Flock,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Trial {
     path: PathBuf,
     listener: UnixListener,
+    /// Held until the end, so that of two that begin at the same moment one wins.
+    lock: Option<Flock<File>>,
     /// When the time is over; none before the definitions are in force.
     end: Option<Instant>,
 }
@@ -63,12 +66,19 @@ impl Trial {
     /// Begins to listen for `vnet confirm`.
     pub fn begin(instance: &Name) -> Result<Self, TrialError> {
         let path = instance.trial_socket();
-        if UnixStream::connect(&path).is_ok() {
+        let failed = |source| TrialError::Socket { path: path.display().to_string(), source };
+        let Ok(lock) = instance::hold(&instance.trial_lock()).map_err(failed)? else {
             return Err(TrialError::UnderWay(instance.clone()));
-        }
-        let listener = instance::listen(&path)
-            .map_err(|source| TrialError::Socket { path: path.display().to_string(), source })?;
-        Ok(Self { path, listener, end: None })
+        };
+        let listener = instance::listen(&path).map_err(failed)?;
+        Ok(Self { path, listener, lock: Some(lock), end: None })
+    }
+
+    /// Takes no confirmation any more. What is returned keeps others from beginning a trial until what ran
+    /// before is back.
+    #[must_use]
+    pub fn end(mut self) -> Option<Flock<File>> {
+        self.lock.take()
     }
 
     /// Waits for the next word of the process that applies, or for `vnet confirm`. The time begins with

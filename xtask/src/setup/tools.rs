@@ -34,7 +34,7 @@ const fn tool(
     Tool { program, apt, dnf, smallest_set }
 }
 
-pub const TOOLS: [Tool; 18] = [
+pub const TOOLS: [Tool; 19] = [
     tool("ip", &["iproute2"], "iproute", ToolSet::Demo),
     tool("nft", &["nftables"], "nftables", ToolSet::Demo),
     tool("tcpdump", &["tcpdump"], "tcpdump", ToolSet::Demo),
@@ -45,6 +45,7 @@ pub const TOOLS: [Tool; 18] = [
     tool("curl", &["curl"], "curl", ToolSet::Demo),
     tool("conntrack", &["conntrack"], "conntrack-tools", ToolSet::Demo),
     tool("dnsmasq", &["dnsmasq-base"], "dnsmasq", ToolSet::Tests),
+    tool("strace", &["strace"], "strace", ToolSet::Tests),
     tool("busybox", &["busybox"], "busybox", ToolSet::Tests),
     // Ubuntu has no real package of that name.
     tool("bpftool", &["bpftool", "linux-tools-common"], "bpftool", ToolSet::Tests),

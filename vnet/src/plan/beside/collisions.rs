@@ -20,13 +20,18 @@ const CHECK: &str = "subnet";
 /// A route that is less specific leads to the rest of what it names, and is none of this.
 pub(super) fn with_routes(plan: &Plan, host: &Snapshot) -> Vec<Advice> {
     let mut advice = Vec::new();
+    let mut unicast: Vec<_> = host.routes.iter().filter(|route| is_unicast(route)).collect();
+    unicast.sort_by_key(|route| route.destination.network());
     for network in plan.networks.iter().filter(|network| !network.is_bridged()) {
         // Its routes would be by a bridge of another name, which is a problem of its own.
         if network.bridge_ifindex.is_none() {
             continue;
         }
         for subnet in &network.subnets {
-            let inside = host.routes.iter().filter(|route| {
+            let from =
+                unicast.partition_point(|route| route.destination.network() < subnet.network());
+            let ends = |route: &&&Route| route.destination.network() <= subnet.broadcast();
+            let inside = unicast[from..].iter().take_while(ends).copied().filter(|route| {
                 subnet.contains(&route.destination)
                     && is_anothers(route, network.bridge_ifindex)
                     // The definition's own, by the guest that it names.
@@ -40,11 +45,15 @@ pub(super) fn with_routes(plan: &Plan, host: &Snapshot) -> Vec<Advice> {
 
 /// Whether a route leads to another interface than a network's bridge.
 fn is_anothers(route: &Route, bridge: Option<u32>) -> bool {
-    let interfaces = || route.hops.iter().filter_map(|hop| hop.interface);
+    let mut interfaces = route.hops.iter().filter_map(|hop| hop.interface);
+    interfaces.all(|interface| Some(interface) != bridge)
+}
+
+/// Whether the kernel would forward by it.
+fn is_unicast(route: &Route) -> bool {
     route.table == TABLE_MAIN
         && route.kind == RouteType::Unicast
-        && interfaces().next().is_some()
-        && interfaces().all(|interface| Some(interface) != bridge)
+        && route.hops.iter().any(|hop| hop.interface.is_some())
 }
 
 fn collision(network: &str, subnet: &IpNet, route: &Route, host: &Snapshot) -> Advice {
