@@ -120,8 +120,9 @@ fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// Claims the port that the endpoint has in the tables of a former datapath, if it has.
-#[inline(always)]
+/// Claims the port that the endpoint has in the tables of a former datapath, if it has. A function of its own
+/// for the sake of the stack.
+#[inline(never)]
 fn keeps_former_port(new: &mut NewFlow) -> bool {
     let Some(port) = former::mapped_port(new) else { return false };
     new.external_port = port;

@@ -1,7 +1,7 @@
 //! Telling other processes what runs.
 
 use anyhow::Context as _;
-use vnet_common::{names, policy::Mode};
+use vnet_common::policy::Mode;
 
 use super::{hooks, startup::Running};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
         State, Told,
         state::{GuestState, HookState, NetworkState, UplinkState},
     },
+    object,
     plan::{Plan, PlannedNetwork, PlannedPort, PlannedUplink},
 };
 
@@ -18,7 +19,7 @@ pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyh
     let wanted = hooks::wanted(plan);
     let hooks = running.hooks.iter().filter(|hook| wanted.contains(&hook.spec));
     let state = State {
-        layout: names::LAYOUT,
+        layout: object::layout(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: running.instance.to_string(),
         pid: std::process::id(),
