@@ -6,3 +6,4 @@ mod support;
 mod take_over;
 mod trial;
 mod under_load;
+mod upgrade;

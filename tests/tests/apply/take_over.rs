@@ -29,14 +29,14 @@ const STEPS: [&str; 11] = [
     "forwarding",
 ];
 
-fn kill(mut running: Running) -> Result<()> {
+pub fn kill(mut running: Running) -> Result<()> {
     let output = running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
     ensure!(killed_by(output.status, Signal::SIGKILL), "{:?}", output.status);
     Ok(())
 }
 
 /// Traffic that has to go on without a loss.
-struct Traffic {
+pub struct Traffic {
     udp: SteadyUdp,
     tcp: SteadyTcp,
     udp_echo: UdpEcho,
@@ -44,7 +44,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn start(scene: &Scene) -> Result<Self> {
+    pub fn start(scene: &Scene) -> Result<Self> {
         let outside = &scene.lab.outside;
         let udp_echo = UdpEcho::start(outside, format!("{OUTSIDE}:7").parse()?)?;
         let tcp_echo = TcpEcho::start(outside, format!("{OUTSIDE}:7").parse()?)?;
@@ -57,8 +57,8 @@ impl Traffic {
         })
     }
 
-    /// Nothing was lost, and every flow has kept its external port.
-    fn finish(self) -> Result<()> {
+    /// Nothing was lost, and every flow has kept its external port. The datagrams that were sent.
+    pub fn finish(self) -> Result<u64> {
         let report = self.udp.finish();
         let (rounds, broken) = self.tcp.finish();
         ensure!(report.sent > 0 && report.answered == report.sent, "{report:?}");
@@ -66,7 +66,7 @@ impl Traffic {
         ensure!(rounds > 0 && broken.is_empty(), "{rounds} rounds, {broken:?}");
         let peers = self.udp_echo.peers();
         ensure!(peers.iter().all(|peer| *peer == peers[0]));
-        Ok(())
+        Ok(report.sent)
     }
 }
 
