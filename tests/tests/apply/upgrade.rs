@@ -167,6 +167,7 @@ fn migration_that_is_killed_anywhere_goes_on_with_the_next_start() -> Result<()>
         scene.wait_for_end()?;
         kill(scene.ready(&[])?).context(step)?;
         load.finish(&scene).context(step)?;
+        println!("killed at {step}: no loss");
         scene.detach()?;
         scene.assert_clean(&format!("after {step}"))?;
     }

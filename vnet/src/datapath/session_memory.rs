@@ -72,7 +72,7 @@ impl SessionMemory {
 
 impl std::fmt::Debug for SessionMemory {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("SessionMemory").field("slots", &self.slots).finish()
+        formatter.debug_struct("SessionMemory").field("slots", &self.slots).finish_non_exhaustive()
     }
 }
 
