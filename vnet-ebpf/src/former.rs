@@ -225,7 +225,8 @@ pub fn mapped_port(new: &NewFlow) -> Option<PortBe> {
     if !is_asked() {
         return None;
     }
-    let mapping = FORMER_MAPPINGS.get_ptr(&new.mapping)?;
+    let key = &new.mapping;
+    let mapping = FORMER_MAPPINGS.get_ptr(key)?;
     // SAFETY: map memory outlives the program; the field is aligned plain data.
     Some(unsafe { (&raw const (*mapping).external_port).read_volatile() })
 }
