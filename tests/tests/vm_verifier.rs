@@ -15,12 +15,23 @@ const LOG_LINES: usize = 60;
 
 #[test]
 fn every_program_passes_the_verifier() {
+    verify(0, &names::program::ALL);
+}
+
+#[test]
+fn programs_of_a_migration_pass_the_verifier() {
+    verify(1, &[&names::program::ALL[..], &[names::program::ADOPT]].concat());
+}
+
+fn verify(migrates: u8, programs: &[&str]) {
     if !require_root() {
         return;
     }
-    let mut ebpf = EbpfLoader::new().load(vnet::object::object().unwrap()).unwrap();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("MIGRATES", &migrates, true);
+    let mut ebpf = loader.load(vnet::object::object().unwrap()).unwrap();
     let mut refusals = String::new();
-    for name in names::program::ALL {
+    for name in programs {
         let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
         match program.load() {
             Ok(()) => {

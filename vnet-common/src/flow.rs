@@ -254,7 +254,8 @@ pub struct Traffic {
 
 /// A flow: the translation of both directions, the way of both directions, and its account.
 ///
-/// 192 bytes, three cache lines; the first holds what every packet reads.
+/// 192 bytes, three cache lines: the first holds what every packet reads, the last what every packet
+/// writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Session {
@@ -298,18 +299,20 @@ pub struct Session {
     pub external: Address,
     /// The remote's address.
     pub remote: Address,
-    /// Last outbound packet, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    /// When the flow began, or ended if it has ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
+    pub since: u64,
+    /// Zero; room for resolved link-layer addresses.
+    pub reserved: [u64; 2],
+    /// Last outbound packet, as `since`.
     pub last_outbound: u64,
     /// Last inbound packet, likewise; 0 if none.
     pub last_inbound: u64,
-    /// When the flow began, or ended if it has ended, likewise.
-    pub since: u64,
     /// Traffic from the inside.
     pub outbound: Traffic,
     /// Traffic to the inside.
     pub inbound: Traffic,
-    /// Zero; room for resolved link-layer addresses.
-    pub reserved_tail: [u64; 4],
+    /// Zero.
+    pub reserved_tail: [u64; 2],
 }
 
 impl Session {
@@ -610,9 +613,10 @@ mod tests {
     }
 
     #[test]
-    fn the_first_cache_line_holds_what_every_packet_reads() {
+    fn the_first_cache_line_holds_what_every_packet_reads_and_the_last_what_it_writes() {
         assert_eq!((offset_of!(Session, phase), offset_of!(Session, generation)), (0, 4));
         assert!(offset_of!(Session, next_hop) + size_of::<Address>() <= 64);
+        assert_eq!(offset_of!(Session, last_outbound), 128);
         assert_eq!(size_of::<Session>() % 64, 0);
     }
 

@@ -10,12 +10,14 @@ pub mod address;
 pub mod checksum;
 pub mod family;
 pub mod flow;
+pub mod former;
 pub mod forward;
 pub mod guard;
 pub mod icmp;
 pub mod limits;
 #[cfg(feature = "user")]
 mod map_element;
+pub mod migration;
 pub mod names;
 pub mod network;
 pub mod policy;

@@ -47,6 +47,8 @@ pub const SHARED_PORT_ATTEMPTS: u32 = 16;
 pub const PORT_SEARCH_STEPS: u32 = 64;
 /// Session slots that one run of the sweep looks at.
 pub const SWEEP_SLICE: u32 = 32;
+/// Flows of a former datapath that one run of the program `adopt` enters.
+pub const ADOPTIONS: u32 = 32;
 /// Session slots that a new flow looks at.
 pub const SWEEP_ON_DEMAND: u32 = 4;
 /// How long an ended slot rests, so that no packet still reads it, in nanoseconds.

@@ -8,6 +8,7 @@ use crate::{
     },
     forward::Forward,
     guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
+    migration::Adoption,
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
@@ -31,6 +32,7 @@ map_elements! {
     Address,
     AddressHolder,
     AddressKey,
+    Adoption,
     Config,
     ExternalPort,
     FlowKey4,

@@ -1,8 +1,8 @@
 //! Names of programs, maps and marks.
 
-/// Counts changes of what the maps' bytes mean. Maps of another layout cannot be taken over, whatever
-/// their sizes.
-pub const LAYOUT: u32 = 1;
+/// Counts changes of what the maps' bytes mean. Flows in maps of an earlier layout are migrated
+/// ([`crate::former`]), those of a later one are left alone.
+pub const LAYOUT: u32 = 2;
 
 /// The mark on packets that vnet has judged and forwarded itself, between its hook on the way in
 /// and its hook on the way out, which takes it off. Spells "vnet".
@@ -31,7 +31,11 @@ pub mod program {
     /// The expiry of flows, run by userspace.
     pub const SWEEP: &str = "sweep";
 
-    /// Every program of the object.
+    /// Enters flows of a former datapath, run by userspace. Loaded for a migration alone.
+    pub const ADOPT: &str = "adopt";
+
+    /// Every program of the object that is loaded always. The place of one is its index in
+    /// [`super::map::FORMER_PROGRAMS`].
     pub const ALL: [&str; 8] = [
         BRIDGE_INGRESS,
         BRIDGE_EGRESS,
@@ -113,6 +117,41 @@ pub mod map {
     pub const GUARD_ADDRESSES: &str = "GUARD_ADDRESSES";
     /// Prefix of a [`crate::guard::RouteKey`] to the [`crate::address::Address`] of its gateway.
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
+
+    /// [`crate::migration::Phase`] (`u32`), while flows are migrated.
+    pub const MIGRATION: &str = "MIGRATION";
+    /// The index of a program in [`super::program::ALL`] to the former one of that name.
+    pub const FORMER_PROGRAMS: &str = "FORMER_PROGRAMS";
+    /// [`crate::migration::Adoption`]s for one run of the program `adopt`.
+    pub const ADOPTIONS: &str = "ADOPTIONS";
+
+    /// Maps of the object that are bound to those of a former datapath during a migration: their names
+    /// there.
+    pub const FORMER: [(&str, &str); 6] = [
+        ("FORMER_FLOWS", FLOWS),
+        ("FORMER_FLOWS_IPV6", FLOWS_IPV6),
+        ("FORMER_MAPPINGS", MAPPINGS),
+        ("FORMER_EXTERNAL_PORTS", EXTERNAL_PORTS),
+        ("FORMER_FRAGMENTS", FRAGMENTS),
+        ("FORMER_FRAGMENTS_IPV6", FRAGMENTS_IPV6),
+    ];
+
+    /// Maps that a migration makes anew: flows and what they use. All others are taken as they are.
+    pub const OF_FLOWS: [&str; 13] = [
+        CONFIG,
+        FLOWS,
+        FLOWS_IPV6,
+        SESSIONS,
+        FREE_SESSIONS,
+        SESSION_CURSOR,
+        MAPPINGS,
+        EXTERNAL_PORTS,
+        PORT_MAPS,
+        GUESTS,
+        NETWORK_FLOWS,
+        FRAGMENTS,
+        FRAGMENTS_IPV6,
+    ];
 
     /// Every map that userspace opens by name.
     pub const ALL: [&str; 32] = [

@@ -80,6 +80,31 @@ fn check_limits(
     Err(DropReason::GuestFlowRate)
 }
 
+/// Puts a flow of a former datapath with some `FLAG_*` on its guest's account, whatever that has; `false` if
+/// there is no room for the account.
+#[inline(always)]
+pub fn adopt_flow(inside: &Address, flags: u8) -> bool {
+    let Some(usage) = add(inside, FLOW) else { return false };
+    if flags & FLAG_FROM_OUTSIDE != 0 {
+        from_outside(usage).add(1);
+    }
+    true
+}
+
+/// The same for an external port.
+#[inline(always)]
+pub fn adopt_port(inside: &Address) -> bool {
+    add(inside, PORT).is_some()
+}
+
+/// The same for a slot of the session array, on a network's.
+#[inline(always)]
+pub fn adopt_slot(network: u16) {
+    if let Some(slots) = network_slots(network) {
+        slots.add(1);
+    }
+}
+
 /// Takes a flow with some `FLAG_*` off its guest's account.
 #[inline(always)]
 pub fn leave_guest(inside: &Address, flags: u8) {

@@ -110,6 +110,21 @@ impl<V: Ip> Quote<V> {
     }
 }
 
+type Keys<V> = (FlowKey<<V as Ip>::Address>, FlowKey<<V as Ip>::Address>);
+
+/// The keys of the flow that an ICMP error may be about, outbound and inbound: as the inside and as the
+/// outside saw the packet that it quotes.
+#[inline(always)]
+pub fn quoted_flows<V: Ip>(hook: &Hook, packet: &Packet<V>) -> Option<Keys<V>> {
+    let quote = Quote::parse(hook, packet)?;
+    let source = (quote.source, quote.source_port);
+    let destination = (quote.destination, quote.destination_port);
+    Some((
+        FlowKey::outbound(quote.protocol, destination, source),
+        FlowKey::inbound(quote.protocol, destination, source),
+    ))
+}
+
 /// An error from outside about a packet that a flow sent.
 #[inline(always)]
 pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>, epoch: u32) -> Step<Verdict> {

@@ -66,6 +66,10 @@ pub trait Ip: Copy + Sized + 'static {
     fn share_prefix(one: Self::Address, other: Self::Address, prefix_length: u8) -> bool;
 
     fn flow_slot(key: &FlowKey<Self::Address>) -> Option<FlowSlot>;
+    /// Whether a former datapath has a flow of a key: see [`crate::former`].
+    fn former_has_flow(key: &FlowKey<Self::Address>) -> bool;
+    /// The same of a datagram's first fragment.
+    fn former_has_fragment(key: &FragmentKey<Self::Address>) -> bool;
     fn first_fragment(key: &FragmentKey<Self::Address>) -> Option<FragmentSlot>;
     fn remember_fragment(key: &FragmentKey<Self::Address>, first: &FragmentSlot);
 

@@ -161,6 +161,18 @@ impl Ip for Ipv4 {
     }
 
     #[inline(always)]
+    fn former_has_flow(key: &FlowKey<Ipv4Be>) -> bool {
+        // SAFETY: nothing is read of the value.
+        unsafe { maps::FORMER_FLOWS.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn former_has_fragment(key: &FragmentKey<Ipv4Be>) -> bool {
+        // SAFETY: as in `former_has_flow`.
+        unsafe { maps::FORMER_FRAGMENTS.get(key) }.is_some()
+    }
+
+    #[inline(always)]
     fn first_fragment(key: &FragmentKey<Ipv4Be>) -> Option<FragmentSlot> {
         // SAFETY: as in `flow_slot`.
         unsafe { FRAGMENTS.get(key) }.copied()

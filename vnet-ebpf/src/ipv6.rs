@@ -190,6 +190,18 @@ impl Ip for Ipv6 {
     }
 
     #[inline(always)]
+    fn former_has_flow(key: &FlowKey<Address>) -> bool {
+        // SAFETY: nothing is read of the value.
+        unsafe { maps::FORMER_FLOWS_IPV6.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn former_has_fragment(key: &FragmentKey<Address>) -> bool {
+        // SAFETY: as in `former_has_flow`.
+        unsafe { maps::FORMER_FRAGMENTS_IPV6.get(key) }.is_some()
+    }
+
+    #[inline(always)]
     fn first_fragment(key: &FragmentKey<Address>) -> Option<FragmentSlot> {
         // SAFETY: as in `flow_slot`.
         unsafe { FRAGMENTS_IPV6.get(key) }.copied()

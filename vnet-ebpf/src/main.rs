@@ -14,6 +14,7 @@
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 mod account;
+mod adopt;
 mod atomic;
 mod count;
 mod dhcp;
@@ -21,6 +22,7 @@ mod emit;
 mod expire;
 mod extension;
 mod flow;
+mod former;
 mod forward;
 mod forwarded;
 mod fragment;
@@ -56,9 +58,10 @@ mod steps;
 mod tables;
 
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use vnet_common::{family::Family, reason::Handover};
+use vnet_common::{family::Family, names::program, reason::Handover};
 
 use crate::{
+    former::At,
     hook::{Hook, Link},
     ipv4::Ipv4,
     ipv6::Ipv6,
@@ -70,6 +73,7 @@ use crate::{
 pub fn bridge_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
+    former::hand_over(&ctx, program::BRIDGE_INGRESS, At::Bridge);
     match skb.family() {
         Some(Family::Ipv4) => steps::at_bridge::<Ipv4>(skb),
         Some(Family::Ipv6) => steps::at_bridge::<Ipv6>(skb),
@@ -81,6 +85,7 @@ pub fn bridge_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn bridge_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    former::hand_over(&ctx, program::BRIDGE_EGRESS, At::Ethernet);
     dhcp::complete_reply(skb);
     by_family(skb, steps::at_bridge_egress::<Ipv4>, steps::at_bridge_egress::<Ipv6>)
 }
@@ -90,6 +95,7 @@ pub fn bridge_egress(ctx: TcContext) -> i32 {
 pub fn uplink_ingress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     skb.take_priority_tag();
+    former::hand_over(&ctx, program::UPLINK_INGRESS, At::Ethernet);
     by_family(skb, steps::at_uplink::<Ipv4, false>, steps::at_uplink::<Ipv6, false>)
 }
 
@@ -97,6 +103,7 @@ pub fn uplink_ingress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_egress(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    former::hand_over(&ctx, program::UPLINK_EGRESS, At::Ethernet);
     by_family(skb, steps::at_uplink_egress::<Ipv4, false>, steps::at_uplink_egress::<Ipv6, false>)
 }
 
@@ -104,6 +111,7 @@ pub fn uplink_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    former::hand_over(&ctx, program::UPLINK_INGRESS_RAW, At::Raw);
     by_family(skb, steps::at_uplink::<Ipv4, true>, steps::at_uplink::<Ipv6, true>)
 }
 
@@ -111,6 +119,7 @@ pub fn uplink_ingress_raw(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn uplink_egress_raw(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
+    former::hand_over(&ctx, program::UPLINK_EGRESS_RAW, At::Raw);
     by_family(skb, steps::at_uplink_egress::<Ipv4, true>, steps::at_uplink_egress::<Ipv6, true>)
 }
 
@@ -136,6 +145,13 @@ pub fn port_guard(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn sweep(_ctx: TcContext) -> i32 {
     expire::slice();
+    0
+}
+
+/// Enters flows of a former datapath. Userspace runs it for some at a time.
+#[classifier]
+pub fn adopt(_ctx: TcContext) -> i32 {
+    adopt::all();
     0
 }
 

@@ -7,7 +7,7 @@ use crate::{
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
 };
 use vnet_common::{
     address::Address,
@@ -17,6 +17,8 @@ use vnet_common::{
     },
     forward::{FORWARD_KEY_BYTES, Forward},
     limits,
+    migration::Adoption,
+    names,
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
@@ -117,6 +119,42 @@ pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
 /// As `NEW_FLOW`.
 #[map]
 pub static HELD_FRAGMENT: PerCpuArray<HeldFragment> = PerCpuArray::with_max_entries(1, 0);
+
+// Bound to the maps of a former datapath while its flows are migrated; else nobody looks there.
+#[map]
+pub static FORMER_FLOWS: HashMap<FlowKey4, FlowSlot> = HashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_FLOWS_IPV6: HashMap<FlowKey6, FlowSlot> = HashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_MAPPINGS: HashMap<MappingKey, Mapping> = HashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_EXTERNAL_PORTS: HashMap<ExternalPort, PortHolder> =
+    HashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_FRAGMENTS: LruHashMap<FragmentKey, FragmentSlot> =
+    LruHashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_FRAGMENTS_IPV6: LruHashMap<FragmentKey<Address>, FragmentSlot> =
+    LruHashMap::with_max_entries(1, 0);
+
+#[map]
+pub static FORMER_PROGRAMS: ProgramArray =
+    ProgramArray::with_max_entries(names::program::ALL.len() as u32, 0);
+
+#[map]
+pub static MIGRATION: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static ADOPTIONS: Array<Adoption> = Array::with_max_entries(limits::ADOPTIONS, 0);
+
+/// What `adopt` enters; one process at a time runs it.
+#[map]
+pub static ADOPTED_FLOW: Array<NewFlow> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static TRAFFIC: PerCpuArray<NetworkTraffic> =

@@ -12,9 +12,9 @@ use vnet_common::{
 };
 
 use crate::{
-    account,
+    account, adopt,
     flow::{NewFlow, now},
-    host_flow,
+    former, host_flow,
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
@@ -114,12 +114,23 @@ fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
     } else if new.flags & FLAG_FROM_OUTSIDE != 0 {
         return Err(DropReason::PortsExhausted);
     } else {
-        let claimed = outcome::decode(ports::vnet_allocate_port(ctx, new))?;
-        new.external_port = PortBe::from_wire(claimed as u16);
+        if !keeps_former_port(new) {
+            let claimed = outcome::decode(ports::vnet_allocate_port(ctx, new))?;
+            new.external_port = PortBe::from_wire(claimed as u16);
+        }
         outcome::decode(mapping::vnet_enter_mapping(new))?
     };
     new.external_port = PortBe::from_wire(port as u16);
     Ok(())
+}
+
+/// Claims the port that the endpoint has in the tables of a former datapath, if it has. A function of its own
+/// for the sake of the stack.
+#[inline(never)]
+fn keeps_former_port(new: &mut NewFlow) -> bool {
+    let Some(port) = former::mapped_port(new) else { return false };
+    new.external_port = port;
+    adopt::vnet_claim_kept_port(new) != 0
 }
 
 /// Without a mapping, at the external port that the flow has.
@@ -141,7 +152,7 @@ extern "C" fn vnet_enter_session(new: *const NewFlow, index: u32) -> u64 {
     let now = now();
     let generation = fill(session, new, now);
     let slot = FlowSlot { index, generation };
-    let entered = if host_flow::is_used(new, new.external_port) {
+    let entered = if host_flow::is_used(new, new.external_port) || former::has_flow_at(new) {
         Err(DropReason::PortsExhausted)
     } else if new.mapping.inside.is_ipv4() {
         enter_keys(&FLOWS, &new.outbound_key::<Ipv4>(), &new.inbound_key::<Ipv4>(), slot)
@@ -161,8 +172,9 @@ extern "C" fn vnet_enter_session(new: *const NewFlow, index: u32) -> u64 {
     })
 }
 
+/// Makes a slot that of a new flow, which nobody finds yet; its generation.
 #[inline(always)]
-fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
+pub fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
     let generation = session.generation().wrapping_add(1);
     session.set_generation(generation);
     session.set_epoch_outbound(new.epoch);
@@ -191,7 +203,7 @@ fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
 
 /// Enters both keys or none.
 #[inline(always)]
-fn enter_keys<K>(
+pub fn enter_keys<K>(
     flows: &HashMap<K, FlowSlot>,
     outbound: &K,
     inbound: &K,
@@ -210,7 +222,7 @@ fn enter_keys<K>(
 /// Lets go of a slot that was never found by a key. If it refers to a mapping, it is that one's last
 /// flow, perhaps, and then has to delete it.
 #[inline(always)]
-fn give_up(session: SessionSlot, index: u32, now: u64) {
+pub fn give_up(session: SessionSlot, index: u32, now: u64) {
     /// No packet has used the mapping: that does not prolong its hold-down.
     const NOT_USED: u64 = 0;
     let is_mapped = session.flags() & FLAG_UNMAPPED == 0;

@@ -18,7 +18,7 @@ use vnet_common::{
 use crate::{
     account, count,
     flow::NewFlow,
-    host_flow,
+    former, host_flow,
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
@@ -56,7 +56,9 @@ fn claim_any(ctx: *mut __sk_buff, new: &NewFlow) -> (u32, u32) {
     for _ in 0..=limits::PORT_ATTEMPTS {
         if port < NO_PORT {
             steps += 1;
-            if vnet_claim_port(ctx, new, map, port) != 0 {
+            if former::vnet_former_holds(new, port) == 0
+                && vnet_claim_port(ctx, new, map, port) != 0
+            {
                 return (port, steps);
             }
         }

@@ -4,7 +4,7 @@ use core::{mem::offset_of, ptr::NonNull};
 
 use vnet_common::{
     address::{Address, PortBe},
-    flow::{self, Direction, FlowKey, FlowSlot, Phase, Session},
+    flow::{self, Direction, FlowKey, FlowSlot, Phase, Session, Traffic},
 };
 
 use crate::{atomic::SharedWord, ip::Ip, maps::SESSIONS};
@@ -149,6 +149,16 @@ impl SessionSlot {
         unsafe {
             (&raw mut (*self.raw.as_ptr()).outbound).write_volatile(bytemuck::Zeroable::zeroed());
             (&raw mut (*self.raw.as_ptr()).inbound).write_volatile(bytemuck::Zeroable::zeroed());
+        }
+    }
+
+    /// Sets both accounts.
+    #[inline(always)]
+    pub fn set_traffic(self, outbound: Traffic, inbound: Traffic) {
+        // SAFETY: as in `clear_traffic`.
+        unsafe {
+            (&raw mut (*self.raw.as_ptr()).outbound).write_volatile(outbound);
+            (&raw mut (*self.raw.as_ptr()).inbound).write_volatile(inbound);
         }
     }
 

@@ -12,10 +12,22 @@ use crate::{
     session::SessionSlot,
 };
 
+/// As [`take`], whatever its network has already.
+#[inline(always)]
+pub fn take_anyway(network: u16) -> Result<u32, DropReason> {
+    account::adopt_slot(network);
+    take_counted(network)
+}
+
 /// A slot nobody uses: a fresh one as long as there are, then the one that is free the longest.
 #[inline(always)]
 pub fn take(network: u16) -> Result<u32, DropReason> {
     account::enter_network(network)?;
+    take_counted(network)
+}
+
+#[inline(always)]
+fn take_counted(network: u16) -> Result<u32, DropReason> {
     let Some((index, session)) = unused() else {
         account::leave_network(network);
         return Err(DropReason::FlowTableFull);

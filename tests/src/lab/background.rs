@@ -67,6 +67,13 @@ impl Stop {
         !matches!(poll(&mut polled, PollTimeout::ZERO), Ok(0))
     }
 
+    /// Waits for a time; `true` if the thread has to end before it is over.
+    pub(crate) fn comes_within(&self, time: Duration) -> bool {
+        let mut polled = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+        !matches!(poll(&mut polled, time), Ok(0))
+    }
+
     /// Blocks until one of the descriptors can be read, or the thread has to end.
     pub(crate) fn wait(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<Wake> {
         let mut polled = vec![PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];

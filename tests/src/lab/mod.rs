@@ -39,5 +39,5 @@ pub use process::{DEFAULT_DEADLINE, Output, Running, killed_by};
 pub use require_kernel::{require_bonding, require_esp, require_gre, require_sctp, require_vlan};
 pub use require_root::require_root;
 pub use standard::StandardLab;
-pub use steady::{SteadyReport, SteadyTcp, SteadyUdp};
+pub use steady::{SteadyOpening, SteadyReport, SteadyTcp, SteadyUdp};
 pub use topology::Lab;

@@ -175,3 +175,61 @@ fn ask(stream: &mut TcpStream) -> Result<(), String> {
     stream.read_exact(&mut answer).map_err(|error| format!("read: {error}"))?;
     if answer == question { Ok(()) } else { Err("another answer".to_owned()) }
 }
+
+/// New flows to an echo server, one after the other, each with a few datagrams; every one is asked again in
+/// the end.
+#[derive(Debug)]
+pub struct SteadyOpening {
+    sockets: Arc<Mutex<(Vec<UdpSocket>, Vec<String>)>>,
+    thread: Background,
+}
+
+impl SteadyOpening {
+    /// Starts to open them from the ports of an address of a namespace, one in each `interval`.
+    pub fn start(
+        namespace: &Namespace,
+        from: SocketAddr,
+        to: SocketAddr,
+        interval: Duration,
+    ) -> Result<Self> {
+        let sockets = Arc::new(Mutex::new((Vec::new(), Vec::new())));
+        let (shared, namespace) = (Arc::clone(&sockets), namespace.clone());
+        let thread = Background::start("steady-opening", move |stop| {
+            for port in from.port()..=u16::MAX {
+                if stop.comes_within(interval) {
+                    break;
+                }
+                let from = SocketAddr::new(from.ip(), port);
+                let socket = namespace.udp_socket(from, to, patient(LATE));
+                let asked = socket.map_err(|error| error.to_string()).and_then(|socket| {
+                    ask_datagram(&socket).and_then(|()| ask_datagram(&socket)).map(|()| socket)
+                });
+                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                match asked {
+                    Ok(socket) => shared.0.push(socket),
+                    Err(error) => shared.1.push(format!("port {port}: {error}")),
+                }
+            }
+        })?;
+        Ok(Self { sockets, thread })
+    }
+
+    /// How many flows were opened, and what was wrong with any.
+    #[must_use]
+    pub fn finish(mut self) -> (usize, Vec<String>) {
+        self.thread.stop();
+        let mut shared = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sockets, mut failures) = std::mem::take(&mut *shared);
+        for socket in &sockets {
+            failures.extend(ask_datagram(socket).err().map(|error| format!("again: {error}")));
+        }
+        (sockets.len(), failures)
+    }
+}
+
+fn ask_datagram(socket: &UdpSocket) -> Result<(), String> {
+    let mut answer = [0; 16];
+    socket.send(b"question").map_err(|error| format!("send: {error}"))?;
+    let length = socket.recv(&mut answer).map_err(|error| format!("receive: {error}"))?;
+    if answer.get(..length) == Some(b"question") { Ok(()) } else { Err("another answer".into()) }
+}

@@ -141,12 +141,35 @@ impl Scene {
 
     /// As [`Scene::start`] in any namespace, to be paused at a step.
     pub fn start_in(&self, at: &Namespace, step: &str, arguments: &[&str]) -> Result<Running> {
-        let pause = format!("VNET_PAUSE_AT={step}");
+        self.start_as(at, &[&format!("VNET_PAUSE_AT={step}")], arguments)
+    }
+
+    /// As [`Scene::start_in`], with an environment.
+    fn start_as(
+        &self,
+        at: &Namespace,
+        environment: &[&str],
+        arguments: &[&str],
+    ) -> Result<Running> {
         let (program, definition) = (program()?, self.definition());
-        let mut command =
-            vec!["env", &pause, &program, "run", &definition, "--instance", &self.instance];
+        let mut command = vec!["env"];
+        command.extend(environment);
+        command.extend([&program, "run", &definition, "--instance", &self.instance]);
         command.extend(arguments);
         Ok(at.spawn(&command)?)
+    }
+
+    /// As [`Scene::ready`], with the BPF object of layout 1 that is kept in `tests/frozen`.
+    pub fn ready_with_layout_1(&self, arguments: &[&str]) -> Result<Running> {
+        let object = self.directory.join("layout-1.o");
+        let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("frozen/layout-1.o.gz");
+        let unpacked = process::Command::new("gzip").arg("-dc").arg(&frozen).output()?;
+        ensure!(unpacked.status.success(), "{}: {unpacked:?}", frozen.display());
+        fs::write(&object, unpacked.stdout)?;
+        let object = format!("VNET_TEST_OBJECT=1:{}", object.display());
+        let running = self.start_as(&self.lab.host, &[&object], arguments)?;
+        running.wait_for_line("ready", DEADLINE)?;
+        Ok(running)
     }
 
     /// Runs `vnet` with these arguments to its end.

@@ -9,3 +9,4 @@ mod take_over;
 mod thousand;
 mod trial;
 mod under_load;
+mod upgrade;

@@ -82,8 +82,8 @@ impl Traffic {
         Ok(())
     }
 
-    /// Nothing was lost, and every flow has kept its external port.
-    pub fn finish(self) -> Result<()> {
+    /// Nothing was lost, and every flow has kept its external port. The datagrams that were sent.
+    pub fn finish(self) -> Result<u64> {
         let report = self.udp.finish();
         let (rounds, broken) = self.tcp.finish();
         ensure!(report.sent > 0 && report.answered == report.sent, "{report:?}");
@@ -92,6 +92,6 @@ impl Traffic {
         let peers = self.udp_echo.peers();
         ensure!(peers.iter().all(|peer| *peer == peers[0]));
         println!("{} datagrams, {rounds} rounds of connections", report.sent);
-        Ok(())
+        Ok(report.sent)
     }
 }

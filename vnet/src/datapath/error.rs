@@ -59,6 +59,9 @@ pub enum DatapathError {
     /// The expiry of flows failed.
     #[error("cannot run the program `sweep`: {0}")]
     Sweep(ProgramError),
+    /// Flows of a former datapath could not be entered.
+    #[error("cannot run the program `adopt`: {0}")]
+    Adopt(ProgramError),
     /// A pin could not be made.
     #[error("cannot pin {}: {reason}", path.display())]
     Pin {

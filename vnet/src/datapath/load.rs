@@ -1,6 +1,9 @@
 //! Loading the object: maps at their sizes, programs through the verifier.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -9,7 +12,12 @@ use aya::{
 };
 use vnet_common::{limits, names, network::Config, port::PortRange};
 
-use super::{DatapathError, error::with_sources, tables::Generation};
+use super::{
+    DatapathError,
+    error::with_sources,
+    places::{self, Places},
+    tables::Generation,
+};
 use crate::{object, plan::GuardTables};
 
 /// What is set when the object is loaded.
@@ -49,11 +57,11 @@ const SIZED_BY_FLOWS: [&str; 7] = [
     names::map::FLOWS_IPV6,
 ];
 
-/// The limit of flows of the maps that are pinned in a directory.
+/// The limit of flows of the maps of a layout that are pinned in a directory.
 ///
 /// # Errors
-/// Why this program's object cannot use them.
-pub fn flow_limit_of(directory: &Path) -> Result<u32, String> {
+/// Why this program's object can neither use them nor migrate what they say.
+pub fn flow_limit_of(directory: &Path, layout: u32) -> Result<u32, String> {
     let object = object::object().map_err(|error| error.to_string())?;
     let object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
     let mut limit = 0;
@@ -63,6 +71,10 @@ pub fn flow_limit_of(directory: &Path) -> Result<u32, String> {
             .map_err(|error| format!("`{name}`: {}", with_sources(&error)))?;
         let kind = theirs.map_type().map(|kind| kind as u32).ok();
         let sizes = (theirs.key_size(), theirs.value_size());
+        let is_migrated = layout != object::layout() && names::map::OF_FLOWS.contains(&name);
+        if is_migrated && name != names::map::SESSIONS {
+            continue;
+        }
         if kind != Some(ours.map_type()) || sizes != (ours.key_size(), ours.value_size()) {
             return Err(format!("`{name}` has another layout"));
         }
@@ -78,28 +90,68 @@ pub fn flow_limit_of(directory: &Path) -> Result<u32, String> {
 impl Datapath {
     /// Loads every program with new maps; nothing is attached yet.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
-        Self::load_with(options, None)
+        Self::load_with(options, |_| None)
     }
 
     /// Loads every program with the maps that are pinned in a directory, which other programs use, and
     /// reads what these say. [`flow_limit_of`] has found them fit.
     pub fn take_over(options: &LoadOptions, directory: &Path) -> Result<Self, DatapathError> {
-        let mut datapath = Self::load_with(options, Some(directory))?;
+        let mut datapath = Self::load_with(options, |name| {
+            names::map::ALL.contains(&name).then(|| directory.join(name))
+        })?;
         datapath.read_generations()?;
         datapath.read_guard()?;
         Ok(datapath)
     }
 
-    fn load_with(options: &LoadOptions, maps: Option<&Path>) -> Result<Self, DatapathError> {
+    /// Loads every program with the maps that a migration makes, pinned, and with those of the datapath
+    /// before it.
+    pub(super) fn load_for_migration(
+        options: &LoadOptions,
+        places: &Places,
+    ) -> Result<Self, DatapathError> {
+        let mut datapath = Self::load_object(options, true, |name| {
+            let former = names::map::FORMER.iter().find(|(ours, _)| *ours == name);
+            match name {
+                names::map::MIGRATION | names::map::FORMER_PROGRAMS => {
+                    Some(places.migration.join(name))
+                }
+                _ if names::map::ALL.contains(&name) => Some(places.next.join(name)),
+                _ => former.map(|(_, theirs)| places.maps.join(theirs)),
+            }
+        })?;
+        let name = names::program::ADOPT;
+        datapath.classifier(name)?.load().map_err(|error| DatapathError::program(name, &error))?;
+        Ok(datapath)
+    }
+
+    fn load_with(
+        options: &LoadOptions,
+        pin: impl Fn(&'static str) -> Option<PathBuf>,
+    ) -> Result<Self, DatapathError> {
+        Self::load_object(options, false, pin)
+    }
+
+    /// With maps at their pins, which are made where they are missing.
+    fn load_object(
+        options: &LoadOptions,
+        migrates: bool,
+        pin: impl Fn(&'static str) -> Option<PathBuf>,
+    ) -> Result<Self, DatapathError> {
+        let migrates = u8::from(migrates);
         let level = options.log.map_or(0, |level| level as u8);
         let limit = options.flow_limit;
         let mut loader = EbpfLoader::new();
-        for name in names::map::ALL {
-            if let Some(directory) = maps {
-                loader.map_pin_path(name, directory.join(name));
+        let beside = [names::map::MIGRATION, names::map::FORMER_PROGRAMS];
+        let former = names::map::FORMER.map(|(name, _)| name);
+        for name in names::map::ALL.into_iter().chain(beside).chain(former) {
+            if let Some(path) = pin(name) {
+                loader.map_pin_path(name, path);
             }
         }
         loader
+            // What it is in an object of before there were migrations is what it is without one.
+            .override_global("MIGRATES", &migrates, migrates != 0)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(names::map::SESSIONS, limit)
             .map_max_entries(names::map::FREE_SESSIONS, limit)
@@ -137,6 +189,20 @@ impl Datapath {
                 .ok_or(DatapathError::Missing(name))?
                 .pin(&path)
                 .map_err(|error| failed(&path, with_sources(&error)))?;
+        }
+        places::mark(directory, object::layout())
+            .map_err(|error| failed(directory, error.to_string()))
+    }
+
+    /// Pins every program, for a process that migrates the flows, in the place of those that were pinned.
+    pub fn pin_programs(&mut self, pins: &Path) -> Result<(), DatapathError> {
+        let directory = Places::of(pins).programs;
+        fs::create_dir_all(&directory).map_err(|error| places::failed(&directory, &error))?;
+        for name in names::program::ALL {
+            let path = directory.join(name);
+            let _ = fs::remove_file(&path);
+            let pinned = self.classifier(name)?.pin(&path);
+            pinned.map_err(|error| places::failed(&path, &error))?;
         }
         Ok(())
     }

@@ -9,7 +9,10 @@ mod guard;
 mod inherited;
 mod kernel_log;
 mod load;
+mod migration;
+mod places;
 mod query;
+mod session_memory;
 mod sweep;
 mod tables;
 
@@ -21,4 +24,8 @@ pub use departures::LearnedAddress;
 pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions, flow_limit_of};
+pub use migration::{Migration, open_flows};
+pub use places::{
+    FormerProgram, finish_migration, is_migrating, layout_of, present_maps, programs_of,
+};
 pub use sweep::Sweep;

@@ -8,6 +8,7 @@ mod follow;
 mod forwarding;
 mod hooks;
 mod janitor;
+mod migrate;
 mod obey;
 mod pause;
 mod ports;

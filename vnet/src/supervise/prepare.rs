@@ -55,6 +55,9 @@ pub enum Refusal {
     /// The process may not do what it needs to.
     #[error(transparent)]
     Privileges(#[from] privileges::PrivilegeError),
+    /// What runs would be ended without need.
+    #[error("{0}")]
+    Standing(String),
     /// Another process runs the instance.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -118,6 +121,9 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, Refusal> {
     undo::check_namespace(lock.name())?;
     let standing = Standing::examine(options);
+    if let Standing::Refused(reason) = standing {
+        return Err(Refusal::Standing(reason));
+    }
     let former = standing.former();
     let Request { told, definitions } = request;
     let plan_options = plan::Options {
@@ -155,8 +161,17 @@ pub(super) async fn compare(
     options: &Options,
     request: &Request,
 ) -> Result<Vec<Difference>, Refusal> {
-    if let Standing::Unfit(reason) = Standing::examine(options) {
-        log::warn!("what runs will be replaced, and flows begin anew, because {reason}");
+    match Standing::examine(options) {
+        Standing::Unfit(reason) => {
+            log::warn!("what runs will be replaced, and flows begin anew, because {reason}");
+        }
+        Standing::Refused(reason) => return Err(Refusal::Standing(reason)),
+        Standing::Fit(former) => {
+            if let Some(wanted) = &former.migration {
+                log::info!("flows will be migrated, because {}", wanted.reason);
+            }
+        }
+        Standing::Nothing => {}
     }
     let slots = State::read(&options.instance).ok().flatten();
     let slots = slots.map(|state| standing::slots_of(&state)).unwrap_or_default();

@@ -5,12 +5,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vnet_common::names::{self, program};
+use vnet_common::{former, names::program};
 
 use super::Options;
 use crate::{
-    datapath::{self, AttachMode, Direction, Hook, HookSpec, Mechanism},
+    datapath::{self, AttachMode, Direction, FormerProgram, Hook, HookSpec, Mechanism},
     instance::{Name, State, Told, Undo, journal, state::HookState},
+    object,
     plan::{Plan, PlannedPort, Slots},
 };
 
@@ -20,6 +21,8 @@ pub(super) enum Standing {
     Nothing,
     /// Something that this process cannot go on with, and why.
     Unfit(String),
+    /// Something whose flows this process would end without need, and why.
+    Refused(String),
     /// Programs and maps that this process can take over.
     Fit(Box<Former>),
 }
@@ -28,8 +31,10 @@ pub(super) enum Standing {
 pub(super) struct Former {
     /// The instance's directory of pins.
     pub pins: PathBuf,
-    /// The limit that its maps were made for.
+    /// The limit that its maps were made for, or are after a migration.
     pub flow_limit: u32,
+    /// How its flows come to maps of this version and of the size that is wanted; `None` if they are there.
+    pub migration: Option<Wanted>,
     /// How its programs are attached.
     pub mechanism: Mechanism,
     /// What it runs, as far as the last process came to write it down.
@@ -40,6 +45,26 @@ pub(super) struct Former {
     filters: Vec<u32>,
 }
 
+/// A migration that is needed.
+pub(super) struct Wanted {
+    pub reason: String,
+    /// The layout of the maps that flows are in.
+    pub layout: u32,
+    pub programs: Vec<FormerProgram>,
+}
+
+/// Why a datapath is not gone on with.
+enum Unusable {
+    Unfit(String),
+    Refused(String),
+}
+
+impl<T: Into<String>> From<T> for Unusable {
+    fn from(reason: T) -> Self {
+        Self::Unfit(reason.into())
+    }
+}
+
 impl Standing {
     /// Looks at what is there and changes nothing.
     pub fn examine(options: &Options) -> Self {
@@ -48,7 +73,8 @@ impl Standing {
         }
         match Former::find(options) {
             Ok(former) => Self::Fit(Box::new(former)),
-            Err(reason) => Self::Unfit(reason),
+            Err(Unusable::Unfit(reason)) => Self::Unfit(reason),
+            Err(Unusable::Refused(reason)) => Self::Refused(reason),
         }
     }
 
@@ -59,13 +85,13 @@ impl Standing {
     pub fn former(&self) -> Option<&Former> {
         match self {
             Self::Fit(former) => Some(former),
-            Self::Nothing | Self::Unfit(_) => None,
+            Self::Nothing | Self::Unfit(_) | Self::Refused(_) => None,
         }
     }
 }
 
 impl Former {
-    fn find(options: &Options) -> Result<Self, String> {
+    fn find(options: &Options) -> Result<Self, Unusable> {
         let name = &options.instance;
         let undos = journal::intact_entries(name)?;
         let pins = undos.iter().find_map(|undo| match undo {
@@ -75,13 +101,7 @@ impl Former {
         let pins = pins.ok_or("it was killed before its start had ended")?;
         let state = State::read(name).map_err(|error| format!("its state is damaged: {error}"))?;
         let state = state.ok_or("it was killed before its start had ended")?;
-        if state.layout != names::LAYOUT {
-            return Err(format!("version {} has tables of another layout", state.version));
-        }
-        let flow_limit = datapath::flow_limit_of(&pins.join("maps"))?;
-        if let Some(wanted) = options.flow_limit.filter(|wanted| *wanted != flow_limit) {
-            return Err(format!("it has room for {flow_limit} flows, not {wanted}"));
-        }
+        let (flow_limit, migration) = migration(options, &pins, &state)?;
         let filters: Vec<u32> = undos
             .iter()
             .filter_map(|undo| match undo {
@@ -96,10 +116,10 @@ impl Former {
             AttachMode::Clsact => mechanism == Mechanism::Clsact,
         };
         if !fits {
-            return Err(format!("it is attached by {}", mechanism.name()));
+            return Err(format!("it is attached by {}", mechanism.name()).into());
         }
         let told = Told::read(name).ok().flatten();
-        Ok(Self { pins, flow_limit, mechanism, state, told, filters })
+        Ok(Self { pins, flow_limit, migration, mechanism, state, told, filters })
     }
 
     /// How programs have to be attached to replace those that are there.
@@ -169,6 +189,57 @@ fn spec(known: Option<&HookState>, ifindex: u32, direction: Direction) -> HookSp
         direction,
         program: program.unwrap_or("unknown"),
     }
+}
+
+/// The limit of flows to go on with, and how they come to maps of this version that have it.
+fn migration(
+    options: &Options,
+    pins: &Path,
+    state: &State,
+) -> Result<(u32, Option<Wanted>), Unusable> {
+    let ours = object::layout();
+    let maps = datapath::present_maps(pins);
+    let layout = datapath::layout_of(&maps).unwrap_or(state.layout);
+    if layout > ours {
+        return Err(Unusable::Refused(format!(
+            "instance `{}` runs vnet {}, whose tables (layout {layout}) this older version does not know \
+             (layout {ours}): start that version again, or end all flows with `vnet detach --instance {}`",
+            state.instance, state.version, state.instance
+        )));
+    }
+    if layout < former::OLDEST {
+        return Err(format!("version {} has tables of layout {layout}", state.version).into());
+    }
+    let flow_limit = datapath::flow_limit_of(&maps, layout)?;
+    let programs = || {
+        let hooks = state.hooks.iter().map(|hook| (hook.program.as_str(), hook.program_id));
+        datapath::programs_of(pins, &hooks.collect::<Vec<_>>())
+    };
+    if datapath::is_migrating(pins) {
+        if layout != ours {
+            return Err(format!("a migration to layout {layout} has not ended").into());
+        }
+        let layout = datapath::layout_of(&maps_of(pins)).unwrap_or(state.layout);
+        let reason = "an earlier start has not ended".to_owned();
+        // The former programs are where that one has put them.
+        return Ok((flow_limit, Some(Wanted { reason, layout, programs: Vec::new() })));
+    }
+    let wanted = options.flow_limit.unwrap_or(flow_limit);
+    let reason = if layout != ours {
+        format!("version {} has tables of another layout", state.version)
+    } else if wanted != flow_limit {
+        format!("there is room for {flow_limit} flows, not {wanted}")
+    } else {
+        return Ok((flow_limit, None));
+    };
+    let open = datapath::open_flows(&maps)?;
+    if open > wanted {
+        return Err(Unusable::Refused(format!(
+            "instance `{}` has {open} open flows, more than `--max-flows {wanted}` has room for",
+            state.instance
+        )));
+    }
+    Ok((wanted, Some(Wanted { reason, layout, programs: programs()? })))
 }
 
 /// The slots that networks have.

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use vnet_common::limits;
 
 use crate::{
-    datapath::{AttachMode, Datapath, Hook, KernelLog, LoadOptions},
+    datapath::{self, AttachMode, Datapath, Hook, KernelLog, LoadOptions},
     definition::{Difference, Network},
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
@@ -22,7 +22,7 @@ use crate::{
 use super::{
     Options, bridging,
     change::change_to,
-    forwarding,
+    forwarding, migrate,
     pause::pause,
     ports,
     prepare::{Prepared, fitting_plan},
@@ -96,7 +96,7 @@ pub(super) async fn load(
         LoadOptions { flow_limit: limit.unwrap_or(limits::DEFAULT_SESSIONS), log: options.log };
     match &prepared.standing {
         Standing::Fit(former) => take_over(load, former, lock).await,
-        Standing::Nothing => make(load, lock).await,
+        Standing::Nothing | Standing::Refused(_) => make(load, lock).await,
         Standing::Unfit(reason) => {
             log::warn!(
                 "an earlier run of instance `{}` was killed: replacing it, because {reason}",
@@ -220,7 +220,13 @@ impl Running {
 /// Loads this program's objects with the maps of those that run, which go on meanwhile.
 async fn take_over(load: LoadOptions, former: &Former, lock: &Lock) -> anyhow::Result<Loaded> {
     log::info!("going on with what an earlier run of instance `{}` has left", lock.name());
-    let datapath = Datapath::take_over(&load, &former.maps())?;
+    if former.migration.is_some() {
+        let mut journal = Journal::take_over(lock)?;
+        migrate::migrate(&load, former, &mut journal, lock.name()).await?;
+    }
+    datapath::finish_migration(&former.pins)?;
+    let mut datapath = Datapath::take_over(&load, &former.maps())?;
+    datapath.pin_programs(&former.pins)?;
     pause("loaded").await;
     let journal = Journal::take_over(lock)?;
     let hooks = former.hooks(lock.name());
@@ -231,7 +237,7 @@ async fn take_over(load: LoadOptions, former: &Former, lock: &Lock) -> anyhow::R
 }
 
 async fn make(load: LoadOptions, lock: &Lock) -> anyhow::Result<Loaded> {
-    let datapath = Datapath::load(&load)?;
+    let mut datapath = Datapath::load(&load)?;
     pause("loaded").await;
 
     // As late as can be: it has served its guests all the time.
@@ -244,6 +250,7 @@ async fn make(load: LoadOptions, lock: &Lock) -> anyhow::Result<Loaded> {
     journal.record(Undo::Pins { path: pins.clone() })?;
     make_directory(&pins)?;
     datapath.pin_maps(&maps_of(&pins))?;
+    datapath.pin_programs(&pins)?;
     pause("pinned").await;
     let (hooks, plan, slots) = (Vec::new(), Plan::empty(), Slots::default());
     Ok(Loaded { flow_limit: load.flow_limit, datapath, journal, pins, hooks, plan, slots })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use vnet_common::{names, policy::Mode};
+use vnet_common::policy::Mode;
 
 use super::{hooks, startup::Running};
 use crate::{
@@ -11,6 +11,7 @@ use crate::{
         State, Told,
         state::{GuestState, HookState, NetworkState, UplinkState},
     },
+    object,
     plan::{Plan, PlannedNetwork, PlannedPort, PlannedUplink},
 };
 
@@ -21,7 +22,7 @@ pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyh
     let wanted = hooks::wanted(plan);
     let hooks = wanted.iter().filter_map(|spec| attached.get(spec));
     let state = State {
-        layout: names::LAYOUT,
+        layout: object::layout(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: running.instance.to_string(),
         pid: std::process::id(),

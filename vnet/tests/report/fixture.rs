@@ -76,8 +76,10 @@ impl Instance {
         for map in map::ALL {
             bpf.map(map).unwrap().pin(Name::map_pin(&pins, map)).unwrap();
         }
-        fs::create_dir_all(name.runtime_directory()).unwrap();
-        state(&pins).write(&name.runtime_directory()).unwrap();
+        let runtime = name.runtime_directory();
+        fs::create_dir_all(&runtime).unwrap();
+        state(&pins).stage(&runtime).unwrap();
+        State::commit(&runtime).unwrap();
         Self { name, bpf, pins }
     }
 
