@@ -32,7 +32,8 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
 pub extern "C" fn vnet_mapping_is_taken(new: *const NewFlow) -> u32 {
     // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
     let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
-    let mapping = MAPPINGS.get_ptr_mut(&new.mapping);
+    let key = &new.mapping;
+    let mapping = MAPPINGS.get_ptr_mut(key);
     u32::from(mapping.is_some_and(|mapping| is_taken(new, port_of(mapping))))
 }
 
