@@ -116,11 +116,12 @@ pub async fn list(interface: u32) -> Result<Vec<Qdisc>, QdiscError> {
 /// Whether the interface has clsact.
 pub async fn has_clsact(interface: u32) -> Result<bool, QdiscError> {
     let mut found = false;
-    // A dump would list the qdiscs of every interface of the host.
+    // A dump would list the qdiscs of every interface of the host. The answer is a notification, which
+    // goes to who asks only with this flag (`qdisc_get_notify` in `net/sched/sch_api.c`).
     let request = Request {
         action: "look for the clsact qdisc",
         message_type: RTM_GETQDISC,
-        flags: 0,
+        flags: NLM_F_ECHO,
         body: tcmsg(interface, 0, TC_H_CLSACT, 0),
     };
     let asked = Connection::open()?
@@ -273,6 +274,7 @@ const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 const NLM_F_EXCL: u16 = rtnetlink::packet_core::NLM_F_EXCL;
 const NLM_F_CREATE: u16 = rtnetlink::packet_core::NLM_F_CREATE;
+const NLM_F_ECHO: u16 = rtnetlink::packet_core::NLM_F_ECHO;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
