@@ -6,7 +6,6 @@ mod killed;
 mod refused;
 mod support;
 mod take_over;
-mod thousand;
 mod trial;
 mod under_load;
 mod upgrade;

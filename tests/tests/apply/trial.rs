@@ -1,6 +1,7 @@
 //! Definitions on trial.
 
 use std::{
+    fs,
     io::{self, BufRead as _, BufReader, PipeWriter, Write as _},
     process::Stdio,
 };
@@ -171,6 +172,37 @@ fn trial_of_the_first_definitions_leaves_nothing() -> Result<()> {
     scene.assert_guests_get_out()?;
     trial.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
     scene.assert_clean("after the trial")
+}
+
+#[test]
+fn daemon_that_takes_the_first_definitions_over_during_their_trial_stays() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let (mut trial, _typist) = attempt(&scene, &scene.definition(), "1000")?;
+    let daemon = scene.ready(&[])?;
+    trial.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    wait_until("the guardian ends", DEADLINE, || match guardian(&scene) {
+        Ok(None) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    scene.assert_guests_get_out()?;
+    scene.stop(daemon, Signal::SIGTERM)?;
+    scene.assert_clean("after the daemon")
+}
+
+/// The process that waits for the scene's trial to be confirmed.
+fn guardian(scene: &Scene) -> Result<Option<String>> {
+    for entry in fs::read_dir("/proc")? {
+        // Not every entry is a process, and some end meanwhile.
+        let Ok(line) = fs::read_to_string(entry?.path().join("cmdline")) else { continue };
+        let mut words = line.split('\0');
+        if words.any(|word| word == "guardian") && words.any(|word| word == scene.instance) {
+            return Ok(Some(line.replace('\0', " ")));
+        }
+    }
+    Ok(None)
 }
 
 #[test]

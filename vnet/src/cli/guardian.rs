@@ -16,6 +16,7 @@ use nix::{
     unistd::setsid,
 };
 use vnet::{
+    control,
     guests::watch::LIBVIRT_DIRECTORY,
     instance::{Name, Told},
     supervise::{self, Trial, Word},
@@ -89,6 +90,10 @@ impl Guardian {
                 let leases = told.settings.leases.clone();
                 options.leases = leases.unwrap_or_else(|| LIBVIRT_DIRECTORY.into());
                 apply_told(&options, told).map(drop).map_err(anyhow::Error::from)
+            }
+            None if control::is_anybody(&self.instance) => {
+                log::warn!("a daemon has taken it over meanwhile: it stays");
+                return Err(None);
             }
             None => runtime()
                 .map_err(anyhow::Error::from)

@@ -24,6 +24,12 @@ pub enum ControlError {
     },
 }
 
+/// Whether a daemon of an instance takes orders.
+#[must_use]
+pub fn is_anybody(instance: &Name) -> bool {
+    UnixStream::connect(instance.control_socket()).is_ok()
+}
+
 /// Gives an order to the daemon of an instance and waits for the answer, however long it takes.
 pub fn send(instance: &Name, order: &Order) -> Result<Answer, ControlError> {
     let stream = UnixStream::connect(instance.control_socket())

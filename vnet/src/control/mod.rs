@@ -5,7 +5,7 @@ mod listener;
 
 use serde::{Deserialize, Serialize};
 
-pub use client::{ControlError, send};
+pub use client::{ControlError, is_anybody, send};
 pub use listener::{Listener, Received};
 
 use crate::{definition::Difference, instance::Told};

@@ -78,7 +78,11 @@ pub(super) async fn serve(
                 result.context("cannot follow the DHCP leases")?;
                 serving.follow().await;
             }
-            due = running.services.wait() => serving::tend(running, due).await?,
+            due = running.services.wait() => {
+                let tended = serving::tend(running, due).await;
+                // The datapath goes on whatever becomes of a service, or of the file that tells of it.
+                serving.retry.note(tended);
+            }
             () = serving.retry.due() => serving.follow().await,
             result = drain(running.kernel_log.as_mut()) => {
                 if let Err(error) = result {

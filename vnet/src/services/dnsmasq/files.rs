@@ -53,14 +53,20 @@ impl Paths {
         [&self.pid, &self.reserved, &self.records, &self.config]
             .into_iter()
             .try_for_each(|path| remove_if_there(path))?;
-        let leases = fs::read_to_string(&self.leases).unwrap_or_default();
-        if has_leases(&leases) { Ok(()) } else { remove_if_there(&self.leases) }
+        match fs::read(&self.leases) {
+            Ok(leases) if !has_leases(&leases) => remove_if_there(&self.leases),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(DnsmasqError::File { path: self.leases.clone(), source })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 /// Whether dnsmasq has written more than its own identifier (DUID) to its file of leases.
-fn has_leases(text: &str) -> bool {
-    text.lines().any(|line| !line.starts_with("duid "))
+fn has_leases(text: &[u8]) -> bool {
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.any(|line| !line.starts_with(b"duid "))
 }
 
 /// What the names of a network's files begin with: its name, in which every byte that dnsmasq's
@@ -121,9 +127,14 @@ pub(super) fn make_directory(path: &Path) -> Result<(), DnsmasqError> {
     fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE)).map_err(failed)
 }
 
+/// Whether the file says this.
+pub(super) fn says(path: &Path, text: &str) -> bool {
+    fs::read(path).is_ok_and(|old| old == text.as_bytes())
+}
+
 /// Whether the file says something else now. It is replaced as a whole.
 pub(super) fn write_if_changed(path: &Path, text: &str) -> Result<bool, DnsmasqError> {
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+    if says(path, text) {
         return Ok(false);
     }
     let mut new = path.as_os_str().to_owned();
@@ -167,7 +178,8 @@ mod tests {
 
     #[test]
     fn identifier_of_the_server_is_no_lease() {
-        assert!(!has_leases("") && !has_leases("duid 00:01\n"));
-        assert!(has_leases("duid 00:01\n1795 52:54:00:00:00:07 192.168.122.9 * *\n"));
+        assert!(!has_leases(b"") && !has_leases(b"duid 00:01\n"));
+        assert!(has_leases(b"duid 00:01\n1795 52:54:00:00:00:07 192.168.122.9 * *\n"));
+        assert!(has_leases(b"1795 52:54:00:00:00:07 192.168.122.9 \xff *\n"));
     }
 }

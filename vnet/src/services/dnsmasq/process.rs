@@ -17,7 +17,7 @@ use tokio::{io::unix::AsyncFd, process::Command};
 
 use super::{
     config::{self, ConfigError},
-    files::{Paths, make_directory, networks_in, write_if_changed},
+    files::{Paths, make_directory, networks_in, says, write_if_changed},
     hosts,
 };
 use crate::definition::Network;
@@ -156,24 +156,29 @@ impl Service {
             let index = format!("# interface index {index}\n");
             config.push_str(&index);
         }
-        let running = match running {
+        let is_found = running.is_none();
+        let mut running = match running {
             Some(running) => Some(running),
             None => Self::find(name, directories)?,
-        };
+        }
+        .filter(Self::is_alive);
         make_directory(&directories.runtime)?;
         make_directory(&directories.leases)?;
-        let mut reload = write_if_changed(&paths.reserved, &hosts::reserved(network))?;
-        reload |= write_if_changed(&paths.records, &hosts::records(network))?;
-        let restart = write_if_changed(&paths.config, &config)?;
-        if let Some(running) = running.filter(Self::is_alive) {
-            if !restart && running.is_in_this_namespace() {
-                if !reload {
-                    return Ok((running, Change::None));
-                }
+        let goes_on = |it: &Self| says(&paths.config, &config) && it.is_in_this_namespace();
+        if let Some(outdated) = running.take_if(|it| !goes_on(it)) {
+            // Before the file says what it does not know: whoever finds it would take it for current.
+            outdated.end().await?;
+        }
+        let mut is_new = write_if_changed(&paths.reserved, &hosts::reserved(network))?;
+        is_new |= write_if_changed(&paths.records, &hosts::records(network))?;
+        write_if_changed(&paths.config, &config)?;
+        if let Some(running) = running {
+            if is_new || is_found {
+                // Who was killed may have written the files and told it nothing.
                 running.signal(Signal::HUP)?;
-                return Ok((running, Change::Reloaded));
             }
-            running.end().await?;
+            let change = if is_new { Change::Reloaded } else { Change::None };
+            return Ok((running, change));
         }
         let started = start(name, &paths, directories).await?;
         Ok((started, Change::Started))
