@@ -93,6 +93,12 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure, each figure beside a baseline of the same run: `control`; `--rounds N`, `--json FILE`
+    Bench {
+        /// Arguments of `vnet-bench`
+        #[arg(value_name = "NAME", trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Check formatting and lints
     Lint,
     /// Build the documentation; warnings are errors
@@ -166,6 +172,12 @@ fn execute(arguments: &Arguments) -> Result<()> {
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
             run::run(&workspace, arguments)
+        }
+        Verb::Bench { arguments } => {
+            let ready = setup::ensure(&workspace, &needs(ToolSet::Tests, true))?;
+            bpf::build(&workspace, &ready)?;
+            workspace.build_host(true)?;
+            run::bench(&workspace, arguments)
         }
         Verb::Lint => {
             let ready = setup::ensure(&workspace, &needs(ToolSet::None, true))?;

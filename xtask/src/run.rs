@@ -1,4 +1,4 @@
-//! `run`: the demonstration, or vnet on the host's own bridges.
+//! `run`: the demonstration, or vnet on the host's own bridges; `bench`: what is measured.
 
 use std::{ffi::OsString, path::Path};
 
@@ -18,6 +18,11 @@ pub fn run(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
     let mut all: Vec<OsString> = vec!["run".into()];
     all.extend_from_slice(arguments);
     become_root_program(&workspace.host_program("vnet"), &all)
+}
+
+/// Becomes the program that measures.
+pub fn bench(workspace: &Workspace, arguments: &[OsString]) -> Result<()> {
+    become_root_program(&workspace.release_program("vnet-bench"), arguments)
 }
 
 fn become_root_program(program: &Path, arguments: &[OsString]) -> Result<()> {

@@ -56,6 +56,11 @@ impl Workspace {
         self.target.join("debug").join(name)
     }
 
+    /// A program of the host's release build.
+    pub fn release_program(&self, name: &str) -> PathBuf {
+        self.target.join("release").join(name)
+    }
+
     /// The cargo (and so the rustc) that the user runs, in the workspace's root.
     pub fn cargo(&self) -> Command {
         self.cargo_at(&self.cargo)

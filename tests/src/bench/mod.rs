@@ -1,0 +1,25 @@
+//! Benchmarks: each figure beside a baseline of the same run.
+
+mod control;
+mod machine;
+mod report;
+
+pub use report::{Figure, Report, Unit};
+
+use anyhow::Result;
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Benchmark {
+    /// Starting, applying and taking down 10, 100 and 1,000 networks with ten guests' ports each
+    Control,
+}
+
+impl Benchmark {
+    /// Measures, as often as told; the repetitions of all figures take turns.
+    pub fn run(self, vnet: &str, rounds: usize) -> Result<Vec<Figure>> {
+        match self {
+            Self::Control => control::measure(vnet, rounds),
+        }
+    }
+}
