@@ -14,7 +14,7 @@ use super::report::{Figure, Unit, median};
 use crate::lab::{Crowd, Lab, Node, Running};
 
 /// The first is the baseline.
-const NETWORKS: [usize; 3] = [10, 100, 1000];
+const NETWORKS: [u16; 3] = [10, 100, 1000];
 const PORTS: usize = 10;
 /// Changes of one network in a round.
 const CHANGES: usize = 3;
@@ -35,13 +35,13 @@ pub(super) fn measure(vnet: &str, rounds: usize) -> Result<Vec<Figure>> {
     let mut times: [Times; NETWORKS.len()] = Default::default();
     for _ in 0..rounds {
         for (networks, times) in NETWORKS.into_iter().zip(&mut times) {
-            Round::begin(vnet, networks, times)?.finish(times)?;
+            Round::begin(vnet, networks.into(), times)?.finish(times)?;
         }
     }
     let mut figures = Vec::new();
     for (step, (name, is_by_network)) in STEPS.into_iter().enumerate() {
         for (networks, of_all) in NETWORKS.into_iter().zip(&times) {
-            let share = |count: usize| if is_by_network { count as f64 } else { 1.0 };
+            let share = |count: u16| if is_by_network { f64::from(count) } else { 1.0 };
             let baseline = median(&times[0][step]) / share(NETWORKS[0]);
             figures.push(Figure {
                 name: format!("{name}, {networks} networks"),
