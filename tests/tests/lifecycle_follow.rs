@@ -9,7 +9,9 @@ use vnet_common::{
     network::{Config, Network, generation},
 };
 use vnet_tests::{
-    lab::{Node, listing, require_root, services::UdpEcho, wait_until},
+    lab::{
+        Node, StandardLab, listing, require_bonding, require_root, services::UdpEcho, wait_until,
+    },
     lifecycle::{DEADLINE, Scene},
 };
 
@@ -84,6 +86,86 @@ fn replaced_address_of_the_uplink_is_masqueraded_to() -> Result<()> {
         .collect();
     ensure!(strange.is_empty(), "{strange:?}");
     scene.stop_but_for(&["203.0.113.", "default"], running, Signal::SIGTERM)?;
+    Ok(())
+}
+
+/// Puts a bond of mode 1 in the place of the uplink: `eth0`, and a second wire to the same outside.
+fn bond_the_uplink(lab: &StandardLab) -> Result<()> {
+    lab.outside.run(&["ip", "link", "add", "wan", "type", "bridge"])?;
+    let peer = lab.outside.path();
+    lab.host.run(&[
+        "ip", "link", "add", "eth1", "type", "veth", "peer", "name", "second", "netns", &peer,
+    ])?;
+    lab.outside.ip_batch(&[
+        "address flush dev eth0".to_owned(),
+        "link set eth0 master wan up".to_owned(),
+        "link set second master wan up".to_owned(),
+        "address add 203.0.113.1/24 dev wan".to_owned(),
+        "link set wan up".to_owned(),
+    ])?;
+    let bond = ["ip", "link", "add", "bond0", "type", "bond", "mode", "active-backup"];
+    lab.host.run(&[&bond[..], &["miimon", "50"]].concat())?;
+    let mut lines = vec!["address flush dev eth0".to_owned()];
+    for slave in ["eth0", "eth1"] {
+        lines.push(format!("link set {slave} down"));
+        lines.push(format!("link set {slave} master bond0"));
+    }
+    lines.extend(
+        [
+            "link set bond0 up",
+            "address add 203.0.113.2/24 dev bond0",
+            "route add default via 203.0.113.1",
+        ]
+        .map(str::to_owned),
+    );
+    Ok(lab.host.ip_batch(&lines)?)
+}
+
+#[test]
+fn flows_go_on_when_a_bonds_active_slave_changes() -> Result<()> {
+    if !require_bonding() {
+        return Ok(());
+    }
+    let scene = Scene::with(bond_the_uplink)?;
+    let running = scene.ready(&[])?;
+    scene.wait_for_hooks(&["egress of bond0", "ingress of bond0", AT_BRIDGE[0], AT_BRIDGE[1]])?;
+    let before = links(&scene)?;
+    let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
+    let here = "192.168.122.12:4000".parse()?;
+    let flow = scene.lab.veth_guest.udp_socket(here, echo.address(), DEADLINE / 100)?;
+    let ask = || {
+        let sent = flow.send(b"who am I");
+        sent.and_then(|_| flow.recv(&mut [0; 8])).map_err(|error| error.to_string())
+    };
+    wait_until("an answer", DEADLINE, ask)?;
+    let is_active = |slave: &str| {
+        let shown = scene.lab.host.run(&["ip", "-d", "link", "show", "bond0"]);
+        let shown = shown.map_err(|error| error.to_string())?;
+        if shown.contains(&format!("active_slave {slave} ")) { Ok(()) } else { Err(shown) }
+    };
+    for slave in ["eth1", "eth0"] {
+        scene.lab.host.run(&[
+            "ip",
+            "link",
+            "set",
+            "bond0",
+            "type",
+            "bond",
+            "active_slave",
+            slave,
+        ])?;
+        wait_until("it is active", DEADLINE, || is_active(slave))?;
+        wait_until("an answer by the other slave", DEADLINE, ask)?;
+    }
+    // One that fails is left by itself.
+    scene.lab.host.run(&["ip", "link", "set", "eth0", "down"])?;
+    wait_until("the other slave is active", DEADLINE, || is_active("eth1"))?;
+    wait_until("an answer by the one that is left", DEADLINE, ask)?;
+    let peers = echo.peers();
+    ensure!(peers.iter().all(|peer| *peer == peers[0]), "{peers:?}");
+    ensure!(links(&scene)? == before);
+    scene.lab.host.run(&["ip", "link", "set", "eth0", "up"])?;
+    scene.stop_but_for(&["eth0"], running, Signal::SIGTERM)?;
     Ok(())
 }
 
