@@ -378,6 +378,72 @@ fn definition_that_the_host_does_not_allow_waits_for_it() -> Result<()> {
 }
 
 #[test]
+fn network_that_no_longer_fits_the_host_keeps_no_other_from_changing() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-unfit")?;
+    let file = |name: &str, third: u8, forward: &str| {
+        format!(
+            "<network><name>{name}</name>{forward}<bridge name='virbr{third}'/>\
+             <ip address='192.168.{third}.1' prefix='24'/></network>"
+        )
+    };
+    for third in [1, 2, 3] {
+        site.host.bridge(&format!("virbr{third}"), &[&format!("192.168.{third}.1/24")])?;
+        site.write(&format!("{third}.xml"), &file(&format!("n{third}"), third, NAT))?;
+    }
+    let daemon = site.run(&["--no-services"])?;
+    let modes = || -> Result<Vec<String>> {
+        let state = site.state()?;
+        let networks = state["networks"].as_array().cloned().unwrap_or_default();
+        let said = |it: &Value| format!("{} {}", it["name"], it["mode"]).replace('"', "");
+        Ok(networks.iter().map(said).collect())
+    };
+    let wait_for = |wanted: &[&str]| {
+        wait_until(&format!("the networks are {wanted:?}"), DEADLINE, || match modes() {
+            Ok(modes) if modes == wanted => Ok(()),
+            other => Err(format!("{other:?}\n{}", daemon.stderr())),
+        })
+    };
+    // As `virsh net-destroy` does.
+    site.host.run(&["ip", "link", "delete", "virbr1"])?;
+    daemon.wait_for_line("network `n1`: there is no bridge `virbr1`", DEADLINE)?;
+    // Files that change and go, SIGHUP, and `vnet apply`.
+    site.write("2.xml", &file("n2", 2, ISOLATED))?;
+    wait_for(&["n1 nat", "n2 isolated", "n3 nat"])?;
+    fs::remove_file(site.place.0.join("networks/3.xml"))?;
+    wait_for(&["n1 nat", "n2 isolated"])?;
+    let output = site.vnet("apply", &["--no-services", &site.networks()])?;
+    ensure!(output.success()?.stdout == "no changes\n");
+    site.write("2.xml", &file("n2", 2, NAT))?;
+    let output = site.vnet("apply", &["--no-services", &site.networks()])?;
+    ensure!(output.status.success(), "{output:?}");
+    wait_for(&["n1 nat", "n2 nat"])?;
+    // What is different has to fit.
+    let output = {
+        let path = site.place.0.join("1.xml");
+        fs::write(&path, file("n1", 1, ISOLATED))?;
+        site.vnet("apply", &["--no-services", &path.display().to_string()])?
+    };
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    ensure!(output.stderr.contains("network `n1`: there is no bridge `virbr1`"), "{output:?}");
+    wait_for(&["n1 nat", "n2 nat"])?;
+    // And its bridge may come back.
+    site.host.bridge("virbr1", &["192.168.1.1/24"])?;
+    wait_until("all is served", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][0]["bridge_ifindex"] != 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    let mut daemon = daemon;
+    daemon.terminate(DEADLINE)?.success()?;
+    for third in [1, 2, 3] {
+        site.host.run(&["ip", "link", "delete", &format!("virbr{third}")])?;
+    }
+    site.assert_clean()
+}
+
+#[test]
 fn start_with_a_directory_leaves_out_what_does_not_fit_until_it_does() -> Result<()> {
     if !require_root() {
         return Ok(());

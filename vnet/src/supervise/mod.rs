@@ -7,6 +7,7 @@ mod fitting;
 mod follow;
 mod forwarding;
 mod hooks;
+mod in_force;
 mod janitor;
 mod migrate;
 mod obey;

@@ -1,7 +1,10 @@
 //! Orders that come by the control socket or by a signal.
 
 use super::{RunError, prepare::Request, reload::reload, startup::Running};
-use crate::control::{Answer, Order};
+use crate::{
+    control::{Answer, Order},
+    plan::beside::Surroundings,
+};
 
 /// Does what an order says, and says how it went.
 pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
@@ -10,7 +13,8 @@ pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
     told.settings.leases.clone_from(&running.told.settings.leases);
     told.settings.create_bridges |= running.create_bridges;
     told.settings.no_services |= running.no_services;
-    match reload(running, told).await {
+    let around = Surroundings::read(&running.instance);
+    match reload(running, told, &around).await {
         Ok(differences) => {
             for difference in &differences {
                 log::info!("{difference}");
