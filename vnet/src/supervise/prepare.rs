@@ -227,7 +227,13 @@ pub(super) async fn compare(
         log::warn!("{problem} (what runs goes on as it is)");
     }
     let before = Told::read(&options.instance).ok().flatten();
-    Ok(differences(before.as_ref(), told, definitions))
+    let mut told = told.clone();
+    if let Some(before) = &before {
+        // A daemon may have been started with them.
+        told.settings.create_bridges |= before.settings.create_bridges;
+        told.settings.no_services |= before.settings.no_services;
+    }
+    Ok(differences(before.as_ref(), &told, definitions))
 }
 
 /// The plan of definitions that fit the host as it is, but for what runs already.

@@ -30,7 +30,8 @@ pub(super) async fn reload(
     let Request { told, definitions } = Request::examine(told)?;
     let mut differences = definition::differences(&running.definitions, &definitions);
     differences.extend(running.told.settings.difference(&told.settings));
-    if differences.is_empty() && !running.is_untidy {
+    let is_same = differences.is_empty() && running.told.settings == told.settings;
+    if is_same && !running.is_untidy {
         // Only what files are called may have changed.
         running.told = told;
         state::write_told(running)?;
