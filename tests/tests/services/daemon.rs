@@ -393,7 +393,7 @@ fn network_that_no_longer_fits_the_host_keeps_no_other_from_changing() -> Result
         site.host.bridge(&format!("virbr{third}"), &[&format!("192.168.{third}.1/24")])?;
         site.write(&format!("{third}.xml"), &file(&format!("n{third}"), third, NAT))?;
     }
-    let daemon = site.run(&["--no-services"])?;
+    let mut daemon = site.run(&["--no-services"])?;
     let modes = || -> Result<Vec<String>> {
         let state = site.state()?;
         let networks = state["networks"].as_array().cloned().unwrap_or_default();
@@ -435,11 +435,76 @@ fn network_that_no_longer_fits_the_host_keeps_no_other_from_changing() -> Result
         Ok(state) if state["networks"][0]["bridge_ifindex"] != 0 => Ok(()),
         other => Err(format!("{other:?}")),
     })?;
-    let mut daemon = daemon;
     daemon.terminate(DEADLINE)?.success()?;
     for third in [1, 2, 3] {
         site.host.run(&["ip", "link", "delete", &format!("virbr{third}")])?;
     }
+    site.assert_clean()
+}
+
+#[test]
+fn settings_that_are_applied_alone_take_effect_at_once() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-settings")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&[])?;
+    let service = site.service()?;
+    let apply = |arguments: &[&str], wanted: &str| -> Result<()> {
+        let output = site.vnet("apply", &[arguments, &[&site.networks()]].concat())?.success()?;
+        ensure!(output.stdout == wanted, "{output:?}");
+        Ok(())
+    };
+    apply(&[], "no changes\n")?;
+    ensure!(site.service()? == service);
+    apply(&["--no-services"], "~ settings\n    no-services: (none) -> yes\n")?;
+    ensure!(site.state()?["services"] == Value::Array(Vec::new()), "{}", site.state()?);
+    let left = site.processes();
+    ensure!(left.iter().all(|process| !process.contains("dnsmasq")), "{left:?}");
+    apply(&[], "~ settings\n    no-services: yes -> (none)\n")?;
+    site.service()?;
+    site.host.run(&["ip", "link", "delete", "virbr0"])?;
+    daemon.wait_for_line("network `n`: there is no bridge `virbr0`", DEADLINE)?;
+    apply(&["--create-bridges"], "~ settings\n    create-bridges: (none) -> yes\n")?;
+    site.host.run(&["ip", "link", "show", "virbr0"])?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.assert_clean()
+}
+
+#[test]
+fn directory_that_goes_as_a_whole_takes_no_network_along() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-directory")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--no-services"])?;
+    let hooks = site.state()?["hooks"].clone();
+    let (networks, aside) = (site.networks(), site.place.0.join("aside"));
+    fs::rename(&networks, &aside)?;
+    // What an unmounted file system leaves.
+    fs::create_dir(&networks)?;
+    daemon.wait_for_line("networks is another directory than before, and empty", DEADLINE)?;
+    ensure!(site.state()?["hooks"] == hooks, "{}", daemon.stderr());
+    // What comes there is applied, and what is deleted there goes.
+    let second = "<network><name>second</name></network>";
+    site.write("second.xml", second)?;
+    daemon.wait_for_line("second.xml is ignored, what it said before stays", DEADLINE)?;
+    site.write("n.xml", &site.network(ISOLATED))?;
+    wait_until("the network is isolated", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][0]["mode"] == "isolated" => Ok(()),
+        other => Err(format!("{other:?}\n{}", daemon.stderr())),
+    })?;
+    fs::remove_file(Path::new(&networks).join("n.xml"))?;
+    wait_until("the network is gone", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"].as_array().is_some_and(Vec::is_empty) => Ok(()),
+        other => Err(format!("{other:?}\n{}", daemon.stderr())),
+    })?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.host.run(&["ip", "link", "delete", "virbr0"])?;
     site.assert_clean()
 }
 

@@ -3,6 +3,7 @@
 
 mod bridging;
 mod change;
+mod directories;
 mod fitting;
 mod follow;
 mod forwarding;

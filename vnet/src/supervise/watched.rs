@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{obey::obey, startup::Running};
+use super::{directories::Directories, obey::obey, startup::Running};
 use crate::{
     control::{Answer, Order},
     definition::{self, Severity},
@@ -20,6 +20,8 @@ pub(super) struct Ignored {
     invalid: BTreeSet<PathBuf>,
     /// Those that the host or other definitions do not allow for now, and what was said of them.
     refused: BTreeMap<PathBuf, String>,
+    /// Where changed files are.
+    pub directories: Directories,
 }
 
 impl Ignored {
@@ -29,6 +31,12 @@ impl Ignored {
 
     pub(super) fn add_refused(&mut self, file: PathBuf, reason: String) {
         self.refused.insert(file, reason);
+    }
+
+    /// All files are in force as they are.
+    pub(super) fn clear(&mut self) {
+        self.invalid.clear();
+        self.refused.clear();
     }
 
     pub(super) fn count(&self) -> usize {
@@ -51,12 +59,17 @@ pub(super) async fn apply_changed(
     changed: &BTreeSet<PathBuf>,
     ignored: &mut Ignored,
 ) {
-    let mut files: BTreeSet<PathBuf> =
-        changed.iter().flat_map(|path| files_of(path, &running.told)).collect();
+    let mut files = BTreeSet::new();
+    for path in changed {
+        match files_of(path, &running.told, &mut ignored.directories) {
+            Ok(found) => files.extend(found),
+            Err(error) => log::error!("{error}; what was read of it before stays"),
+        }
+    }
     files.extend(ignored.refused.keys().cloned());
     let mut edits: Vec<Edit> = Vec::new();
     for file in files {
-        match read(&file) {
+        match read(&file, &mut ignored.directories) {
             Ok(text) if text.as_deref() == text_of(&running.told, &file) => {
                 ignored.invalid.remove(&file);
                 ignored.refused.remove(&file);
@@ -95,21 +108,25 @@ pub(super) async fn apply_changed(
 }
 
 /// The definitions that a path stands for: a directory for those in it, now and in what was told.
-fn files_of(path: &Path, told: &Told) -> Vec<PathBuf> {
-    if !path.is_dir() {
-        // A directory that has gone takes no network along: it may be mounted again.
-        let is_file = told.definitions.iter().all(|it| it.path.parent() != Some(path));
-        return if is_file { vec![path.to_owned()] } else { Vec::new() };
-    }
-    let mut files = definition::files_in(path).unwrap_or_default();
+fn files_of(
+    path: &Path,
+    told: &Told,
+    directories: &mut Directories,
+) -> Result<Vec<PathBuf>, String> {
     let known = told.definitions.iter().map(|it| &it.path);
-    files.extend(known.filter(|known| known.parent() == Some(path)).cloned());
-    files
+    let known: Vec<_> = known.filter(|known| known.parent() == Some(path)).cloned().collect();
+    if known.is_empty() && !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    // A directory that has gone takes no network along: it may be mounted again.
+    let mut files = directories.files_in(path)?;
+    files.extend(known);
+    Ok(files)
 }
 
 /// What a file says, if it has no error; none if there is no such file.
-fn read(file: &Path) -> Result<Option<String>, String> {
-    if !file.exists() && !file.is_symlink() {
+fn read(file: &Path, directories: &mut Directories) -> Result<Option<String>, String> {
+    if directories.is_gone(file)? {
         return Ok(None);
     }
     let loaded = definition::load(&[file.to_owned()]);
