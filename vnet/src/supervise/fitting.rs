@@ -9,7 +9,7 @@ use std::{
 use super::{
     Options, bridging,
     in_force::InForce,
-    prepare::{Refusal, Request, absolute, fitting_plan},
+    prepare::{Refusal, Request, absolute, fitting_plan, network_in},
     standing::Standing,
     watched::Ignored,
 };
@@ -17,6 +17,7 @@ use crate::{
     bridges, definition,
     host::{self, Snapshot},
     instance::{DefinitionText, Told, undo},
+    notify,
     plan::{self, beside::Surroundings},
 };
 
@@ -149,9 +150,10 @@ impl Candidates {
 }
 
 impl Scale<'_> {
-    /// Adds those of the files that fit. Returns the others, each with the reason; they are looked for by
-    /// halves, because most often there is one.
+    /// Adds those of the files that fit. Returns the others, each with the reason; where that does not name
+    /// them they are looked for by halves, because most often there is one.
     fn add(&self, fitting: &mut Vec<Candidate>, files: &[Candidate]) -> Vec<(Candidate, Refusal)> {
+        notify::progress();
         if files.is_empty() {
             return Vec::new();
         }
@@ -162,7 +164,21 @@ impl Scale<'_> {
                 Vec::new()
             }
             (Some(refusal), [file]) => vec![(file.clone(), refusal)],
-            (Some(_), files) => {
+            (Some(refusal), files) => {
+                let mut refused = Vec::new();
+                let mut others = Vec::new();
+                for file in files {
+                    let DefinitionText { path, text } = &file.definition;
+                    let name = network_in(path, text);
+                    match name.and_then(|name| refusal.of_network(&name)) {
+                        Some(refusal) => refused.push((file.clone(), refusal)),
+                        None => others.push(file.clone()),
+                    }
+                }
+                if !refused.is_empty() {
+                    refused.extend(self.add(fitting, &others));
+                    return refused;
+                }
                 let (first, second) = files.split_at(files.len() / 2);
                 let mut refused = self.add(fitting, first);
                 refused.extend(self.add(fitting, second));

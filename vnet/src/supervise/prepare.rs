@@ -98,6 +98,22 @@ pub enum Refusal {
     Sysctl(#[from] sysctl::SysctlError),
 }
 
+impl Refusal {
+    /// What is said of one network alone; none if nothing is.
+    pub(super) fn of_network(&self, name: &str) -> Option<Self> {
+        let Self::Plan(problems) = self else { return None };
+        let about = problems.iter().filter(|problem| problem.network() == Some(name));
+        let about: Vec<_> = about.cloned().collect();
+        (!about.is_empty()).then_some(Self::Plan(about))
+    }
+}
+
+/// The name of the network in a definition that has no error.
+pub(super) fn network_in(path: &Path, text: &str) -> Option<String> {
+    let networks = definition::load_text(path, text).networks;
+    networks.into_iter().next().map(|network| network.name.value)
+}
+
 impl Request {
     /// Reads files and directories.
     pub fn read(paths: &[PathBuf], settings: Settings) -> Result<Self, Refusal> {

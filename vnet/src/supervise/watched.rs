@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{directories::Directories, obey::obey, startup::Running};
+use super::{RunError, directories::Directories, obey, prepare::network_in, startup::Running};
 use crate::{
-    control::{Answer, Order},
-    definition::{self, Severity},
+    definition::{self, Difference, Severity},
     instance::{DefinitionText, Told},
+    notify,
+    plan::beside::Surroundings,
 };
 
 /// Files that are not in force as they are.
@@ -31,6 +32,13 @@ impl Ignored {
 
     pub(super) fn add_refused(&mut self, file: PathBuf, reason: String) {
         self.refused.insert(file, reason);
+    }
+
+    fn refuse(&mut self, file: &Path, reason: String) {
+        if self.refused.get(file) != Some(&reason) {
+            log::error!("{} is ignored for now: {reason}", file.display());
+            self.refused.insert(file.to_owned(), reason);
+        }
     }
 
     /// All files are in force as they are.
@@ -87,22 +95,42 @@ pub(super) async fn apply_changed(
     }
     // What goes makes room for what comes.
     edits.sort_by_key(|(_, text)| text.is_some());
-    if edits.len() > 1 && apply(running, &edits).await.is_ok() {
-        for (file, _) in &edits {
-            ignored.refused.remove(file);
-        }
+    if edits.is_empty() {
         return;
     }
-    for edit in edits {
-        let applied = apply(running, std::slice::from_ref(&edit)).await;
-        let file = edit.0;
-        let Err(reason) = applied else {
-            ignored.refused.remove(&file);
-            continue;
+    let around = Surroundings::read(&running.instance);
+    while edits.len() > 1 {
+        let refusal = match apply(running, &edits, &around).await {
+            Ok(_) => {
+                for (file, _) in &edits {
+                    ignored.refused.remove(file);
+                }
+                return;
+            }
+            Err(RunError::Refused(refusal)) => refusal,
+            Err(RunError::Failed(_)) => break,
         };
-        if ignored.refused.get(&file) != Some(&reason) {
-            log::error!("{} is ignored for now: {reason}", file.display());
-            ignored.refused.insert(file, reason);
+        let before = edits.len();
+        edits.retain(|(file, text)| {
+            let name = text.as_ref().and_then(|text| network_in(file, text));
+            match name.and_then(|name| refusal.of_network(&name)) {
+                Some(refusal) => {
+                    ignored.refuse(file, refusal.to_string());
+                    false
+                }
+                None => true,
+            }
+        });
+        if edits.len() == before {
+            break;
+        }
+    }
+    for edit in edits {
+        notify::progress();
+        match apply(running, std::slice::from_ref(&edit), &around).await {
+            Ok(_) => drop(ignored.refused.remove(&edit.0)),
+            Err(RunError::Refused(refusal)) => ignored.refuse(&edit.0, refusal.to_string()),
+            Err(RunError::Failed(error)) => ignored.refuse(&edit.0, format!("{error:#}")),
         }
     }
 }
@@ -142,7 +170,11 @@ fn text_of<'a>(told: &'a Told, file: &Path) -> Option<&'a str> {
     known.map(|it| it.text.as_str())
 }
 
-async fn apply(running: &mut Running, edits: &[Edit]) -> Result<(), String> {
+async fn apply(
+    running: &mut Running,
+    edits: &[Edit],
+    around: &Surroundings,
+) -> Result<Vec<Difference>, RunError> {
     let mut told = running.told.clone();
     for (path, text) in edits {
         let known = told.definitions.iter().position(|it| it.path == *path);
@@ -155,8 +187,5 @@ async fn apply(running: &mut Running, edits: &[Edit]) -> Result<(), String> {
             (None, None) => {}
         }
     }
-    match obey(running, Order::Apply(told)).await {
-        Answer::Applied(_) => Ok(()),
-        Answer::Refused(reason) | Answer::Failed(reason) => Err(reason),
-    }
+    obey::apply(running, told, around).await
 }
