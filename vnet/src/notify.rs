@@ -3,7 +3,10 @@
 //! Nothing happens unless `NOTIFY_SOCKET` is set, and nothing here fails: a service manager that does
 //! not listen is no reason to stop serving.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -32,6 +35,23 @@ pub fn reloading(status: &str) {
 pub fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
 }
+
+/// A step of something long has been made: neither the watchdog nor the limit of a start or an end is to
+/// strike while there are such steps. Cheap enough for each step.
+pub fn progress() {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < PROGRESS) {
+        return;
+    }
+    *last = Some(Instant::now());
+    tell(&[NotifyState::Watchdog, NotifyState::ExtendTimeoutUsec(STEP_MICROSECONDS)]);
+}
+
+/// How often it is told at most.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// How long one step may take.
+const STEP_MICROSECONDS: u32 = 60_000_000;
 
 fn tell(state: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {

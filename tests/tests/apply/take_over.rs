@@ -123,3 +123,46 @@ fn guest_that_left_while_nobody_ran_takes_its_flows_along() -> Result<()> {
     scene.stop_but_for(&[&port, "guest2"], second, Signal::SIGTERM)?;
     Ok(())
 }
+
+#[test]
+fn what_runs_goes_on_when_the_host_no_longer_allows_it() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let first = scene.ready(&[])?;
+    let traffic = Traffic::start(&scene)?;
+    kill(first)?;
+    // A route of others to the subnet, which a first start refuses.
+    let route = ["192.168.122.0/24", "dev", "eth0", "metric", "500"];
+    let ip_route = |what: &str| scene.lab.host.run(&[&["ip", "route", what], &route[..]].concat());
+    ip_route("add")?;
+    let words = "the host has a route to its subnet 192.168.122.0/24 by `eth0` already";
+    let error = format!("ERROR] network `default`: {words}");
+    // A file that is named, and then a directory.
+    let mut second = scene.ready(&[])?;
+    second.wait_for_line(&error, DEADLINE)?;
+    second.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    let definition = scene.definition();
+    applied(&scene, &[&definition], "no changes\n")?;
+    let directory = std::path::Path::new(&definition).parent().context("no directory")?;
+    // New, and first: what runs has the subnet.
+    let twin = named("twin", NAT, "virbr9", "<ip address='192.168.122.1' prefix='24'/>");
+    scene.write("a-twin.xml", &twin)?;
+    let program = vnet_tests::lifecycle::program()?;
+    let directory = directory.display().to_string();
+    let command = [program.as_str(), "run", &directory, "--instance", &scene.instance];
+    let mut third = scene.lab.host.spawn(&command)?;
+    third.wait_for_line("a-twin.xml is ignored for now: ", DEADLINE)?;
+    third.wait_for_line(&error, DEADLINE)?;
+    third.wait_for_line("ready", DEADLINE)?;
+    ensure!(scene.hooks()?.len() == HOOK_STEPS.len(), "{:?}", scene.hooks()?);
+    traffic.finish()?;
+
+    // Once it is down, it may not begin.
+    third.signal_and_wait(Signal::SIGTERM, DEADLINE)?;
+    let output = scene.vnet(&["run", "--instance", &scene.instance, &definition])?;
+    ensure!(output.status.code() == Some(2) && output.stderr.contains(words), "{output:?}");
+    ip_route("del")?;
+    scene.assert_clean("in the end")
+}

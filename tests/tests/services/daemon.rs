@@ -378,6 +378,137 @@ fn definition_that_the_host_does_not_allow_waits_for_it() -> Result<()> {
 }
 
 #[test]
+fn network_that_no_longer_fits_the_host_keeps_no_other_from_changing() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-unfit")?;
+    let file = |name: &str, third: u8, forward: &str| {
+        format!(
+            "<network><name>{name}</name>{forward}<bridge name='virbr{third}'/>\
+             <ip address='192.168.{third}.1' prefix='24'/></network>"
+        )
+    };
+    for third in [1, 2, 3] {
+        site.host.bridge(&format!("virbr{third}"), &[&format!("192.168.{third}.1/24")])?;
+        site.write(&format!("{third}.xml"), &file(&format!("n{third}"), third, NAT))?;
+    }
+    let mut daemon = site.run(&["--no-services"])?;
+    let modes = || -> Result<Vec<String>> {
+        let state = site.state()?;
+        let networks = state["networks"].as_array().cloned().unwrap_or_default();
+        let said = |it: &Value| format!("{} {}", it["name"], it["mode"]).replace('"', "");
+        Ok(networks.iter().map(said).collect())
+    };
+    let wait_for = |wanted: &[&str]| {
+        wait_until(&format!("the networks are {wanted:?}"), DEADLINE, || match modes() {
+            Ok(modes) if modes == wanted => Ok(()),
+            other => Err(format!("{other:?}\n{}", daemon.stderr())),
+        })
+    };
+    // As `virsh net-destroy` does.
+    site.host.run(&["ip", "link", "delete", "virbr1"])?;
+    daemon.wait_for_line("network `n1`: there is no bridge `virbr1`", DEADLINE)?;
+    // Files that change and go, SIGHUP, and `vnet apply`.
+    site.write("2.xml", &file("n2", 2, ISOLATED))?;
+    wait_for(&["n1 nat", "n2 isolated", "n3 nat"])?;
+    fs::remove_file(site.place.0.join("networks/3.xml"))?;
+    wait_for(&["n1 nat", "n2 isolated"])?;
+    let output = site.vnet("apply", &["--no-services", &site.networks()])?;
+    ensure!(output.success()?.stdout == "no changes\n");
+    site.write("2.xml", &file("n2", 2, NAT))?;
+    let output = site.vnet("apply", &["--no-services", &site.networks()])?;
+    ensure!(output.status.success(), "{output:?}");
+    wait_for(&["n1 nat", "n2 nat"])?;
+    // What is different has to fit.
+    let output = {
+        let path = site.place.0.join("1.xml");
+        fs::write(&path, file("n1", 1, ISOLATED))?;
+        site.vnet("apply", &["--no-services", &path.display().to_string()])?
+    };
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    ensure!(output.stderr.contains("network `n1`: there is no bridge `virbr1`"), "{output:?}");
+    wait_for(&["n1 nat", "n2 nat"])?;
+    // And its bridge may come back.
+    site.host.bridge("virbr1", &["192.168.1.1/24"])?;
+    wait_until("all is served", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][0]["bridge_ifindex"] != 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    })?;
+    daemon.terminate(DEADLINE)?.success()?;
+    for third in [1, 2, 3] {
+        site.host.run(&["ip", "link", "delete", &format!("virbr{third}")])?;
+    }
+    site.assert_clean()
+}
+
+#[test]
+fn settings_that_are_applied_alone_take_effect_at_once() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-settings")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&[])?;
+    let service = site.service()?;
+    let apply = |arguments: &[&str], wanted: &str| -> Result<()> {
+        let output = site.vnet("apply", &[arguments, &[&site.networks()]].concat())?.success()?;
+        ensure!(output.stdout == wanted, "{output:?}");
+        Ok(())
+    };
+    apply(&[], "no changes\n")?;
+    ensure!(site.service()? == service);
+    apply(&["--no-services"], "~ settings\n    no-services: (none) -> yes\n")?;
+    ensure!(site.state()?["services"] == Value::Array(Vec::new()), "{}", site.state()?);
+    let left = site.processes();
+    ensure!(left.iter().all(|process| !process.contains("dnsmasq")), "{left:?}");
+    apply(&[], "~ settings\n    no-services: yes -> (none)\n")?;
+    site.service()?;
+    site.host.run(&["ip", "link", "delete", "virbr0"])?;
+    daemon.wait_for_line("network `n`: there is no bridge `virbr0`", DEADLINE)?;
+    apply(&["--create-bridges"], "~ settings\n    create-bridges: (none) -> yes\n")?;
+    site.host.run(&["ip", "link", "show", "virbr0"])?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.assert_clean()
+}
+
+#[test]
+fn directory_that_goes_as_a_whole_takes_no_network_along() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let site = Site::new("daemon-directory")?;
+    site.host.bridge("virbr0", &["192.168.122.1/24", "fd00:122::1/64"])?;
+    site.write("n.xml", &site.network(NAT))?;
+    let mut daemon = site.run(&["--no-services"])?;
+    let hooks = site.state()?["hooks"].clone();
+    let (networks, aside) = (site.networks(), site.place.0.join("aside"));
+    fs::rename(&networks, &aside)?;
+    // What an unmounted file system leaves.
+    fs::create_dir(&networks)?;
+    daemon.wait_for_line("networks is another directory than before, and empty", DEADLINE)?;
+    ensure!(site.state()?["hooks"] == hooks, "{}", daemon.stderr());
+    // What comes there is applied, and what is deleted there goes.
+    let second = "<network><name>second</name></network>";
+    site.write("second.xml", second)?;
+    daemon.wait_for_line("second.xml is ignored, what it said before stays", DEADLINE)?;
+    site.write("n.xml", &site.network(ISOLATED))?;
+    wait_until("the network is isolated", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"][0]["mode"] == "isolated" => Ok(()),
+        other => Err(format!("{other:?}\n{}", daemon.stderr())),
+    })?;
+    fs::remove_file(Path::new(&networks).join("n.xml"))?;
+    wait_until("the network is gone", DEADLINE, || match site.state() {
+        Ok(state) if state["networks"].as_array().is_some_and(Vec::is_empty) => Ok(()),
+        other => Err(format!("{other:?}\n{}", daemon.stderr())),
+    })?;
+    daemon.terminate(DEADLINE)?.success()?;
+    site.host.run(&["ip", "link", "delete", "virbr0"])?;
+    site.assert_clean()
+}
+
+#[test]
 fn start_with_a_directory_leaves_out_what_does_not_fit_until_it_does() -> Result<()> {
     if !require_root() {
         return Ok(());

@@ -13,6 +13,7 @@ use crate::{
         sysctl::{self, SysctlError},
     },
     instance::{Journal, JournalError, Undo},
+    notify,
 };
 
 /// Why a step was not taken.
@@ -42,6 +43,7 @@ pub enum BridgeError {
 /// Takes the steps in their order. If one fails, those before it are taken back.
 pub async fn apply(steps: &[Step], journal: &mut Journal) -> Result<(), BridgeError> {
     for (at, step) in steps.iter().enumerate() {
+        notify::progress();
         if let Err(error) = take(step, journal).await {
             // The one that failed may be half done.
             for failure in undo(&steps[..=at]).await {

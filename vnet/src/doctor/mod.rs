@@ -41,7 +41,7 @@ pub struct Finding {
 
 impl Finding {
     fn of(advice: &Advice) -> Self {
-        let Advice { check, is_fatal, message, mend } = advice.clone();
+        let Advice { check, is_fatal, message, mend, .. } = advice.clone();
         let level = if is_fatal { Level::Fail } else { Level::Warn };
         Self { check, level, message, mend: Some(mend) }
     }

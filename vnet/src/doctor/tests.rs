@@ -46,7 +46,8 @@ fn network(mode: ForwardMode) -> NetworkFacts {
 }
 
 fn advice(check: &'static str, is_fatal: bool) -> Advice {
-    Advice { check, is_fatal, message: "it is so".to_owned(), mend: "mend it".to_owned() }
+    let (message, mend) = ("it is so".to_owned(), "mend it".to_owned());
+    Advice { check, network: None, is_fatal, message, mend }
 }
 
 fn levels(findings: &[Finding], check: &str) -> Vec<Level> {

@@ -1,6 +1,12 @@
 //! What others have told netfilter, as `nft -j list ruleset` says it.
 
-use std::process::{Command, Stdio};
+use std::{
+    io::{self, Read},
+    process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -46,7 +52,7 @@ pub struct ParseError(String);
 pub enum RulesError {
     /// nft is not installed, for example.
     #[error("cannot run nft: {0}")]
-    Run(#[from] std::io::Error),
+    Run(#[from] io::Error),
     /// nft has failed.
     #[error("nft: {0}")]
     Nft(String),
@@ -57,12 +63,50 @@ pub enum RulesError {
 
 /// Reads the rules of the calling thread's network namespace.
 pub fn read() -> Result<Ruleset, RulesError> {
-    let output =
-        Command::new("nft").args(["-j", "list", "ruleset"]).stdin(Stdio::null()).output()?;
+    let mut nft = Command::new("nft");
+    let output = output_within(nft.args(["-j", "list", "ruleset"]), PATIENCE)?;
     if !output.status.success() {
         return Err(RulesError::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     Ok(Ruleset::parse(&String::from_utf8_lossy(&output.stdout))?)
+}
+
+/// How long nft may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a program prints, which is killed if it takes longer.
+fn output_within(command: &mut Command, limit: Duration) -> io::Result<Output> {
+    let deadline = Instant::now() + limit;
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let outputs = [read_aside(child.stdout.take()), read_aside(child.stderr.take())];
+    let [stdout, stderr] = outputs.map(|output| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        output.recv_timeout(left).map_err(|_| io::ErrorKind::TimedOut)
+    });
+    let (Ok(stdout), Ok(stderr)) = (stdout, stderr) else {
+        // It may have ended by now.
+        let _ = child.kill();
+        child.wait()?;
+        let message = format!("no answer within {} s", limit.as_secs_f32());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+    };
+    Ok(Output { status: child.wait()?, stdout, stderr })
+}
+
+/// Reads to the end in a thread, so that nobody has to wait for it.
+fn read_aside(from: Option<impl Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            // What there is of it is told in any case.
+            let _ = from.read_to_end(&mut bytes);
+        }
+        // Nobody waits any more.
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 impl Ruleset {
@@ -164,4 +208,19 @@ fn prefixes(value: &Value) -> Vec<IpNet> {
         address.zip(length).and_then(|(address, length)| IpNet::new(address, length).ok())
     };
     prefix.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn program_that_does_not_end_is_not_waited_for() {
+        let limit = Duration::from_millis(50);
+        let error = output_within(Command::new("sleep").arg("600"), limit).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "no answer within 0.05 s");
+        let output = output_within(Command::new("echo").arg("x"), Duration::from_secs(60)).unwrap();
+        assert_eq!((output.status.success(), output.stdout.as_slice()), (true, &b"x\n"[..]));
+    }
 }

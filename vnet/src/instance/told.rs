@@ -53,13 +53,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What others have differently.
+    /// What others have differently, but for where leases are.
     #[must_use]
     pub fn difference(&self, new: &Self) -> Option<Difference> {
-        let text = |uplinks: &[String]| (!uplinks.is_empty()).then(|| uplinks.join(", "));
-        let (old, new) = (text(&self.uplinks), text(&new.uplinks));
-        let setting = Setting { path: "uplinks".to_owned(), old, new };
-        (setting.old != setting.new).then(|| Difference::Settings { settings: vec![setting] })
+        let (old, new) = (self.texts(), new.texts());
+        let settings: Vec<_> = old
+            .into_iter()
+            .zip(new)
+            .filter(|((_, old), (_, new))| old != new)
+            .map(|((path, old), (_, new))| Setting { path: path.to_owned(), old, new })
+            .collect();
+        (!settings.is_empty()).then_some(Difference::Settings { settings })
+    }
+
+    fn texts(&self) -> [(&'static str, Option<String>); 3] {
+        let uplinks = (!self.uplinks.is_empty()).then(|| self.uplinks.join(", "));
+        let yes = |is_set: bool| is_set.then(|| "yes".to_owned());
+        [
+            ("uplinks", uplinks),
+            ("create-bridges", yes(self.create_bridges)),
+            ("no-services", yes(self.no_services)),
+        ]
     }
 }
 

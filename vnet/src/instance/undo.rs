@@ -23,6 +23,7 @@ use crate::{
         qdisc,
         sysctl::{self, SysctlError},
     },
+    notify,
     services::{Supervisor, dnsmasq::Directories},
 };
 
@@ -179,6 +180,7 @@ fn outlives_namespace(undo: &Undo) -> bool {
 }
 
 async fn take_back(undo: &Undo) -> Result<(), String> {
+    notify::progress();
     match undo {
         Undo::Sysctl { name, former, given } => {
             restore(name, former, given).map_err(|error| error.to_string())
@@ -298,6 +300,7 @@ fn absent_interface_is_fine(result: Result<(), qdisc::QdiscError>) -> Result<(),
 
 fn remove_pins(path: &Path) -> Result<(), String> {
     for pin in datapath::link_pins(path) {
+        notify::progress();
         // What cannot be removed is told of below.
         let _ = datapath::release_link(&pin);
     }

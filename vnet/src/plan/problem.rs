@@ -113,3 +113,25 @@ pub enum Problem {
         limit: usize,
     },
 }
+
+impl Problem {
+    /// The network that it is about; none if it is about several or none.
+    #[must_use]
+    pub fn network(&self) -> Option<&str> {
+        match self {
+            Self::NoBridge { network, .. }
+            | Self::NoHostBridge { network, .. }
+            | Self::NotABridge { network, .. }
+            | Self::UnnamedBridge { network }
+            | Self::NoForwardDevice { network, .. }
+            | Self::LosesRoutes { network, .. } => Some(network),
+            Self::Beside(advice) => advice.network.as_deref(),
+            Self::NoUplink { .. }
+            | Self::UplinkIsBridge { .. }
+            | Self::UplinkIsPort { .. }
+            | Self::UnsupportedLink { .. }
+            | Self::NothingToServe
+            | Self::TooMany { .. } => None,
+        }
+    }
+}

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     Options, bridging,
-    prepare::{Refusal, Request, absolute, fitting_plan},
+    in_force::InForce,
+    prepare::{Refusal, Request, absolute, fitting_plan, network_in},
     standing::Standing,
     watched::Ignored,
 };
@@ -16,7 +17,8 @@ use crate::{
     bridges, definition,
     host::{self, Snapshot},
     instance::{DefinitionText, Told, undo},
-    plan,
+    notify,
+    plan::{self, beside::Surroundings},
 };
 
 /// What a start was given, read.
@@ -27,7 +29,7 @@ pub(super) struct Candidates {
 }
 
 /// A definition that may or has to be served.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 struct Candidate {
     definition: DefinitionText,
     /// Whether it was found in a directory.
@@ -39,6 +41,9 @@ struct Scale<'a> {
     options: &'a Options,
     plan_options: plan::Options,
     host: Snapshot,
+    /// What goes on whether it fits or not.
+    in_force: Option<InForce>,
+    around: Surroundings,
 }
 
 impl Candidates {
@@ -88,7 +93,8 @@ impl Candidates {
     }
 
     /// The definitions that can be served together, in favour of those that come first, and what is
-    /// ignored of the others. Of a file that is ignored goes on what an earlier process has served of it.
+    /// ignored of the others. What an earlier process serves goes on as it is, whether the host allows it or
+    /// not: of a file that is ignored what that one has read of it.
     pub(super) async fn fitting(self, options: &Options) -> Result<(Request, Ignored), Refusal> {
         undo::check_namespace(&options.instance)?;
         let standing = Standing::examine(options);
@@ -97,6 +103,8 @@ impl Candidates {
             options,
             plan_options: plan::Options::of_start(options, former),
             host: host::snapshot().await?,
+            in_force: InForce::of_former(former),
+            around: Surroundings::read(&options.instance),
         };
         let told = former.and_then(|former| former.told.as_ref());
         let before = |path: &Path| {
@@ -117,14 +125,22 @@ impl Candidates {
         } else if let Some(refusal) = scale.refusal(&fitting) {
             return Err(refusal);
         } else {
-            let found: Vec<Candidate> = files.into_iter().filter(|file| file.is_found).collect();
-            for (file, refusal) in scale.add(&mut fitting, &found) {
-                let path = file.definition.path;
-                log::error!("{} is ignored for now: {refusal}", path.display());
-                if let Some(before) = before(&path) {
-                    scale.add(&mut fitting, &[before]);
+            let found = files.into_iter().filter(|file| file.is_found);
+            // What goes on is not in the way of what is new, but the other way round.
+            let (known, new): (Vec<_>, Vec<_>) =
+                found.partition(|file| before(&file.definition.path).is_some());
+            let (same, changed): (Vec<_>, Vec<_>) = known
+                .into_iter()
+                .partition(|file| before(&file.definition.path).as_ref() == Some(file));
+            for files in [same, changed, new] {
+                for (file, refusal) in scale.add(&mut fitting, &files) {
+                    let path = file.definition.path;
+                    log::error!("{} is ignored for now: {refusal}", path.display());
+                    if let Some(before) = before(&path) {
+                        scale.add(&mut fitting, &[before]);
+                    }
+                    ignored.add_refused(path, refusal.to_string());
                 }
-                ignored.add_refused(path, refusal.to_string());
             }
         }
         let definitions = fitting.into_iter().map(|file| file.definition).collect();
@@ -134,9 +150,10 @@ impl Candidates {
 }
 
 impl Scale<'_> {
-    /// Adds those of the files that fit. Returns the others, each with the reason; they are looked for by
-    /// halves, because most often there is one.
+    /// Adds those of the files that fit. Returns the others, each with the reason; where that does not name
+    /// them they are looked for by halves, because most often there is one.
     fn add(&self, fitting: &mut Vec<Candidate>, files: &[Candidate]) -> Vec<(Candidate, Refusal)> {
+        notify::progress();
         if files.is_empty() {
             return Vec::new();
         }
@@ -147,7 +164,21 @@ impl Scale<'_> {
                 Vec::new()
             }
             (Some(refusal), [file]) => vec![(file.clone(), refusal)],
-            (Some(_), files) => {
+            (Some(refusal), files) => {
+                let mut refused = Vec::new();
+                let mut others = Vec::new();
+                for file in files {
+                    let DefinitionText { path, text } = &file.definition;
+                    let name = network_in(path, text);
+                    match name.and_then(|name| refusal.of_network(&name)) {
+                        Some(refusal) => refused.push((file.clone(), refusal)),
+                        None => others.push(file.clone()),
+                    }
+                }
+                if !refused.is_empty() {
+                    refused.extend(self.add(fitting, &others));
+                    return refused;
+                }
                 let (first, second) = files.split_at(files.len() / 2);
                 let mut refused = self.add(fitting, first);
                 refused.extend(self.add(fitting, second));
@@ -168,7 +199,8 @@ impl Scale<'_> {
         let steps =
             bridging::missing(&options.instance, &options.settings(), definitions, &self.host);
         let host = bridges::outlook(&steps, &self.host);
-        fitting_plan(definitions, &host, &[], &self.plan_options, &options.instance).err()
+        let in_force = self.in_force.as_ref();
+        fitting_plan(definitions, &host, &[], &self.plan_options, in_force, &self.around).err()
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
         running.warnings = warnings;
     }
     if problems != running.problems {
-        for problem in &problems {
+        for problem in problems.iter().filter(|problem| !running.problems.contains(problem)) {
             log::warn!("{problem}");
         }
         running.problems = problems;

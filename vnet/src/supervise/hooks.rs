@@ -9,6 +9,7 @@ use crate::{
     datapath::{Attachment, DatapathError, Direction, Hook, HookSpec},
     host::Snapshot,
     instance::{self, JournalError, Undo},
+    notify,
     plan::{Plan, PlannedUplink},
 };
 
@@ -118,6 +119,7 @@ pub(super) async fn attach_missing(
     let places: HashMap<_, usize> =
         running.hooks.iter().enumerate().map(|(at, hook)| (place(&hook.spec), at)).collect();
     for spec in wanted.iter().cloned() {
+        notify::progress();
         let at = places.get(&place(&spec)).copied();
         let hook = at.and_then(|at| running.hooks.get_mut(at));
         if let Some(hook) = hook.filter(|hook| hook.spec.program == spec.program) {
@@ -182,6 +184,7 @@ async fn detach(
     let mut failures = Vec::new();
     let mut kept: Vec<Hook> = Vec::new();
     for hook in std::mem::take(&mut running.hooks) {
+        notify::progress();
         if !which(&hook.spec) {
             kept.push(hook);
         } else if let Err(error) = hook.detach().await {

@@ -3,10 +3,12 @@
 
 mod bridging;
 mod change;
+mod directories;
 mod fitting;
 mod follow;
 mod forwarding;
 mod hooks;
+mod in_force;
 mod janitor;
 mod migrate;
 mod obey;

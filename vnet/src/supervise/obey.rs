@@ -1,25 +1,39 @@
 //! Orders that come by the control socket or by a signal.
 
 use super::{RunError, prepare::Request, reload::reload, startup::Running};
-use crate::control::{Answer, Order};
+use crate::{
+    control::{Answer, Order},
+    definition::Difference,
+    instance::Told,
+    plan::beside::Surroundings,
+};
 
 /// Does what an order says, and says how it went.
 pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
-    let Order::Apply(mut told) = order;
+    let Order::Apply(told) = order;
+    let around = Surroundings::read(&running.instance);
+    match apply(running, told, &around).await {
+        Ok(differences) => Answer::Applied(differences),
+        Err(RunError::Refused(refusal)) => Answer::Refused(refusal.to_string()),
+        Err(RunError::Failed(error)) => Answer::Failed(format!("{error:#}")),
+    }
+}
+
+/// Makes the datapath what is told.
+pub(super) async fn apply(
+    running: &mut Running,
+    mut told: Told,
+    around: &Surroundings,
+) -> Result<Vec<Difference>, RunError> {
     // The lease directory is what the daemon was started with, which also says what it does in any case.
     told.settings.leases.clone_from(&running.told.settings.leases);
     told.settings.create_bridges |= running.create_bridges;
     told.settings.no_services |= running.no_services;
-    match reload(running, told).await {
-        Ok(differences) => {
-            for difference in &differences {
-                log::info!("{difference}");
-            }
-            Answer::Applied(differences)
-        }
-        Err(RunError::Refused(refusal)) => Answer::Refused(refusal.to_string()),
-        Err(RunError::Failed(error)) => Answer::Failed(format!("{error:#}")),
+    let differences = reload(running, told, around).await?;
+    for difference in &differences {
+        log::info!("{difference}");
     }
+    Ok(differences)
 }
 
 /// Reads the files again that the daemon was started with. Returns whether they are in force.

@@ -10,14 +10,19 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Snapshot, Watch, WatchOptions, privileges, sysctl},
     instance::{
-        DefinitionText, Lock, LockError, Name, Settings, State, Told,
+        DefinitionText, Lock, LockError, Settings, State, Told,
         undo::{self, Elsewhere},
     },
-    plan::{self, Plan, Planned, Problem, Warning, beside},
+    plan::{
+        self, Plan, Planned, Problem, Warning,
+        beside::{self, Surroundings},
+    },
 };
 
 use super::{
-    Options, bridging, ports, serving,
+    Options, bridging,
+    in_force::InForce,
+    ports, serving,
     standing::{self, Former, Standing},
 };
 
@@ -37,10 +42,22 @@ pub(super) struct Prepared {
     pub plan: Plan,
     /// What the operator has been told.
     pub warnings: Vec<Warning>,
+    /// Why what goes on would not be begun.
+    pub problems: Vec<Problem>,
+    /// What runs before.
+    pub in_force: Option<InForce>,
     /// Listen since before the leases were read; none if nothing depends on leases.
     pub leases: Vec<LeaseWatch>,
     /// Listens since before the host was read, so that no change is lost.
     pub watch: Watch,
+}
+
+/// A plan that may be put in place.
+pub(super) struct Fitting {
+    pub plan: Plan,
+    pub warnings: Vec<Warning>,
+    /// What the host lacks of what runs already.
+    pub problems: Vec<Problem>,
 }
 
 /// Why nothing was changed.
@@ -79,6 +96,22 @@ pub enum Refusal {
     /// A parameter of the kernel cannot be read.
     #[error(transparent)]
     Sysctl(#[from] sysctl::SysctlError),
+}
+
+impl Refusal {
+    /// What is said of one network alone; none if nothing is.
+    pub(super) fn of_network(&self, name: &str) -> Option<Self> {
+        let Self::Plan(problems) = self else { return None };
+        let about = problems.iter().filter(|problem| problem.network() == Some(name));
+        let about: Vec<_> = about.cloned().collect();
+        (!about.is_empty()).then_some(Self::Plan(about))
+    }
+}
+
+/// The name of the network in a definition that has no error.
+pub(super) fn network_in(path: &Path, text: &str) -> Option<String> {
+    let networks = definition::load_text(path, text).networks;
+    networks.into_iter().next().map(|network| network.name.value)
 }
 
 impl Request {
@@ -136,12 +169,28 @@ pub(super) async fn prepare(
     let snapshot = bridges::outlook(&steps, &snapshot);
     let ours = serving::directories(&options.instance).leases;
     let leases = watch_leases(&definitions, [&options.leases, &ours])?;
-    let (plan, warnings) =
-        fitting_plan(&definitions, &snapshot, &leases, &plan_options, &options.instance)?;
+    let in_force = InForce::of_former(former);
+    let around = Surroundings::read(&options.instance);
+    let Fitting { plan, warnings, problems } =
+        fitting_plan(&definitions, &snapshot, &leases, &plan_options, in_force.as_ref(), &around)?;
     say(&warnings);
+    for problem in &problems {
+        log::error!("{problem} (what runs goes on as it is)");
+    }
     let before = former.and_then(|former| former.told.as_ref());
     let differences = differences(before, &told, &definitions);
-    Ok(Prepared { standing, definitions, told, differences, plan, warnings, leases, watch })
+    Ok(Prepared {
+        standing,
+        definitions,
+        told,
+        differences,
+        plan,
+        warnings,
+        problems,
+        in_force,
+        leases,
+        watch,
+    })
 }
 
 impl plan::Options {
@@ -161,11 +210,12 @@ pub(super) async fn compare(
     options: &Options,
     request: &Request,
 ) -> Result<Vec<Difference>, Refusal> {
-    match Standing::examine(options) {
+    let standing = Standing::examine(options);
+    match &standing {
         Standing::Unfit(reason) => {
             log::warn!("what runs will be replaced, and flows begin anew, because {reason}");
         }
-        Standing::Refused(reason) => return Err(Refusal::Standing(reason)),
+        Standing::Refused(reason) => return Err(Refusal::Standing(reason.clone())),
         Standing::Fit(former) => {
             if let Some(wanted) = &former.migration {
                 log::info!("flows will be migrated, because {}", wanted.reason);
@@ -184,19 +234,56 @@ pub(super) async fn compare(
     let Request { told, definitions } = request;
     let steps = bridging::missing(&options.instance, &told.settings, definitions, &snapshot);
     let snapshot = bridges::outlook(&steps, &snapshot);
-    say(&fitting_plan(definitions, &snapshot, &[], &plan_options, &options.instance)?.1);
+    let in_force = InForce::of_former(standing.former());
+    let around = Surroundings::read(&options.instance);
+    let fitting =
+        fitting_plan(definitions, &snapshot, &[], &plan_options, in_force.as_ref(), &around)?;
+    say(&fitting.warnings);
+    for problem in &fitting.problems {
+        log::warn!("{problem} (what runs goes on as it is)");
+    }
     let before = Told::read(&options.instance).ok().flatten();
-    Ok(differences(before.as_ref(), told, definitions))
+    let mut told = told.clone();
+    if let Some(before) = &before {
+        // A daemon may have been started with them.
+        told.settings.create_bridges |= before.settings.create_bridges;
+        told.settings.no_services |= before.settings.no_services;
+    }
+    Ok(differences(before.as_ref(), &told, definitions))
 }
 
-/// The plan of definitions that fit the host as it is.
+/// The plan of definitions that fit the host as it is, but for what runs already.
 pub(super) fn fitting_plan(
     definitions: &[Network],
     snapshot: &Snapshot,
     leases: &[LeaseWatch],
     options: &plan::Options,
-    instance: &Name,
-) -> Result<(Plan, Vec<Warning>), Refusal> {
+    in_force: Option<&InForce>,
+    around: &Surroundings,
+) -> Result<Fitting, Refusal> {
+    let mut fitting = examine(definitions, snapshot, leases, options, around)?;
+    let found = std::mem::take(&mut fitting.problems);
+    let (fatal, tolerated) = match in_force {
+        Some(in_force) if !found.is_empty() => {
+            let options = plan::Options { uplinks: in_force.uplinks.clone(), ..options.clone() };
+            let own = examine(&in_force.definitions, snapshot, leases, &options, around)?.problems;
+            in_force.part(definitions, found, &own)
+        }
+        _ => (found, Vec::new()),
+    };
+    if !fatal.is_empty() {
+        return Err(Refusal::Plan(fatal));
+    }
+    Ok(Fitting { problems: tolerated, ..fitting })
+}
+
+fn examine(
+    definitions: &[Network],
+    snapshot: &Snapshot,
+    leases: &[LeaseWatch],
+    options: &plan::Options,
+    around: &Surroundings,
+) -> Result<Fitting, Refusal> {
     let host_ports = sysctl::HostPorts::read()?;
     let Planned { mut plan, mut problems, mut warnings } =
         plan::plan(definitions, snapshot, host_ports, options);
@@ -204,18 +291,14 @@ pub(super) fn fitting_plan(
     if sysctl::forwarding(Family::Ipv6)? == Some(false) {
         problems.extend(plan::routes_lost_by_forwarding(&plan, snapshot));
     }
-    let around = beside::Surroundings::read(instance);
-    for advice in beside::advice(definitions, &plan, snapshot, &around) {
+    for advice in beside::advice(definitions, &plan, snapshot, around) {
         if advice.is_fatal {
             problems.push(Problem::Beside(advice));
         } else {
             warnings.push(Warning::Beside(advice));
         }
     }
-    if !problems.is_empty() {
-        return Err(Refusal::Plan(problems));
-    }
-    Ok((plan, warnings))
+    Ok(Fitting { plan, warnings, problems })
 }
 
 /// Tells the operator.

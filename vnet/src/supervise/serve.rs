@@ -105,7 +105,9 @@ pub(super) async fn serve(
 }
 
 impl<'a> Serving<'a> {
-    fn begin(running: &'a mut Running, ignored: Ignored) -> Self {
+    fn begin(running: &'a mut Running, mut ignored: Ignored) -> Self {
+        let files = running.told.definitions.iter();
+        ignored.directories.note(files.filter_map(|file| file.path.parent()));
         let status = status(running, &ignored);
         notify::ready(&status);
         Self { running, retry: Retry::default(), sweep: Sweep::default(), ignored, status }
@@ -114,7 +116,7 @@ impl<'a> Serving<'a> {
     async fn read_again(&mut self) {
         notify::reloading("reading the definitions again");
         if obey::read_again(self.running).await {
-            self.ignored = Ignored::default();
+            self.ignored.clear();
         }
         self.retry.note(self.running.tidiness());
         self.sweep = begin_sweep(self.running);

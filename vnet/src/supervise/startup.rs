@@ -15,14 +15,16 @@ use crate::{
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
     instance::{self, Journal, Lock, Name, Told, Undo, Whose},
-    plan::{self, Plan, PlannedPort, Problem, Slots, Warning},
+    plan::{self, Plan, PlannedPort, Problem, Slots, Warning, beside::Surroundings},
     services::Supervisor,
 };
 
 use super::{
     Options, bridging,
     change::change_to,
-    forwarding, migrate,
+    forwarding,
+    in_force::InForce,
+    migrate,
     pause::pause,
     ports,
     prepare::{Prepared, fitting_plan},
@@ -114,8 +116,18 @@ pub(super) async fn start(
     loaded: Loaded,
 ) -> anyhow::Result<Running> {
     let attach = prepared.standing.former().map_or(options.attach, Former::attach_mode);
-    let Prepared { standing, definitions, told, differences, plan, warnings, leases, watch } =
-        prepared;
+    let Prepared {
+        standing,
+        definitions,
+        told,
+        differences,
+        plan,
+        warnings,
+        problems,
+        in_force,
+        leases,
+        watch,
+    } = prepared;
     let Loaded { flow_limit, mut datapath, journal, pins, hooks, plan: former_plan, slots } =
         loaded;
     let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
@@ -131,7 +143,7 @@ pub(super) async fn start(
         slots,
         plan: former_plan,
         leaving: Vec::new(),
-        problems: Vec::new(),
+        problems,
         warnings,
         leases,
         lease_directory: options.leases.clone(),
@@ -147,7 +159,7 @@ pub(super) async fn start(
         started: unix_time(),
         is_untidy: false,
     };
-    let mut failures = bring_up(&mut running, plan).await?;
+    let mut failures = bring_up(&mut running, plan, in_force.as_ref()).await?;
     // Last, and so taken back first: without hooks the host would forward guests untranslated.
     match forwarding::enable(&mut running.journal, &running.plan) {
         Err(error) if standing.is_taken_over() => failures.push(format!("{error:#}")),
@@ -163,7 +175,11 @@ pub(super) async fn start(
 }
 
 /// Bridges and programs, or with an error what there was before. Returns what failed of the rest.
-async fn bring_up(running: &mut Running, mut plan: Plan) -> anyhow::Result<Vec<String>> {
+async fn bring_up(
+    running: &mut Running,
+    mut plan: Plan,
+    in_force: Option<&InForce>,
+) -> anyhow::Result<Vec<String>> {
     let told = running.told.clone();
     // Anew, because leftovers of an earlier run have gone since the plan was made.
     let snapshot = host::snapshot().await.context("cannot read the host's network")?;
@@ -176,9 +192,9 @@ async fn bring_up(running: &mut Running, mut plan: Plan) -> anyhow::Result<Vec<S
             let leases = &running.leases;
             let mut options = running.plan_options();
             options.slots = plan.slots();
-            plan =
-                fitting_plan(&running.definitions, &snapshot, leases, &options, &running.instance)?
-                    .0;
+            let around = Surroundings::read(&running.instance);
+            let definitions = &running.definitions;
+            plan = fitting_plan(definitions, &snapshot, leases, &options, in_force, &around)?.plan;
         }
         let mut seen = ports::seen_leases(&running.leases, &plan);
         seen.learned = running.datapath.learned_macs()?;

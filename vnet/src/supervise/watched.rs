@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{obey::obey, startup::Running};
+use super::{RunError, directories::Directories, obey, prepare::network_in, startup::Running};
 use crate::{
-    control::{Answer, Order},
-    definition::{self, Severity},
+    definition::{self, Difference, Severity},
     instance::{DefinitionText, Told},
+    notify,
+    plan::beside::Surroundings,
 };
 
 /// Files that are not in force as they are.
@@ -20,6 +21,8 @@ pub(super) struct Ignored {
     invalid: BTreeSet<PathBuf>,
     /// Those that the host or other definitions do not allow for now, and what was said of them.
     refused: BTreeMap<PathBuf, String>,
+    /// Where changed files are.
+    pub directories: Directories,
 }
 
 impl Ignored {
@@ -29,6 +32,19 @@ impl Ignored {
 
     pub(super) fn add_refused(&mut self, file: PathBuf, reason: String) {
         self.refused.insert(file, reason);
+    }
+
+    fn refuse(&mut self, file: &Path, reason: String) {
+        if self.refused.get(file) != Some(&reason) {
+            log::error!("{} is ignored for now: {reason}", file.display());
+            self.refused.insert(file.to_owned(), reason);
+        }
+    }
+
+    /// All files are in force as they are.
+    pub(super) fn clear(&mut self) {
+        self.invalid.clear();
+        self.refused.clear();
     }
 
     pub(super) fn count(&self) -> usize {
@@ -51,12 +67,17 @@ pub(super) async fn apply_changed(
     changed: &BTreeSet<PathBuf>,
     ignored: &mut Ignored,
 ) {
-    let mut files: BTreeSet<PathBuf> =
-        changed.iter().flat_map(|path| files_of(path, &running.told)).collect();
+    let mut files = BTreeSet::new();
+    for path in changed {
+        match files_of(path, &running.told, &mut ignored.directories) {
+            Ok(found) => files.extend(found),
+            Err(error) => log::error!("{error}; what was read of it before stays"),
+        }
+    }
     files.extend(ignored.refused.keys().cloned());
     let mut edits: Vec<Edit> = Vec::new();
     for file in files {
-        match read(&file) {
+        match read(&file, &mut ignored.directories) {
             Ok(text) if text.as_deref() == text_of(&running.told, &file) => {
                 ignored.invalid.remove(&file);
                 ignored.refused.remove(&file);
@@ -74,42 +95,66 @@ pub(super) async fn apply_changed(
     }
     // What goes makes room for what comes.
     edits.sort_by_key(|(_, text)| text.is_some());
-    if edits.len() > 1 && apply(running, &edits).await.is_ok() {
-        for (file, _) in &edits {
-            ignored.refused.remove(file);
-        }
+    if edits.is_empty() {
         return;
     }
-    for edit in edits {
-        let applied = apply(running, std::slice::from_ref(&edit)).await;
-        let file = edit.0;
-        let Err(reason) = applied else {
-            ignored.refused.remove(&file);
-            continue;
+    let around = Surroundings::read(&running.instance);
+    while edits.len() > 1 {
+        let refusal = match apply(running, &edits, &around).await {
+            Ok(_) => {
+                for (file, _) in &edits {
+                    ignored.refused.remove(file);
+                }
+                return;
+            }
+            Err(RunError::Refused(refusal)) => refusal,
+            Err(RunError::Failed(_)) => break,
         };
-        if ignored.refused.get(&file) != Some(&reason) {
-            log::error!("{} is ignored for now: {reason}", file.display());
-            ignored.refused.insert(file, reason);
+        let before = edits.len();
+        edits.retain(|(file, text)| {
+            let name = text.as_ref().and_then(|text| network_in(file, text));
+            match name.and_then(|name| refusal.of_network(&name)) {
+                Some(refusal) => {
+                    ignored.refuse(file, refusal.to_string());
+                    false
+                }
+                None => true,
+            }
+        });
+        if edits.len() == before {
+            break;
+        }
+    }
+    for edit in edits {
+        notify::progress();
+        match apply(running, std::slice::from_ref(&edit), &around).await {
+            Ok(_) => drop(ignored.refused.remove(&edit.0)),
+            Err(RunError::Refused(refusal)) => ignored.refuse(&edit.0, refusal.to_string()),
+            Err(RunError::Failed(error)) => ignored.refuse(&edit.0, format!("{error:#}")),
         }
     }
 }
 
 /// The definitions that a path stands for: a directory for those in it, now and in what was told.
-fn files_of(path: &Path, told: &Told) -> Vec<PathBuf> {
-    if !path.is_dir() {
-        // A directory that has gone takes no network along: it may be mounted again.
-        let is_file = told.definitions.iter().all(|it| it.path.parent() != Some(path));
-        return if is_file { vec![path.to_owned()] } else { Vec::new() };
-    }
-    let mut files = definition::files_in(path).unwrap_or_default();
+fn files_of(
+    path: &Path,
+    told: &Told,
+    directories: &mut Directories,
+) -> Result<Vec<PathBuf>, String> {
     let known = told.definitions.iter().map(|it| &it.path);
-    files.extend(known.filter(|known| known.parent() == Some(path)).cloned());
-    files
+    let known: Vec<_> = known.filter(|known| known.parent() == Some(path)).cloned().collect();
+    if known.is_empty() && !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    // A directory that has gone takes no network along: it may be mounted again.
+    let mut files = directories.files_in(path)?;
+    files.extend(known);
+    Ok(files)
 }
 
 /// What a file says, if it has no error; none if there is no such file.
-fn read(file: &Path) -> Result<Option<String>, String> {
-    if !file.exists() && !file.is_symlink() {
+fn read(file: &Path, directories: &mut Directories) -> Result<Option<String>, String> {
+    if directories.is_gone(file)? {
         return Ok(None);
     }
     let loaded = definition::load(&[file.to_owned()]);
@@ -125,7 +170,11 @@ fn text_of<'a>(told: &'a Told, file: &Path) -> Option<&'a str> {
     known.map(|it| it.text.as_str())
 }
 
-async fn apply(running: &mut Running, edits: &[Edit]) -> Result<(), String> {
+async fn apply(
+    running: &mut Running,
+    edits: &[Edit],
+    around: &Surroundings,
+) -> Result<Vec<Difference>, RunError> {
     let mut told = running.told.clone();
     for (path, text) in edits {
         let known = told.definitions.iter().position(|it| it.path == *path);
@@ -138,8 +187,5 @@ async fn apply(running: &mut Running, edits: &[Edit]) -> Result<(), String> {
             (None, None) => {}
         }
     }
-    match obey(running, Order::Apply(told)).await {
-        Answer::Applied(_) => Ok(()),
-        Answer::Refused(reason) | Answer::Failed(reason) => Err(reason),
-    }
+    obey::apply(running, told, around).await
 }

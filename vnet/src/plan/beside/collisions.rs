@@ -69,7 +69,7 @@ fn collision(network: &str, subnet: &IpNet, route: &Route, host: &Snapshot) -> A
             "give the network another subnet in its <ip>, or, if that route is not needed, \
              ip route delete {subnet} dev {interface}"
         );
-        return Advice::fatal(CHECK, message, mend);
+        return Advice::fatal(CHECK, message, mend).of(network);
     }
     let message = format!(
         "network `{network}`: the host has a route to {destination}, a part of its subnet {subnet}, by \
@@ -99,7 +99,7 @@ pub(super) fn with_neighbours(plan: &Plan, neighbours: &[State]) -> Vec<Advice> 
                          translate the same packets",
                         network.name, network.bridge
                     );
-                    advice.push(Advice::fatal(CHECK, message, mend));
+                    advice.push(Advice::fatal(CHECK, message, mend).of(&network.name));
                 }
                 continue;
             }
@@ -112,7 +112,7 @@ pub(super) fn with_neighbours(plan: &Plan, neighbours: &[State]) -> Vec<Advice> 
                     "network `{}`: its subnet {own} overlaps {subnet} of {theirs}",
                     network.name
                 );
-                advice.push(Advice::fatal(CHECK, message, mend));
+                advice.push(Advice::fatal(CHECK, message, mend).of(&network.name));
             }
         }
     }

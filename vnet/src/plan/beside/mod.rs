@@ -21,6 +21,8 @@ use crate::{definition::Network, host::Snapshot};
 pub struct Advice {
     /// What it is about: `subnet`, `bond`, `ports`, `sockets` or `masquerade`.
     pub check: &'static str,
+    /// The network that it keeps from running; none if it is not one alone.
+    pub network: Option<String>,
     /// Whether the definitions cannot run so.
     pub is_fatal: bool,
     /// What was found.
@@ -49,11 +51,15 @@ pub fn advice(
 
 impl Advice {
     fn fatal(check: &'static str, message: String, mend: impl Into<String>) -> Self {
-        Self { check, is_fatal: true, message, mend: mend.into() }
+        Self { check, network: None, is_fatal: true, message, mend: mend.into() }
+    }
+
+    fn of(self, network: &str) -> Self {
+        Self { network: Some(network.to_owned()), ..self }
     }
 
     fn warning(check: &'static str, message: String, mend: impl Into<String>) -> Self {
-        Self { check, is_fatal: false, message, mend: mend.into() }
+        Self { check, network: None, is_fatal: false, message, mend: mend.into() }
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn of_masquerading(
                 "network `{name}`: its guests are masqueraded to ports {first}-{last}, and the host keeps \
                  every one of them for itself ({IP_LOCAL_PORT_RANGE} is {start}-{end})"
             );
-            advice.push(Advice::fatal(CHECK, message, mend()));
+            advice.push(Advice::fatal(CHECK, message, mend()).of(name));
         } else if nat.ports_span.is_some() && left < all {
             let message = format!(
                 "network `{name}`: of the {all} ports {first}-{last} of its <nat>, {left} are left for \
