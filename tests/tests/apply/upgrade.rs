@@ -172,6 +172,26 @@ fn migration_that_is_killed_anywhere_goes_on_with_the_next_start() -> Result<()>
 }
 
 #[test]
+fn migration_that_is_killed_at_its_end_is_followed_by_another_one() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for from in [From::Layout1, From::OtherSize] {
+        let scene = Scene::new()?;
+        kill(from.start(&scene, "auto")?)?;
+        let load = Load::start(&scene)?;
+        kill(scene.paused_at("migration-committed", from.arguments())?)?;
+        scene.wait_for_end()?;
+        let last = scene.ready(&["--max-flows", "6000"])?;
+        last.wait_for_line("flows go on", DEADLINE)?;
+        ensure!(scene.state()?["flow_limit"] == 6000, "{}", scene.state()?);
+        load.finish(&scene)?;
+        scene.stop(last, Signal::SIGTERM)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn migration_that_is_killed_anywhere_can_be_taken_down() -> Result<()> {
     if !require_root() {
         return Ok(());

@@ -5,7 +5,7 @@
 //! one, each from then on theirs. In the end nobody needs the former tables. All of it is pinned, so that
 //! packets are served whenever this process dies, and another one goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::{
     maps::{Array, MapData, ProgramArray},
@@ -22,7 +22,8 @@ use vnet_common::{
 
 use super::{
     Datapath, DatapathError, LoadOptions, grace,
-    places::{self, FormerProgram, Places},
+    places::{self, Places},
+    running::FormerProgram,
     session_memory::{SessionMemory, Words},
     tables,
 };
@@ -38,6 +39,7 @@ const LOOKS: u32 = 16;
 pub struct Migration {
     /// Programs that know both tables.
     datapath: Datapath,
+    pins: PathBuf,
     places: Places,
     layout: u32,
     former: SessionMemory,
@@ -124,7 +126,18 @@ impl Migration {
         let sessions = memory_of(&places.next, true)?;
         let adopted = vec![None; former.slots];
         let outcome = Outcome::default();
-        Ok(Self { datapath, places, layout, former, former_cursor, sessions, adopted, outcome })
+        let pins = pins.to_owned();
+        Ok(Self {
+            datapath,
+            pins,
+            places,
+            layout,
+            former,
+            former_cursor,
+            sessions,
+            adopted,
+            outcome,
+        })
     }
 
     /// The programs to attach in the place of the former ones.
@@ -234,8 +247,9 @@ impl Migration {
     }
 
     /// Puts the new maps in the place of the former ones; the programs that are attached hold these until
-    /// others take their place.
-    pub fn commit(self) -> Result<Outcome, DatapathError> {
+    /// others take their place. These are pinned before: nobody else knows the maps if the process dies.
+    pub fn commit(mut self) -> Result<Outcome, DatapathError> {
+        self.datapath.pin_programs(&self.pins)?;
         let maps = &self.places.maps;
         self.places.commit().map_err(|error| places::failed(maps, &error))?;
         Ok(self.outcome)

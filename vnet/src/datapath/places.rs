@@ -6,10 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    maps::{Array, Map, MapData},
-    programs::{ProgramFd, SchedClassifier, loaded_programs},
-};
+use aya::maps::{Array, Map, MapData};
 use vnet_common::{migration::Phase, names};
 
 use super::{DatapathError, error::with_sources};
@@ -124,42 +121,6 @@ pub(super) fn mark(maps: &Path, layout: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A program of a datapath that runs, by its place in [`names::program::ALL`].
-pub type FormerProgram = (u32, ProgramFd);
-
-/// The programs of a datapath, by their pins; else by the numbers that its hooks are said to have, which takes
-/// the capability `CAP_SYS_ADMIN`.
-///
-/// # Errors
-/// Which is out of reach, and why.
-pub fn programs_of(pins: &Path, hooks: &[(&str, u32)]) -> Result<Vec<FormerProgram>, String> {
-    let directory = Places::of(pins).programs;
-    let mut programs = Vec::new();
-    for (place, name) in (0..).zip(names::program::ALL) {
-        let Some((_, id)) = hooks.iter().find(|(program, _)| *program == name) else { continue };
-        let failed = |error: &dyn std::error::Error| {
-            format!("its program `{name}` is out of reach: {}", with_sources(error))
-        };
-        let program = match SchedClassifier::from_pin(directory.join(name)) {
-            Ok(program) => program
-                .fd()
-                .map_err(|error| failed(&error))?
-                .try_clone()
-                .map_err(|error| failed(&error))?,
-            Err(_) => loaded_programs()
-                .flatten()
-                .find(|program| program.id() == *id)
-                .ok_or_else(|| {
-                    format!("its program `{name}` is out of reach without CAP_SYS_ADMIN")
-                })?
-                .fd()
-                .map_err(|error| failed(&error))?,
-        };
-        programs.push((place, program));
-    }
-    Ok(programs)
 }
 
 pub(super) fn failed(path: &Path, error: &dyn std::error::Error) -> DatapathError {

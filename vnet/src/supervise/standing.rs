@@ -212,8 +212,14 @@ fn migration(
     }
     let flow_limit = datapath::flow_limit_of(&maps, layout)?;
     let programs = || {
-        let hooks = state.hooks.iter().map(|hook| (hook.program.as_str(), hook.program_id));
-        datapath::programs_of(pins, &hooks.collect::<Vec<_>>())
+        let wanted: Vec<_> = state.hooks.iter().map(|hook| hook.program.as_str()).collect();
+        datapath::programs_of(pins, &maps, &wanted).map_err(|reason| {
+            Unusable::Refused(format!(
+                "instance `{}` has flows that cannot be migrated, because {reason}: run `vnet apply` as \
+                 root once, or end all flows with `vnet detach --instance {}`",
+                state.instance, state.instance
+            ))
+        })
     };
     if datapath::is_migrating(pins) {
         if layout != ours {
