@@ -97,7 +97,7 @@ impl Migration {
         programs: &[FormerProgram],
     ) -> Result<Self, DatapathError> {
         let places = Places::of(pins);
-        let phase = places.phase().unwrap_or(Phase::Preparing);
+        let phase = places.phase()?.unwrap_or(Phase::Preparing);
         let failed = |error: std::io::Error| places::failed(&places.next, &error);
         if phase == Phase::Preparing {
             places.forget().map_err(failed)?;

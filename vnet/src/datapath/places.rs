@@ -9,7 +9,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use vnet_common::{migration::Phase, names};
 
-use super::{DatapathError, error::with_sources};
+use super::{DatapathError, error::with_sources, tables};
 
 /// The name of a symbolic link beside the maps that says their layout.
 const LAYOUT: &str = "LAYOUT";
@@ -37,13 +37,18 @@ impl Places {
     }
 
     /// How far the migration is that a process has left, if one has.
-    pub fn phase(&self) -> Option<Phase> {
-        if !self.next.exists() || !self.maps.exists() {
-            return None;
+    ///
+    /// # Errors
+    /// It cannot be told: its tables may have flows.
+    pub fn phase(&self) -> Result<Option<Phase>, DatapathError> {
+        let pin = self.migration.join(names::map::MIGRATION);
+        let is_there = |path: &Path| path.try_exists().map_err(|error| failed(path, &error));
+        if !is_there(&self.next)? || !is_there(&self.maps)? || !is_there(&pin)? {
+            return Ok(None);
         }
-        let map = MapData::from_pin(self.migration.join(names::map::MIGRATION)).ok()?;
-        let map = Array::<_, u32>::try_from(Map::Array(map)).ok()?;
-        map.get(&0, 0).ok().map(Phase::from_word)
+        let map = MapData::from_pin(pin).map(Map::Array).and_then(Array::<_, u32>::try_from);
+        let word = map.and_then(|map| map.get(&0, 0));
+        Ok(Some(Phase::from_word(word.map_err(tables::failed(names::map::MIGRATION))?)))
     }
 
     /// Puts the maps of a migration in the place of the former ones, which are of no use any more. May be
@@ -81,29 +86,31 @@ impl Places {
     }
 }
 
-/// Finishes what a process has been killed at, so that the maps are where everybody looks for them.
+/// Finishes a commit that a process has been killed at, so that the maps are where everybody looks for them.
 pub fn finish_migration(pins: &Path) -> Result<(), DatapathError> {
     let places = Places::of(pins);
-    let is_over = places.phase() == Some(Phase::Done)
-        || (!places.maps.exists() && places.next.exists())
-        || places.former.exists();
-    if is_over {
+    if (!places.maps.exists() && places.next.exists()) || places.former.exists() {
         places.commit().map_err(|error| failed(pins, &error))?;
     }
     Ok(())
 }
 
 /// Whether packets meet the programs of a migration that is not over.
-#[must_use]
-pub fn is_migrating(pins: &Path) -> bool {
-    Places::of(pins).phase().is_some_and(|phase| phase > Phase::Preparing)
+///
+/// # Errors
+/// It cannot be told.
+pub fn is_migrating(pins: &Path) -> Result<bool, DatapathError> {
+    Ok(Places::of(pins).phase()?.is_some_and(|phase| phase > Phase::Preparing))
 }
 
 /// Where the maps are whose flows a start goes on with: those that a migration has made, if one is under way.
-#[must_use]
-pub fn present_maps(pins: &Path) -> PathBuf {
+///
+/// # Errors
+/// It cannot be told.
+pub fn present_maps(pins: &Path) -> Result<PathBuf, DatapathError> {
     let places = Places::of(pins);
-    if is_migrating(pins) || !places.maps.exists() { places.next } else { places.maps }
+    let is_next = is_migrating(pins)? || !places.maps.exists();
+    Ok(if is_next { places.next } else { places.maps })
 }
 
 /// The layout of the maps in a directory; `None` if they do not say.
