@@ -166,30 +166,37 @@ impl Migration {
         Ok(())
     }
 
-    /// Returns how many flows were not entered before.
+    /// Returns how many flows were not entered before, and are now.
     fn adopt_found(&mut self) -> Result<u64, DatapathError> {
         let used = self.former_cursor.read()?.fresh.min(self.former.slots as u64) as usize;
         let mut found = 0;
+        // They are tried again.
+        self.outcome.without_room = 0;
         let mut batch = Vec::with_capacity(limits::ADOPTIONS as usize);
-        for slot in 0..used {
-            let Some((_, words)) = self.former.held(slot) else { continue };
-            let Some(session) = self.session(words) else { continue };
-            let known = self.adopted.get(slot).copied().flatten();
-            // One that has ended since it was entered ends there as well.
-            if known.is_some_and(|known| known.generation == session.generation) {
-                continue;
+        // Held-down ports take the room that live flows leave.
+        for wanted in [flow::Phase::Live, flow::Phase::HoldDown] {
+            for slot in 0..used {
+                let held = self.former.held(slot).filter(|(phase, _)| *phase == wanted);
+                let Some(session) = held.and_then(|(_, words)| self.session(words)) else {
+                    continue;
+                };
+                let known = self.adopted.get(slot).copied().flatten();
+                // One that has ended since it was entered ends there as well.
+                if known.is_some_and(|known| known.generation == session.generation) {
+                    continue;
+                }
+                batch.push((slot, session));
+                if batch.len() == limits::ADOPTIONS as usize {
+                    found += self.adopt_batch(&mut batch)?;
+                }
             }
-            found += 1;
-            batch.push((slot, session));
-            if batch.len() == limits::ADOPTIONS as usize {
-                self.adopt_batch(&mut batch)?;
-            }
+            found += self.adopt_batch(&mut batch)?;
         }
-        self.adopt_batch(&mut batch)?;
         Ok(found)
     }
 
-    fn adopt_batch(&mut self, batch: &mut Vec<(usize, Session)>) -> Result<(), DatapathError> {
+    /// Returns how many of them need not be tried again.
+    fn adopt_batch(&mut self, batch: &mut Vec<(usize, Session)>) -> Result<u64, DatapathError> {
         let mut adoptions: Array<_, Adoption> = self.datapath.map(map::ADOPTIONS)?;
         for (index, (_, session)) in (0..).zip(batch.iter()) {
             let wanted = Adoption { session: *session, outcome: migration::WANTED, slot: 0 };
@@ -197,6 +204,7 @@ impl Migration {
         }
         self.run_adopt()?;
         let adoptions: Array<_, Adoption> = self.datapath.map(map::ADOPTIONS)?;
+        let mut settled = 0;
         for (index, (former, session)) in (0..).zip(batch.drain(..)) {
             let adoption = adoptions.get(&index, 0).map_err(tables::failed(map::ADOPTIONS))?;
             let is_live = session.phase == flow::Phase::Live as u32;
@@ -206,6 +214,10 @@ impl Migration {
                 _ if is_live => self.outcome.migrated += 1,
                 _ => {}
             }
+            if adoption.outcome == migration::NO_ROOM {
+                continue;
+            }
+            settled += 1;
             let is_new = is_live && adoption.outcome == migration::ADOPTED;
             let state = is_new.then_some((session.state, session.outbound, session.inbound));
             if let Some(entry) = self.adopted.get_mut(former) {
@@ -213,7 +225,7 @@ impl Migration {
                 *entry = Some(Adopted { generation, slot, state });
             }
         }
-        Ok(())
+        Ok(settled)
     }
 
     fn run_adopt(&mut self) -> Result<(), DatapathError> {
