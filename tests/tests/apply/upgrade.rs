@@ -211,6 +211,29 @@ fn migration_that_is_killed_at_its_end_is_followed_by_another_one() -> Result<()
 }
 
 #[test]
+fn hook_that_nobody_has_written_down_is_migrated_as_well() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for attach in ["tcx", "clsact"] {
+        let scene = Scene::with(|lab| Ok(lab.host.bridge("virbr1", &["192.168.123.1/24"])?))?;
+        let second = named("second", NAT, "virbr1", "<ip address='192.168.123.1' prefix='24'/>");
+        let second = scene.write("second.xml", &second)?;
+        kill(scene.ready(&["--attach", attach])?)?;
+        kill(scene.paused_at("attached-bridge_ingress-virbr1", &[&second])?)?;
+        scene.wait_for_end()?;
+        let hooks = scene.hooks()?;
+        ensure!(!hooks.contains(&"ingress of virbr1".to_owned()), "{hooks:?}");
+        let step = "migration-bridge_ingress-virbr1";
+        kill(scene.paused_at(step, &[&second, "--max-flows", "7000"])?).context(attach)?;
+        scene.wait_for_end()?;
+        scene.detach()?;
+        scene.assert_clean(attach)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn migration_that_is_killed_anywhere_can_be_taken_down() -> Result<()> {
     if !require_root() {
         return Ok(());
