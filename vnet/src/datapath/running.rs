@@ -54,7 +54,7 @@ pub fn programs_of(
 pub fn name_of(pins: &Path, id: u32) -> Option<&'static str> {
     let places = Places::of(pins);
     let configs: Vec<_> =
-        [&places.maps, &places.next].into_iter().flat_map(|at| config_of(at)).collect();
+        [&places.maps, &places.next].into_iter().filter_map(|at| config_of(at)).collect();
     let is_it = |info: &ProgramInfo| info.id() == id;
     names::program::ALL.into_iter().find(|name| {
         let pinned = pinned(pins, name, &configs).and_then(|program| program.info().ok());
