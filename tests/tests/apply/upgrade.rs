@@ -185,19 +185,15 @@ fn migration_that_is_killed_at_its_end_is_followed_by_another_one() -> Result<()
         let scene = Scene::new()?;
         kill(from.start(&scene, "auto")?)?;
         let load = Load::start(&scene)?;
-        match step {
-            "migration-committed" => kill(scene.paused_at(step, from.arguments())?)?,
-            _ => {
-                kill(scene.paused_at("migration-committed", from.arguments())?)?;
-                // As it is within the commit: nobody needs what the former maps say any more.
-                let pins = format!("/sys/fs/bpf/vnet/{}", scene.instance);
-                scene.lab.host.run(&["mkdir", &format!("{pins}/former")])?;
-                let marks = format!("{pins}/former/LAYOUT");
-                scene.lab.host.run(&["ln", "-s", "2", &marks])?;
-                if step == "migration-moved" {
-                    let (maps, next) = (format!("{pins}/maps"), format!("{pins}/next"));
-                    scene.lab.host.run(&["mv", &maps, &next])?;
-                }
+        kill(scene.paused_at("migration-committed", from.arguments())?)?;
+        if step != "migration-committed" {
+            // As it is within the commit: nobody needs what the former maps say any more.
+            let pins = format!("/sys/fs/bpf/vnet/{}", scene.instance);
+            scene.lab.host.run(&["mkdir", &format!("{pins}/former")])?;
+            scene.lab.host.run(&["ln", "-s", "2", &format!("{pins}/former/LAYOUT")])?;
+            if step == "migration-moved" {
+                let (maps, next) = (format!("{pins}/maps"), format!("{pins}/next"));
+                scene.lab.host.run(&["mv", &maps, &next])?;
             }
         }
         scene.wait_for_end()?;
