@@ -172,6 +172,64 @@ fn migration_that_is_killed_anywhere_goes_on_with_the_next_start() -> Result<()>
 }
 
 #[test]
+fn migration_that_is_killed_at_its_end_is_followed_by_another_one() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for (from, step) in [
+        (From::Layout1, "migration-committed"),
+        (From::OtherSize, "migration-committed"),
+        (From::OtherSize, "migration-moved"),
+        (From::OtherSize, "migration-replaced"),
+    ] {
+        let scene = Scene::new()?;
+        kill(from.start(&scene, "auto")?)?;
+        let load = Load::start(&scene)?;
+        kill(scene.paused_at("migration-committed", from.arguments())?)?;
+        if step != "migration-committed" {
+            // As it is within the commit: nobody needs what the former maps say any more.
+            let pins = format!("/sys/fs/bpf/vnet/{}", scene.instance);
+            scene.lab.host.run(&["mkdir", &format!("{pins}/former")])?;
+            scene.lab.host.run(&["ln", "-s", "2", &format!("{pins}/former/LAYOUT")])?;
+            if step == "migration-moved" {
+                let (maps, next) = (format!("{pins}/maps"), format!("{pins}/next"));
+                scene.lab.host.run(&["mv", &maps, &next])?;
+            }
+        }
+        scene.wait_for_end()?;
+        let last = scene.ready(&["--max-flows", "6000"])?;
+        last.wait_for_line("flows go on", DEADLINE)?;
+        ensure!(scene.state()?["flow_limit"] == 6000, "{}", scene.state()?);
+        load.finish(&scene)?;
+        scene.stop(last, Signal::SIGTERM)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn hook_that_nobody_has_written_down_is_migrated_as_well() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for attach in ["tcx", "clsact"] {
+        let scene = Scene::with(|lab| Ok(lab.host.bridge("virbr1", &["192.168.123.1/24"])?))?;
+        let second = named("second", NAT, "virbr1", "<ip address='192.168.123.1' prefix='24'/>");
+        let second = scene.write("second.xml", &second)?;
+        kill(scene.ready(&["--attach", attach])?)?;
+        kill(scene.paused_at("attached-bridge_ingress-virbr1", &[&second])?)?;
+        scene.wait_for_end()?;
+        let hooks = scene.hooks()?;
+        ensure!(!hooks.contains(&"ingress of virbr1".to_owned()), "{hooks:?}");
+        let step = "migration-bridge_ingress-virbr1";
+        kill(scene.paused_at(step, &[&second, "--max-flows", "7000"])?).context(attach)?;
+        scene.wait_for_end()?;
+        scene.detach()?;
+        scene.assert_clean(attach)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn migration_that_is_killed_anywhere_can_be_taken_down() -> Result<()> {
     if !require_root() {
         return Ok(());

@@ -287,6 +287,21 @@ impl Hook {
         }
     }
 
+    /// The numbers of the programs that may be this one: with tcx those at the hook are anybody's.
+    pub async fn program_ids(&self) -> Vec<u32> {
+        let HookSpec { ifindex, direction, .. } = &self.spec;
+        match &self.hold {
+            Hold::Link { .. } => query::programs_at(*ifindex, *direction).unwrap_or_default(),
+            Hold::Filter { name } => {
+                let filters = qdisc::list_bpf_filters(*ifindex, direction.of_filter()).await;
+                let ours = |filter: &qdisc::BpfFilter| filter.name.as_deref() == Some(name);
+                let filters = filters.unwrap_or_default();
+                let ours = filters.iter().filter(|filter| ours(filter));
+                ours.filter_map(|filter| filter.program_id).collect()
+            }
+        }
+    }
+
     /// Takes the program off its hook. An interface that is gone has taken it along already.
     pub async fn detach(&self) -> Result<(), DatapathError> {
         match &self.hold {

@@ -5,7 +5,7 @@
 //! one, each from then on theirs. In the end nobody needs the former tables. All of it is pinned, so that
 //! packets are served whenever this process dies, and another one goes on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::{
     maps::{Array, MapData, ProgramArray},
@@ -22,7 +22,8 @@ use vnet_common::{
 
 use super::{
     Datapath, DatapathError, LoadOptions, grace,
-    places::{self, FormerProgram, Places},
+    places::{self, Places},
+    running::FormerProgram,
     session_memory::{SessionMemory, Words},
     tables,
 };
@@ -38,6 +39,7 @@ const LOOKS: u32 = 16;
 pub struct Migration {
     /// Programs that know both tables.
     datapath: Datapath,
+    pins: PathBuf,
     places: Places,
     layout: u32,
     former: SessionMemory,
@@ -95,7 +97,7 @@ impl Migration {
         programs: &[FormerProgram],
     ) -> Result<Self, DatapathError> {
         let places = Places::of(pins);
-        let phase = places.phase().unwrap_or(Phase::Preparing);
+        let phase = places.phase()?.unwrap_or(Phase::Preparing);
         let failed = |error: std::io::Error| places::failed(&places.next, &error);
         if phase == Phase::Preparing {
             places.forget().map_err(failed)?;
@@ -124,7 +126,18 @@ impl Migration {
         let sessions = memory_of(&places.next, true)?;
         let adopted = vec![None; former.slots];
         let outcome = Outcome::default();
-        Ok(Self { datapath, places, layout, former, former_cursor, sessions, adopted, outcome })
+        let pins = pins.to_owned();
+        Ok(Self {
+            datapath,
+            pins,
+            places,
+            layout,
+            former,
+            former_cursor,
+            sessions,
+            adopted,
+            outcome,
+        })
     }
 
     /// The programs to attach in the place of the former ones.
@@ -153,30 +166,37 @@ impl Migration {
         Ok(())
     }
 
-    /// Returns how many flows were not entered before.
+    /// Returns how many flows were not entered before, and are now.
     fn adopt_found(&mut self) -> Result<u64, DatapathError> {
         let used = self.former_cursor.read()?.fresh.min(self.former.slots as u64) as usize;
         let mut found = 0;
+        // They are tried again.
+        self.outcome.without_room = 0;
         let mut batch = Vec::with_capacity(limits::ADOPTIONS as usize);
-        for slot in 0..used {
-            let Some((_, words)) = self.former.held(slot) else { continue };
-            let Some(session) = self.session(words) else { continue };
-            let known = self.adopted.get(slot).copied().flatten();
-            // One that has ended since it was entered ends there as well.
-            if known.is_some_and(|known| known.generation == session.generation) {
-                continue;
+        // Held-down ports take the room that live flows leave.
+        for wanted in [flow::Phase::Live, flow::Phase::HoldDown] {
+            for slot in 0..used {
+                let held = self.former.held(slot).filter(|(phase, _)| *phase == wanted);
+                let Some(session) = held.and_then(|(_, words)| self.session(words)) else {
+                    continue;
+                };
+                let known = self.adopted.get(slot).copied().flatten();
+                // One that has ended since it was entered ends there as well.
+                if known.is_some_and(|known| known.generation == session.generation) {
+                    continue;
+                }
+                batch.push((slot, session));
+                if batch.len() == limits::ADOPTIONS as usize {
+                    found += self.adopt_batch(&mut batch)?;
+                }
             }
-            found += 1;
-            batch.push((slot, session));
-            if batch.len() == limits::ADOPTIONS as usize {
-                self.adopt_batch(&mut batch)?;
-            }
+            found += self.adopt_batch(&mut batch)?;
         }
-        self.adopt_batch(&mut batch)?;
         Ok(found)
     }
 
-    fn adopt_batch(&mut self, batch: &mut Vec<(usize, Session)>) -> Result<(), DatapathError> {
+    /// Returns how many of them need not be tried again.
+    fn adopt_batch(&mut self, batch: &mut Vec<(usize, Session)>) -> Result<u64, DatapathError> {
         let mut adoptions: Array<_, Adoption> = self.datapath.map(map::ADOPTIONS)?;
         for (index, (_, session)) in (0..).zip(batch.iter()) {
             let wanted = Adoption { session: *session, outcome: migration::WANTED, slot: 0 };
@@ -184,6 +204,7 @@ impl Migration {
         }
         self.run_adopt()?;
         let adoptions: Array<_, Adoption> = self.datapath.map(map::ADOPTIONS)?;
+        let mut settled = 0;
         for (index, (former, session)) in (0..).zip(batch.drain(..)) {
             let adoption = adoptions.get(&index, 0).map_err(tables::failed(map::ADOPTIONS))?;
             let is_live = session.phase == flow::Phase::Live as u32;
@@ -193,6 +214,10 @@ impl Migration {
                 _ if is_live => self.outcome.migrated += 1,
                 _ => {}
             }
+            if adoption.outcome == migration::NO_ROOM {
+                continue;
+            }
+            settled += 1;
             let is_new = is_live && adoption.outcome == migration::ADOPTED;
             let state = is_new.then_some((session.state, session.outbound, session.inbound));
             if let Some(entry) = self.adopted.get_mut(former) {
@@ -200,7 +225,7 @@ impl Migration {
                 *entry = Some(Adopted { generation, slot, state });
             }
         }
-        Ok(())
+        Ok(settled)
     }
 
     fn run_adopt(&mut self) -> Result<(), DatapathError> {
@@ -234,8 +259,9 @@ impl Migration {
     }
 
     /// Puts the new maps in the place of the former ones; the programs that are attached hold these until
-    /// others take their place.
-    pub fn commit(self) -> Result<Outcome, DatapathError> {
+    /// others take their place. These are pinned before: nobody else knows the maps if the process dies.
+    pub fn commit(mut self) -> Result<Outcome, DatapathError> {
+        self.datapath.pin_programs(&self.pins)?;
         let maps = &self.places.maps;
         self.places.commit().map_err(|error| places::failed(maps, &error))?;
         Ok(self.outcome)

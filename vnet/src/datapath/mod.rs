@@ -12,6 +12,7 @@ mod load;
 mod migration;
 mod places;
 mod query;
+mod running;
 mod session_memory;
 mod sweep;
 mod tables;
@@ -25,7 +26,6 @@ pub use error::DatapathError;
 pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions, flow_limit_of};
 pub use migration::{Migration, open_flows};
-pub use places::{
-    FormerProgram, finish_migration, is_migrating, layout_of, present_maps, programs_of,
-};
+pub use places::{finish_migration, is_migrating, layout_of, present_maps};
+pub use running::{FormerProgram, name_of, programs_of};
 pub use sweep::Sweep;

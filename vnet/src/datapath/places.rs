@@ -6,13 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{
-    maps::{Array, Map, MapData},
-    programs::{ProgramFd, SchedClassifier, loaded_programs},
-};
+use aya::maps::{Array, Map, MapData};
 use vnet_common::{migration::Phase, names};
 
-use super::{DatapathError, error::with_sources};
+use super::{DatapathError, error::with_sources, tables};
 
 /// The name of a symbolic link beside the maps that says their layout.
 const LAYOUT: &str = "LAYOUT";
@@ -40,13 +37,18 @@ impl Places {
     }
 
     /// How far the migration is that a process has left, if one has.
-    pub fn phase(&self) -> Option<Phase> {
-        if !self.next.exists() || !self.maps.exists() {
-            return None;
+    ///
+    /// # Errors
+    /// It cannot be told: its tables may have flows.
+    pub fn phase(&self) -> Result<Option<Phase>, DatapathError> {
+        let pin = self.migration.join(names::map::MIGRATION);
+        let is_there = |path: &Path| path.try_exists().map_err(|error| failed(path, &error));
+        if !is_there(&self.next)? || !is_there(&self.maps)? || !is_there(&pin)? {
+            return Ok(None);
         }
-        let map = MapData::from_pin(self.migration.join(names::map::MIGRATION)).ok()?;
-        let map = Array::<_, u32>::try_from(Map::Array(map)).ok()?;
-        map.get(&0, 0).ok().map(Phase::from_word)
+        let map = MapData::from_pin(pin).map(Map::Array).and_then(Array::<_, u32>::try_from);
+        let word = map.and_then(|map| map.get(&0, 0));
+        Ok(Some(Phase::from_word(word.map_err(tables::failed(names::map::MIGRATION))?)))
     }
 
     /// Puts the maps of a migration in the place of the former ones, which are of no use any more. May be
@@ -84,29 +86,31 @@ impl Places {
     }
 }
 
-/// Finishes what a process has been killed at, so that the maps are where everybody looks for them.
+/// Finishes a commit that a process has been killed at, so that the maps are where everybody looks for them.
 pub fn finish_migration(pins: &Path) -> Result<(), DatapathError> {
     let places = Places::of(pins);
-    let is_over = places.phase() == Some(Phase::Done)
-        || (!places.maps.exists() && places.next.exists())
-        || places.former.exists();
-    if is_over {
+    if (!places.maps.exists() && places.next.exists()) || places.former.exists() {
         places.commit().map_err(|error| failed(pins, &error))?;
     }
     Ok(())
 }
 
 /// Whether packets meet the programs of a migration that is not over.
-#[must_use]
-pub fn is_migrating(pins: &Path) -> bool {
-    Places::of(pins).phase().is_some_and(|phase| phase > Phase::Preparing)
+///
+/// # Errors
+/// It cannot be told.
+pub fn is_migrating(pins: &Path) -> Result<bool, DatapathError> {
+    Ok(Places::of(pins).phase()?.is_some_and(|phase| phase > Phase::Preparing))
 }
 
 /// Where the maps are whose flows a start goes on with: those that a migration has made, if one is under way.
-#[must_use]
-pub fn present_maps(pins: &Path) -> PathBuf {
+///
+/// # Errors
+/// It cannot be told.
+pub fn present_maps(pins: &Path) -> Result<PathBuf, DatapathError> {
     let places = Places::of(pins);
-    if is_migrating(pins) || !places.maps.exists() { places.next } else { places.maps }
+    let is_next = is_migrating(pins)? || !places.maps.exists();
+    Ok(if is_next { places.next } else { places.maps })
 }
 
 /// The layout of the maps in a directory; `None` if they do not say.
@@ -124,42 +128,6 @@ pub(super) fn mark(maps: &Path, layout: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }
-}
-
-/// A program of a datapath that runs, by its place in [`names::program::ALL`].
-pub type FormerProgram = (u32, ProgramFd);
-
-/// The programs of a datapath, by their pins; else by the numbers that its hooks are said to have, which takes
-/// the capability `CAP_SYS_ADMIN`.
-///
-/// # Errors
-/// Which is out of reach, and why.
-pub fn programs_of(pins: &Path, hooks: &[(&str, u32)]) -> Result<Vec<FormerProgram>, String> {
-    let directory = Places::of(pins).programs;
-    let mut programs = Vec::new();
-    for (place, name) in (0..).zip(names::program::ALL) {
-        let Some((_, id)) = hooks.iter().find(|(program, _)| *program == name) else { continue };
-        let failed = |error: &dyn std::error::Error| {
-            format!("its program `{name}` is out of reach: {}", with_sources(error))
-        };
-        let program = match SchedClassifier::from_pin(directory.join(name)) {
-            Ok(program) => program
-                .fd()
-                .map_err(|error| failed(&error))?
-                .try_clone()
-                .map_err(|error| failed(&error))?,
-            Err(_) => loaded_programs()
-                .flatten()
-                .find(|program| program.id() == *id)
-                .ok_or_else(|| {
-                    format!("its program `{name}` is out of reach without CAP_SYS_ADMIN")
-                })?
-                .fd()
-                .map_err(|error| failed(&error))?,
-        };
-        programs.push((place, program));
-    }
-    Ok(programs)
 }
 
 pub(super) fn failed(path: &Path, error: &dyn std::error::Error) -> DatapathError {

@@ -7,7 +7,7 @@ use vnet_common::{migration::Phase, names::program};
 
 use super::{pause::pause, standing::Former};
 use crate::{
-    datapath::{Attachment, LoadOptions, Migration},
+    datapath::{self, Attachment, LoadOptions, Migration},
     instance::{Journal, Name},
 };
 
@@ -61,7 +61,7 @@ async fn attach(
     name: &Name,
 ) -> anyhow::Result<()> {
     for hook in former.hooks(name) {
-        let mut spec = hook.spec;
+        let mut spec = hook.spec.clone();
         // It may have been renamed; one that has gone has taken its programs along.
         let Some(interface) =
             if_indextoname(spec.ifindex).ok().and_then(|it| it.into_string().ok())
@@ -69,7 +69,11 @@ async fn attach(
             continue;
         };
         if !program::ALL.contains(&spec.program) {
-            continue;
+            // Attached just before a process was killed, which had not written it down.
+            let ids = hook.program_ids().await;
+            let found = ids.into_iter().find_map(|id| datapath::name_of(&former.pins, id));
+            let Some(found) = found else { continue };
+            spec.program = found;
         }
         spec.interface = interface;
         let (place, ifindex) = (format!("{}-{}", spec.program, spec.interface), spec.ifindex);

@@ -9,7 +9,9 @@ use vnet_common::{former, names::program};
 
 use super::Options;
 use crate::{
-    datapath::{self, AttachMode, Direction, FormerProgram, Hook, HookSpec, Mechanism},
+    datapath::{
+        self, AttachMode, DatapathError, Direction, FormerProgram, Hook, HookSpec, Mechanism,
+    },
     instance::{Name, State, Told, Undo, journal, state::HookState},
     object,
     plan::{Plan, PlannedPort, Slots},
@@ -198,7 +200,10 @@ fn migration(
     state: &State,
 ) -> Result<(u32, Option<Wanted>), Unusable> {
     let ours = object::layout();
-    let maps = datapath::present_maps(pins);
+    let unknown = |error: DatapathError| {
+        Unusable::Refused(format!("instance `{}` may be migrating: {error}", state.instance))
+    };
+    let maps = datapath::present_maps(pins).map_err(unknown)?;
     let layout = datapath::layout_of(&maps).unwrap_or(state.layout);
     if layout > ours {
         return Err(Unusable::Refused(format!(
@@ -212,10 +217,16 @@ fn migration(
     }
     let flow_limit = datapath::flow_limit_of(&maps, layout)?;
     let programs = || {
-        let hooks = state.hooks.iter().map(|hook| (hook.program.as_str(), hook.program_id));
-        datapath::programs_of(pins, &hooks.collect::<Vec<_>>())
+        let wanted: Vec<_> = state.hooks.iter().map(|hook| hook.program.as_str()).collect();
+        datapath::programs_of(pins, &maps, &wanted).map_err(|reason| {
+            Unusable::Refused(format!(
+                "instance `{}` has flows that cannot be migrated, because {reason}: run `vnet apply` as \
+                 root once, or end all flows with `vnet detach --instance {}`",
+                state.instance, state.instance
+            ))
+        })
     };
-    if datapath::is_migrating(pins) {
+    if datapath::is_migrating(pins).map_err(unknown)? {
         if layout != ours {
             return Err(format!("a migration to layout {layout} has not ended").into());
         }

@@ -236,11 +236,12 @@ impl Running {
 /// Loads this program's objects with the maps of those that run, which go on meanwhile.
 async fn take_over(load: LoadOptions, former: &Former, lock: &Lock) -> anyhow::Result<Loaded> {
     log::info!("going on with what an earlier run of instance `{}` has left", lock.name());
+    // Before another one begins.
+    datapath::finish_migration(&former.pins)?;
     if former.migration.is_some() {
         let mut journal = Journal::take_over(lock)?;
         migrate::migrate(&load, former, &mut journal, lock.name()).await?;
     }
-    datapath::finish_migration(&former.pins)?;
     let mut datapath = Datapath::take_over(&load, &former.maps())?;
     datapath.pin_programs(&former.pins)?;
     pause("loaded").await;
