@@ -165,7 +165,7 @@ fn flows_go_on_when_a_bonds_active_slave_changes() -> Result<()> {
     ensure!(peers.iter().all(|peer| *peer == peers[0]), "{peers:?}");
     ensure!(links(&scene)? == before);
     scene.lab.host.run(&["ip", "link", "set", "eth0", "up"])?;
-    scene.stop_but_for(&["eth0"], running, Signal::SIGTERM)?;
+    scene.stop_but_for(&["bond0"], running, Signal::SIGTERM)?;
     Ok(())
 }
 

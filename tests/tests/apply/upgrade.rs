@@ -26,6 +26,10 @@ const STEPS: [&str; 10] = [
     "attached-bridge_ingress-virbr0",
 ];
 
+/// Packets of a flow that are under way on some CPU while it is copied: only the process that copies it
+/// knows what they add, so that they are missing in the counts if it dies.
+const AT_DEATH: u64 = 2;
+
 /// What is at the hooks before.
 #[derive(Clone, Copy)]
 enum From {
@@ -87,8 +91,9 @@ impl Load {
         Ok(Self { traffic: Traffic::start(scene)?, opening, echo })
     }
 
-    /// Nothing was lost, no flow has got another port, and no packet was left out of the accounts.
-    fn finish(self, scene: &Scene) -> Result<()> {
+    /// Nothing was lost, no flow has got another port, and no packet was left out of the accounts, but for
+    /// so many of a flow.
+    fn finish(self, scene: &Scene, uncounted: u64) -> Result<()> {
         let (opened, failures) = self.opening.finish();
         ensure!(opened > 100 && failures.is_empty(), "{opened} opened, {failures:?}");
         // Two datagrams each while it was opened, and one in the end.
@@ -99,13 +104,18 @@ impl Load {
         let port = |flow: &Value| flow["inside"]["port"].as_u64().unwrap_or(0);
         let steady = flows.iter().find(|flow| port(flow) == 4000).context("no flow")?;
         for direction in ["outbound", "inbound"] {
-            let counted = steady[direction]["packets"].as_u64();
-            ensure!(counted == Some(sent), "{sent} datagrams sent: {steady}");
+            let counted = steady[direction]["packets"].as_u64().context("no count")?;
+            ensure!(
+                (sent - uncounted..=sent).contains(&counted),
+                "{sent} datagrams sent: {steady}"
+            );
         }
         let others = flows.iter().filter(|flow| flow["remote"]["port"] == 9000);
-        let counted: Vec<_> = others.map(|flow| flow["outbound"]["packets"].as_u64()).collect();
+        let packets = |flow: &Value| flow["outbound"]["packets"].as_u64();
+        let counted: Vec<_> = others.map(|flow| packets(flow).unwrap_or(0)).collect();
         ensure!(counted.len() == opened, "{} of {opened} flows", counted.len());
-        ensure!(counted.iter().all(|packets| *packets == Some(3)), "{counted:?}");
+        let all = 3_u64.saturating_sub(uncounted)..=3;
+        ensure!(counted.iter().all(|packets| all.contains(packets)), "{counted:?}");
         Ok(())
     }
 }
@@ -128,7 +138,7 @@ fn upgrade(from: From) -> Result<()> {
         ensure!(lost.is_empty(), "{attach}: {lost:?}");
         ensure!(scene.state()?["layout"] == 2, "{}", scene.state()?);
         ensure!(scene.state()?["flow_limit"] == from.limit(), "{}", scene.state()?);
-        load.finish(&scene).context(attach)?;
+        load.finish(&scene, 0).context(attach)?;
         let output = scene.stop(second, Signal::SIGTERM)?;
         ensure!(!output.stderr.contains("begin anew"), "{}", output.stderr);
     }
@@ -163,7 +173,7 @@ fn migration_that_is_killed_anywhere_goes_on_with_the_next_start() -> Result<()>
         kill(scene.paused_at(step, &[])?).context(step)?;
         scene.wait_for_end()?;
         kill(scene.ready(&[])?).context(step)?;
-        load.finish(&scene).context(step)?;
+        load.finish(&scene, AT_DEATH).context(step)?;
         println!("killed at {step}: no loss");
         scene.detach()?;
         scene.assert_clean(&format!("after {step}"))?;
@@ -200,7 +210,7 @@ fn migration_that_is_killed_at_its_end_is_followed_by_another_one() -> Result<()
         let last = scene.ready(&["--max-flows", "6000"])?;
         last.wait_for_line("flows go on", DEADLINE)?;
         ensure!(scene.state()?["flow_limit"] == 6000, "{}", scene.state()?);
-        load.finish(&scene)?;
+        load.finish(&scene, AT_DEATH)?;
         scene.stop(last, Signal::SIGTERM)?;
     }
     Ok(())
