@@ -140,12 +140,7 @@ fn networks_come_and_go_and_keep_their_slots_and_flows() -> Result<()> {
         "ingress of virbr1",
     ])?;
     applied(&scene, &[&definition], "- second\n")?;
-    scene.wait_for_hooks(&[
-        "egress of eth0",
-        "ingress of eth0",
-        "egress of virbr0",
-        "ingress of virbr0",
-    ])?;
+    scene.wait_for_hooks(&HOOKS)?;
     let (rounds, broken) = flows.finish();
     ensure!(rounds > 0 && broken.is_empty(), "{rounds} {broken:?}");
     scene.stop(running, Signal::SIGTERM)?;

@@ -224,12 +224,7 @@ fn a_hundred_kills_at_random_moments_lose_no_packet_and_leave_nothing_behind() -
     println!("{KILLS} kills in {:?}", start.elapsed());
 
     end(ready(&scene, &[&definitions.one[0]])?)?;
-    scene.wait_for_hooks(&[
-        "egress of eth0",
-        "ingress of eth0",
-        "egress of virbr0",
-        "ingress of virbr0",
-    ])?;
+    scene.wait_for_hooks(&HOOKS)?;
     traffic.finish()?;
     scene.detach()?;
     scene.assert_clean("after a hundred kills")

@@ -13,6 +13,9 @@ use vnet_tests::{
 };
 
 pub const OUTSIDE: &str = "203.0.113.1";
+/// The hooks of the scene's network and uplink.
+pub const HOOKS: [&str; 4] =
+    ["egress of eth0", "ingress of eth0", "egress of virbr0", "ingress of virbr0"];
 
 /// The scene's network with another mode and more elements.
 pub fn network(forward: &str, rest: &str) -> String {

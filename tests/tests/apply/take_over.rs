@@ -72,12 +72,7 @@ fn start_that_is_killed_anywhere_leaves_traffic_alone_and_the_next_one_mends_it(
         scene.wait_for_end()?;
     }
     kill(scene.ready(&[])?)?;
-    scene.wait_for_hooks(&[
-        "egress of eth0",
-        "ingress of eth0",
-        "egress of virbr0",
-        "ingress of virbr0",
-    ])?;
+    scene.wait_for_hooks(&HOOKS)?;
     traffic.finish()?;
     scene.detach()?;
     scene.assert_clean("after detach")
