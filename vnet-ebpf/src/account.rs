@@ -29,8 +29,7 @@ const ATTEMPTS: u32 = 4;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_enter_guest(new: *const NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     outcome::encode(enter_guest(new).map(|()| 0))
 }
 
@@ -141,8 +140,7 @@ pub fn leave_network(network: u16) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_enter_port(new: *const NewFlow) -> u32 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let inside = &new.mapping.inside;
     let limit = tables::network(new.network).map_or(0, |network| network.ports_per_guest);
     let Some(usage) = add(inside, PORT) else { return 0 };

@@ -15,7 +15,7 @@ use crate::{
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{ADOPTED_FLOW, ADOPTIONS, EXTERNAL_PORTS, FLOWS, FLOWS_IPV6},
+    maps::{self, ADOPTIONS, EXTERNAL_PORTS, FLOWS, FLOWS_IPV6},
     opening, outcome, port_map,
     session::SessionSlot,
     slots, tables,
@@ -37,9 +37,9 @@ pub fn all() {
 #[inline(never)]
 extern "C" fn vnet_adopt(index: u32) -> u32 {
     let Some(adoption) = ADOPTIONS.get_ptr_mut(index) else { return 0 };
-    let Some(new) = ADOPTED_FLOW.get_ptr_mut(0) else { return 0 };
-    // SAFETY: userspace waits until this run has ended, and no other program uses them.
-    let (adoption, new) = unsafe { (&mut *adoption, &mut *new) };
+    let Some(new) = maps::adopted_flow() else { return 0 };
+    // SAFETY: userspace waits until this run has ended, and no other program uses it.
+    let adoption = unsafe { &mut *adoption };
     if adoption.outcome != WANTED {
         return 0;
     }
@@ -159,8 +159,7 @@ fn restore(slot: SessionSlot, session: &Session) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn vnet_adopt_mapping(new: *const NewFlow) -> u32 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let joined = outcome::decode(mapping::vnet_join_mapping(new));
     let port = match joined {
         Ok(port) => port,
@@ -182,8 +181,7 @@ extern "C" fn vnet_adopt_mapping(new: *const NewFlow) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_claim_kept_port(new: *const NewFlow) -> u32 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     if !account::adopt_port(&new.mapping.inside) {
         return 0;
     }

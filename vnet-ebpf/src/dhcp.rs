@@ -7,7 +7,11 @@
 
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_csum_diff};
 
-use crate::{hook::Link, maps, reject, skb::Skb};
+use crate::{
+    hook::Link,
+    maps, reject,
+    skb::{self, Skb},
+};
 
 const L3: usize = Link::Ethernet.header_len();
 /// Behind an IPv4 header without options, as every DHCP server sends it.
@@ -47,8 +51,8 @@ extern "C" fn vnet_complete_dhcp_reply(ctx: *mut __sk_buff) -> u32 {
 
 #[inline(always)]
 fn complete(skb: Skb) -> Option<()> {
-    let length = skb.len();
-    if skb.gso_size() != 0 || (length as usize) < L4 + 8 || length as usize > LONGEST {
+    let length = skb::within(skb.len(), LONGEST)?;
+    if skb.gso_size() != 0 || (length as usize) < L4 + 8 {
         return None;
     }
     let frame = &mut maps::held_fragment()?.frame;

@@ -18,7 +18,7 @@ use crate::{
     ipv4::Ipv4,
     ipv6::Ipv6,
     mapping,
-    maps::{self, DEPARTURES, FLOWS, FLOWS_IPV6},
+    maps::{self, DEPARTURES, FLOWS, FLOWS_IPV6, NEW_FLOW},
     opening, outcome,
     parse::Packet,
     session::SessionSlot,
@@ -58,10 +58,23 @@ pub struct NewFlow {
     /// Slot of the network.
     pub network: u16,
     pub flags: u8,
-    pub reserved: [u8; 3],
+    /// Which one of the per-CPU map it is.
+    pub place: u8,
+    pub reserved: [u8; 2],
 }
 
 impl NewFlow {
+    /// The flow that a global function got, by a pointer into the map: kernels before 6.2 let no map take
+    /// its keys from memory that they know as an argument only (`map_key_value_types` in
+    /// `kernel/bpf/verifier.c`).
+    #[inline(always)]
+    pub fn in_map(argument: *const Self) -> Option<&'static mut Self> {
+        // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
+        let place = unsafe { argument.as_ref() }?.place;
+        // SAFETY: as for `maps::new_flow`.
+        NEW_FLOW.get_ptr_mut(u32::from(place)).map(|new| unsafe { &mut *new })
+    }
+
     #[inline(always)]
     pub fn outbound_key<V: Ip>(&self) -> FlowKey<V::Address> {
         let inside = (V::narrow(self.mapping.inside), self.mapping.inside_port);
@@ -225,23 +238,48 @@ pub fn end_idle(session: SessionSlot, now: u64, idle_ns: impl Fn() -> u64) -> bo
 extern "C" fn vnet_finish_session(session: *mut Session, now: u64, ended: u64) -> u32 {
     let Some(session) = SessionSlot::from_raw(session) else { return 0 };
     if session.inside().is_ipv4() {
-        let (outbound, inbound) = session.keys::<Ipv4>();
-        let _ = FLOWS.remove(outbound);
-        let _ = FLOWS.remove(inbound);
+        remove_outbound_ipv4(session);
+        remove_inbound_ipv4(session);
     } else {
-        let (outbound, inbound) = session.keys::<Ipv6>();
-        let _ = FLOWS_IPV6.remove(outbound);
-        let _ = FLOWS_IPV6.remove(inbound);
+        remove_outbound_ipv6(session);
+        remove_inbound_ipv6(session);
     }
     account::leave_guest(&session.inside(), session.flags());
     // From now on no packet counts as the first answer.
     let is_answered = session.note_answer();
-    let holds_port = session.flags() & FLAG_UNMAPPED == 0
-        && mapping::release(&mapping::key_of(session), is_answered, ended);
+    let holds_port =
+        session.flags() & FLAG_UNMAPPED == 0 && release_mapping(session, is_answered, ended);
     session.set_since(now);
     let next = if holds_port { Phase::HoldDown } else { Phase::Draining };
     session.set_phase(next as u32);
     1
+}
+
+// Functions of their own for the sake of the stack: the step that finds a flow has ended has a deep one.
+
+#[inline(never)]
+fn remove_outbound_ipv4(session: SessionSlot) {
+    let _ = FLOWS.remove(session.key::<Ipv4>(Direction::Outbound));
+}
+
+#[inline(never)]
+fn remove_inbound_ipv4(session: SessionSlot) {
+    let _ = FLOWS.remove(session.key::<Ipv4>(Direction::Inbound));
+}
+
+#[inline(never)]
+fn remove_outbound_ipv6(session: SessionSlot) {
+    let _ = FLOWS_IPV6.remove(session.key::<Ipv6>(Direction::Outbound));
+}
+
+#[inline(never)]
+fn remove_inbound_ipv6(session: SessionSlot) {
+    let _ = FLOWS_IPV6.remove(session.key::<Ipv6>(Direction::Inbound));
+}
+
+#[inline(never)]
+fn release_mapping(session: SessionSlot, is_answered: bool, ended: u64) -> bool {
+    mapping::release(&mapping::key_of(session), is_answered, ended)
 }
 
 /// Whether a flow's guest has gone since: whoever has its address now is another one.

@@ -112,6 +112,8 @@ extern "C" fn vnet_replay_fragment(
 ) -> u32 {
     // SAFETY: the verifier lets callers pass a whole `HeldKey` or null only.
     let Some(key) = (unsafe { key.as_ref() }) else { return 0 };
+    // On the stack, as in `NewFlow::in_map`.
+    let key = &{ *key };
     let skb = Skb::from_raw(ctx);
     let Some(held) = HELD_FRAGMENTS.get_ptr(key) else { return 0 };
     let is_wanted = is_fresh(held, skb.ifindex());

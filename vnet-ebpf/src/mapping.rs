@@ -30,8 +30,7 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_mapping_is_taken(new: *const NewFlow) -> u32 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let key = &new.mapping;
     let mapping = MAPPINGS.get_ptr_mut(key);
     u32::from(mapping.is_some_and(|mapping| is_taken(new, port_of(mapping))))
@@ -42,8 +41,7 @@ pub extern "C" fn vnet_mapping_is_taken(new: *const NewFlow) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_join_mapping(new: *const NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let port = join(new).map(|port| u32::from(port.to_wire()));
     outcome::encode(port.ok_or(DropReason::PortsExhausted))
 }
@@ -54,8 +52,7 @@ pub extern "C" fn vnet_join_mapping(new: *const NewFlow) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_enter_mapping(new: *const NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let (key, port) = (&new.mapping, new.external_port);
     if is_taken(new, port) {
         ports::release(&external_port(key, port));

@@ -152,10 +152,6 @@ pub static MIGRATION: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub static ADOPTIONS: Array<Adoption> = Array::with_max_entries(limits::ADOPTIONS, 0);
 
-/// What `adopt` enters; one process at a time runs it.
-#[map]
-pub static ADOPTED_FLOW: Array<NewFlow> = Array::with_max_entries(1, 0);
-
 #[map]
 pub static TRAFFIC: PerCpuArray<NetworkTraffic> =
     PerCpuArray::with_max_entries(limits::NETWORKS, 0);
@@ -172,9 +168,10 @@ pub static HANDOVERS: PerCpuArray<u64> =
 #[map]
 pub static EPOCH_OF_RUN: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
-/// Room for what the stack of 512 bytes has no room for.
+/// Room for what the stack of 512 bytes has no room for: a packet's new flow, and the one that `adopt`
+/// enters, which packets interrupt.
 #[map]
-pub static NEW_FLOW: PerCpuArray<NewFlow> = PerCpuArray::with_max_entries(1, 0);
+pub static NEW_FLOW: PerCpuArray<NewFlow> = PerCpuArray::with_max_entries(2, 0);
 
 /// As `NEW_FLOW`.
 #[map]
@@ -219,6 +216,17 @@ pub fn packet_ipv6() -> Option<&'static mut Packet<Ipv6>> {
 pub fn new_flow() -> Option<&'static mut NewFlow> {
     // SAFETY: the element is this CPU's own until the program ends.
     NEW_FLOW.get_ptr_mut(0).map(|new| unsafe { &mut *new })
+}
+
+/// The same for `adopt`.
+#[inline(always)]
+pub fn adopted_flow() -> Option<&'static mut NewFlow> {
+    const PLACE: u8 = 1;
+    let new = NEW_FLOW.get_ptr_mut(u32::from(PLACE))?;
+    // SAFETY: one process at a time runs `adopt`, and a run stays on its CPU.
+    let new = unsafe { &mut *new };
+    new.place = PLACE;
+    Some(new)
 }
 
 /// This CPU's place for a fragment that is to be held; as `new_flow`.

@@ -35,8 +35,7 @@ const SHARE_ATTEMPTS: u32 = 2;
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_open_flow(ctx: *mut __sk_buff, new: *mut NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_mut() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     let entered = account::vnet_enter_guest(new);
     if outcome::decode(entered).is_err() {
         return entered;

@@ -33,8 +33,7 @@ use crate::{
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn vnet_allocate_port(ctx: *mut __sk_buff, new: *const NewFlow) -> u64 {
-    // SAFETY: the verifier lets callers pass a whole `NewFlow` or null only.
-    let Some(new) = (unsafe { new.as_ref() }) else { return 0 };
+    let Some(new) = NewFlow::in_map(new) else { return 0 };
     if account::vnet_enter_port(new) == 0 {
         return outcome::encode(Err(DropReason::PortsExhausted));
     }
@@ -50,7 +49,7 @@ pub extern "C" fn vnet_allocate_port(ctx: *mut __sk_buff, new: *const NewFlow) -
 /// The port that was claimed, or [`NO_PORT`], and the steps that it took.
 #[inline(always)]
 fn claim_any(ctx: *mut __sk_buff, new: &NewFlow) -> (u32, u32) {
-    let map = port_map::of(&key(new, PortBe::NONE));
+    let map = map_of(new);
     let mut port = vnet_own_port(new);
     let mut steps = 0;
     for _ in 0..=limits::PORT_ATTEMPTS {
@@ -70,6 +69,12 @@ fn claim_any(ctx: *mut __sk_buff, new: &NewFlow) -> (u32, u32) {
         }
     }
     (NO_PORT, steps)
+}
+
+/// The map of its external address and protocol. A function of its own for the sake of the stack.
+#[inline(never)]
+fn map_of(new: &NewFlow) -> *mut PortMap {
+    port_map::of(&key(new, PortBe::NONE))
 }
 
 /// The ports that a flow may be given: the network's, without those that are reserved.

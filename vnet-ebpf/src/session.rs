@@ -162,13 +162,19 @@ impl SessionSlot {
         }
     }
 
-    /// The two keys of the flow: outbound, inbound.
+    /// The key of the flow in one direction.
     #[inline(always)]
-    pub fn keys<V: Ip>(self) -> (FlowKey<V::Address>, FlowKey<V::Address>) {
-        let protocol = self.protocol();
-        let inside = (V::narrow(self.inside()), self.inside_port());
-        let external = (V::narrow(self.external()), self.external_port());
+    pub fn key<V: Ip>(self, direction: Direction) -> FlowKey<V::Address> {
         let remote = (V::narrow(self.remote()), self.remote_port());
-        (FlowKey::outbound(protocol, inside, remote), FlowKey::inbound(protocol, remote, external))
+        match direction {
+            Direction::Outbound => {
+                let inside = (V::narrow(self.inside()), self.inside_port());
+                FlowKey::outbound(self.protocol(), inside, remote)
+            }
+            Direction::Inbound => {
+                let external = (V::narrow(self.external()), self.external_port());
+                FlowKey::inbound(self.protocol(), remote, external)
+            }
+        }
     }
 }

@@ -84,6 +84,14 @@ fn pinned(mut address: usize) -> usize {
     address
 }
 
+/// A length of at least one byte, and at most as many as there is room for. Kernels before 6.4 do not learn
+/// from a comparison with zero that a number is not zero (`reg_set_min_max` in `kernel/bpf/verifier.c`).
+#[inline(always)]
+pub fn within(length: u32, room: usize) -> Option<u32> {
+    let last = pinned(length.wrapping_sub(1) as usize);
+    (last < room).then_some(last as u32 + 1)
+}
+
 impl Skb {
     #[inline(always)]
     pub fn new(ctx: &TcContext) -> Self {
@@ -274,9 +282,7 @@ impl Skb {
     /// shorter.
     #[inline(always)]
     pub fn load_start<const ROOM: usize>(self, to: &mut [u8; ROOM], length: u32) -> Option<()> {
-        if length == 0 || length > ROOM as u32 {
-            return None;
-        }
+        let length = within(length, ROOM)?;
         // SAFETY: the context is valid and the array is at least as long as told.
         let result =
             unsafe { bpf_skb_load_bytes(self.raw.cast(), 0, to.as_mut_ptr().cast(), length) };
@@ -286,9 +292,7 @@ impl Skb {
     /// Makes the packet another one: the first `length` bytes of `from`, a frame of the same link.
     #[inline(always)]
     pub fn become_frame<const ROOM: usize>(self, from: *const [u8; ROOM], length: u32) -> bool {
-        if length == 0 || length > ROOM as u32 {
-            return false;
-        }
+        let Some(length) = within(length, ROOM) else { return false };
         let flags = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
         // SAFETY: the context is valid and `from` is at least as long as told; the helpers check the
         // rest; pointers are derived anew after these calls.
