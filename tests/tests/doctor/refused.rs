@@ -120,7 +120,7 @@ fn bond_that_loses_guests_frames_is_refused() -> Result<()> {
     scene.lab.host.run(&["sh", "-c", &command])?;
     accepted(&scene, DEFINITION, "bond")?;
     scene.lab.host.run(&["ip", "link", "set", "bond0", "type", "bond", "miimon", "0"])?;
-    let command = mend("warn", &findings(&scene.lab.host, DEFINITION, "bond"));
+    let command = mend("fail", &findings(&scene.lab.host, DEFINITION, "bond"));
     scene.lab.host.run(&["sh", "-c", &command])?;
     accepted(&scene, DEFINITION, "bond")
 }

@@ -94,7 +94,7 @@ pub async fn gather(networks: &[Network], instance: &instance::Name) -> anyhow::
     let bridge_netfilter = ["iptables", "ip6tables", "arptables"]
         .map(|table| format!("net.bridge.bridge-nf-call-{table}"));
     let rules = netfilter::read().map_err(|error| error.to_string());
-    let (advice, strict_uplinks) = if networks.is_empty() {
+    let (mut advice, strict_uplinks) = if networks.is_empty() {
         (Vec::new(), Vec::new())
     } else {
         let ports = sysctl::HostPorts::read()?;
@@ -103,10 +103,15 @@ pub async fn gather(networks: &[Network], instance: &instance::Name) -> anyhow::
             neighbours: neighbours(networks, instance),
             ..Surroundings::with_rules(rules.as_ref().ok().cloned())
         };
-        let mut advice = beside::advice(networks, &plan, &host, &around);
-        advice.retain(|one| one.check != "bond");
+        let advice = beside::advice(networks, &plan, &host, &around);
         (advice, strict_uplinks(&plan, &host))
     };
+    let mut bonds: Vec<_> = advice.extract_if(.., |one| one.check == "bond").collect();
+    for other in beside::bonds(&host) {
+        if bonds.iter().all(|one| one.message != other.message) {
+            bonds.push(other);
+        }
+    }
     Ok(Facts {
         missing_privileges: privileges::check().err().map(|error| error.to_string()),
         has_tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
@@ -115,7 +120,7 @@ pub async fn gather(networks: &[Network], instance: &instance::Name) -> anyhow::
         bridge_netfilter: bridge_netfilter.into_iter().filter(on).collect(),
         legacy_tables: legacy_tables(),
         rules: Some(rules),
-        bonds: beside::bonds(&host),
+        bonds,
         advice,
         strict_uplinks,
         networks: network_facts(networks, &host.links),

@@ -1,4 +1,4 @@
-//! Bonds: which modes and which monitoring work with guests' frames, and which with the host's own.
+//! Bonds: which modes and which monitoring work with guests' frames, and which with masqueraded packets.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,8 @@ enum Carries {
     Frames,
 }
 
-/// What is wrong with any bond of the host; none for one that is as it should be.
+/// What is wrong with any bond of the host; none for one that is as it should be. What would be fatal for a
+/// network's uplink is a warning here.
 #[must_use]
 pub fn bonds(host: &Snapshot) -> Vec<Advice> {
     let all = host.links.iter().filter(|link| link.kind == LinkKind::Bond);
@@ -23,7 +24,8 @@ pub fn bonds(host: &Snapshot) -> Vec<Advice> {
             bond_below(port, host).is_some_and(|below| below.index == bond.index)
                 && port.master.and_then(|master| host.link(master)).is_some_and(is_bridge)
         });
-        judge(bond, if is_bridged { Carries::Frames } else { Carries::Packets }, host)
+        let advice = judge(bond, if is_bridged { Carries::Frames } else { Carries::Packets }, host);
+        advice.into_iter().map(move |one| Advice { is_fatal: one.is_fatal && is_bridged, ..one })
     })
     .collect()
 }
@@ -66,11 +68,7 @@ fn judge(link: &Link, carries: Carries, host: &Snapshot) -> Vec<Advice> {
     let mut advice = Vec::new();
     if let Some(reason) = fault_of_mode(bond.mode, carries) {
         let message = format!("bond `{name}` has mode {reason}; modes 1, 2 and 4 do not");
-        let mend = other_mode(link, host);
-        advice.push(match carries {
-            Carries::Frames => Advice::fatal("bond", message, mend),
-            Carries::Packets => Advice::warning("bond", message, mend),
-        });
+        advice.push(Advice::fatal("bond", message, other_mode(link, host)));
     }
     advice.extend(fault_of_monitoring(name, bond, carries));
     advice
@@ -101,6 +99,19 @@ fn fault_of_mode(mode: BondMode, carries: Carries) -> Option<String> {
             "which puts its slaves' MAC addresses in the place of the guests', in their ARP answers as \
              well, so that answers are lost",
         ),
+        (BondMode::BalanceTlb, Carries::Packets) => (
+            5,
+            "balance-tlb",
+            "which sends by each slave with another MAC address, so that networks that expect one address \
+             at one MAC address drop what comes from the others",
+        ),
+        (BondMode::BalanceAlb, Carries::Packets) => (
+            6,
+            "balance-alb",
+            "which sends by each slave with another MAC address, and gives each neighbour another one in its \
+             ARP answers, so that networks that expect one address at one MAC address drop what comes \
+             from the others",
+        ),
         _ => return None,
     };
     Some(format!("{number} ({name}), {reason}"))
@@ -119,7 +130,11 @@ fn fault_of_monitoring(name: &str, bond: &Bond, carries: Carries) -> Option<Advi
         let message = format!(
             "bond `{name}` does not watch its slaves, so that it goes on sending by a dead one"
         );
-        Advice::warning("bond", message, format!("ip link set {name} type bond miimon 100"))
+        let mend = format!("ip link set {name} type bond miimon 100");
+        match carries {
+            Carries::Frames => Advice::fatal("bond", message, mend),
+            Carries::Packets => Advice::warning("bond", message, mend),
+        }
     })
 }
 

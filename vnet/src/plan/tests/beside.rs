@@ -155,23 +155,24 @@ fn bond(is_port: bool, change: impl FnOnce(&mut Link)) -> Host {
 }
 
 #[test]
-fn bonds_below_bridges_have_modes_that_keep_guests_addresses() {
+fn bonds_have_modes_that_keep_order_and_addresses() {
     let verdict = |is_port, mode| {
         let host = bond(is_port, |link| link.bond.as_mut().unwrap().mode = mode);
         let found = found(&host, &around());
-        assert_eq!(bonds(&host.0).len(), found.len());
+        let by_host: Vec<_> = bonds(&host.0).iter().map(|one| one.is_fatal).collect();
+        assert_eq!(by_host, vec![is_port; found.len()]);
         found.first().map(|(is_fatal, message, _)| (*is_fatal, message[..26].to_owned()))
     };
     let number =
         |is_fatal, number: u8| Some((is_fatal, format!("bond `bond0` has mode {number} (b")));
     for (mode, below_bridge, uplink) in [
-        (BondMode::BalanceRr, number(true, 0), number(false, 0)),
+        (BondMode::BalanceRr, number(true, 0), number(true, 0)),
         (BondMode::ActiveBackup, None, None),
         (BondMode::BalanceXor, None, None),
-        (BondMode::Broadcast, number(true, 3), number(false, 3)),
+        (BondMode::Broadcast, number(true, 3), number(true, 3)),
         (BondMode::Ieee8023Ad, None, None),
-        (BondMode::BalanceTlb, number(true, 5), None),
-        (BondMode::BalanceAlb, number(true, 6), None),
+        (BondMode::BalanceTlb, number(true, 5), number(true, 5)),
+        (BondMode::BalanceAlb, number(true, 6), number(true, 6)),
     ] {
         assert_eq!(verdict(true, mode), below_bridge, "{mode:?}");
         assert_eq!(verdict(false, mode), uplink, "{mode:?}");
@@ -206,7 +207,7 @@ fn bonds_watch_their_slaves_and_below_bridges_not_by_arp() {
         Some((is_fatal, format!("ip link set bond0 type bond {settings}miimon 100")))
     };
     assert_eq!(verdict(true, 100, 0), None);
-    assert_eq!(verdict(true, 0, 0), mend(false, ""));
+    assert_eq!(verdict(true, 0, 0), mend(true, ""));
     assert_eq!(verdict(false, 0, 0), mend(false, ""));
     assert_eq!(verdict(true, 0, 1000), mend(true, "arp_interval 0 "));
     assert_eq!(verdict(false, 0, 1000), None);

@@ -1,0 +1,62 @@
+//! A bond as the uplink of a NAT network.
+
+use anyhow::Result;
+use vnet_tests::{
+    lab::{
+        Guest, require_bonding,
+        services::{TcpEcho, UdpEcho},
+    },
+    vnet::{Vnet, nat_network},
+};
+
+use crate::support::*;
+
+/// Guests reach outside and lose no more than the host itself when slaves fail.
+fn masquerades(mode: &'static str) -> Result<()> {
+    let bonded = Bonded::new(mode)?;
+    let host = &bonded.host;
+    host.add_address("bond0", "203.0.113.2/24")?;
+    host.run(&["ip", "route", "add", "default", "via", STATION])?;
+    host.bridge("virbr0", &["192.168.122.1/24"])?;
+    let plug = |guest: Guest, address| {
+        let guest = guest.address(address).gateway("192.168.122.1");
+        bonded.lab.guest(host, "virbr0", &guest)
+    };
+    let tap_guest = plug(Guest::tap("guest1"), "192.168.122.11/24")?;
+    let veth_guest = plug(Guest::veth("guest2"), "192.168.122.12/24")?;
+    let vnet = Vnet::start(host, &[nat_network("default", "virbr0", &["192.168.122.1/24"])])?;
+
+    let echo = UdpEcho::start(&bonded.station, at(STATION, 7))?;
+    let tcp = TcpEcho::start(&bonded.station, at(STATION, 7))?;
+    for guest in [&tap_guest, &veth_guest] {
+        assert_eq!(guest.udp_ask(echo.address(), b"who am I", DEADLINE)?, b"who am I");
+        assert_eq!(guest.ping_with(STATION, 3, &["-W", "10"])?.received, 3);
+        drop(guest.tcp_connect(tcp.address(), DEADLINE)?);
+    }
+    let outside: Vec<_> = echo.peers().iter().map(|peer| peer.ip().to_string()).collect();
+    assert_eq!(outside, ["203.0.113.2", "203.0.113.2"]);
+
+    let flows = Flows::start([
+        veth_guest.udp_socket(at("192.168.122.12", 4000), echo.address(), DEADLINE)?,
+        host.udp_socket(at("203.0.113.2", 500), echo.address(), DEADLINE)?,
+    ])?;
+    bonded.fail_each_slave(&flows)?;
+    flows.finish(CHANGES)?;
+    vnet.stop()?;
+    Ok(())
+}
+
+#[test]
+fn guests_are_masqueraded_by_a_bond_of_mode_1() -> Result<()> {
+    if require_bonding() { masquerades("active-backup") } else { Ok(()) }
+}
+
+#[test]
+fn guests_are_masqueraded_by_a_bond_of_mode_2() -> Result<()> {
+    if require_bonding() { masquerades("balance-xor") } else { Ok(()) }
+}
+
+#[test]
+fn guests_are_masqueraded_by_a_bond_of_mode_4() -> Result<()> {
+    if require_bonding() { masquerades("802.3ad") } else { Ok(()) }
+}
