@@ -4,6 +4,7 @@ mod bpf;
 mod fuzz;
 mod lint;
 mod process;
+mod record;
 mod run;
 mod setup;
 mod sudo;
@@ -59,6 +60,9 @@ enum Verb {
         /// Seconds until the virtual machine is switched off
         #[arg(long, requires = "vm", default_value_t = 300)]
         limit: u64,
+        /// Write the counts of the test program `vm_verifier` to the file that it compares with
+        #[arg(long)]
+        record: bool,
         /// Install nothing; fail when something is missing
         #[arg(long)]
         no_setup: bool,
@@ -146,15 +150,16 @@ fn execute(arguments: &Arguments) -> Result<()> {
             bpf::build(&workspace, &ready)?;
             workspace.build_host(*release)
         }
-        Verb::Test { filters, vm, limit, no_setup } => {
+        Verb::Test { filters, vm, limit, record, no_setup } => {
             let tools = if *vm { ToolSet::Vm } else { ToolSet::Tests };
             let ready = setup::ensure(&workspace, &needs(tools, !no_setup))?;
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
             if *vm {
-                vm::run(&workspace, &vm::Request::parse(filters), Duration::from_secs(*limit))
+                let request = vm::Request { records: *record, ..vm::Request::parse(filters) };
+                vm::run(&workspace, &request, Duration::from_secs(*limit))
             } else {
-                test::run(&workspace, filters)
+                test::run(&workspace, filters, *record)
             }
         }
         Verb::Fuzz { target: fuzz::Target::Nat, minutes, seed } => {

@@ -11,11 +11,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     process::{self, CommandExt as _},
+    record,
     sudo::{self, Elevation},
     workspace::Workspace,
 };
 
-pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
+pub fn run(workspace: &Workspace, filters: &[String], records: bool) -> Result<()> {
     let mut command = workspace.cargo();
     match sudo::silent() {
         Elevation::None => {}
@@ -34,6 +35,9 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
         .args(filters)
         // Tests that cannot run must fail, not skip: everything they need is here.
         .env("VNET_REQUIRE_ROOT", "1");
+    if records {
+        command.env(record::VARIABLE, "1").env("RUST_TEST_NOCAPTURE", "1");
+    }
     if io::stdout().is_terminal() {
         command.arg("--color=always");
     }
@@ -47,6 +51,9 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
 
     println!("xtask: {counts} in {} s", started.elapsed().as_secs());
     process::child_result(&command, status)?;
+    if records {
+        record::write(workspace, &counts.told)?;
+    }
     if counts.passed == 0 && !filters.is_empty() {
         bail!("no test has a name that contains `{}`", filters.join("` or `"));
     }
@@ -74,6 +81,8 @@ pub struct Counts {
     pub passed: u32,
     failed: u32,
     ignored: u32,
+    /// See [`record::told`].
+    pub told: Vec<String>,
 }
 
 impl Counts {
@@ -90,6 +99,7 @@ impl Counts {
     }
 
     fn add(&mut self, line: &str) {
+        self.told.extend(record::told(line).map(str::to_owned));
         let Some((_, result)) = line.split_once("test result: ") else { return };
         for part in result.split(['.', ';']) {
             let mut words = part.split_whitespace();
@@ -128,7 +138,7 @@ mod tests {
         counts.add("running 3 tests");
         counts.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.00s");
         counts.add("test result: \u{1b}[31mFAILED\u{1b}[m. 4 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 12.50s");
-        assert_eq!(counts, Counts { passed: 7, failed: 2, ignored: 1 });
+        assert_eq!(counts, Counts { passed: 7, failed: 2, ignored: 1, told: Vec::new() });
         assert_eq!(counts.to_string(), "7 passed, 2 failed, 1 ignored");
     }
 

@@ -17,7 +17,10 @@ use anyhow::{Result, bail};
 
 pub use self::request::{DEFAULT_KERNEL, Request};
 use self::{archive::Archive, kernel::Kernel, machine::Machine};
-use crate::{process, test::Counts, workspace::Workspace};
+use crate::{process, record, test::Counts, workspace::Workspace};
+
+/// What comes before the tests so that they tell their counts: [`record::VARIABLE`], and an open harness.
+const RECORDING: &str = "export VNET_TEST_RECORD=1 RUST_TEST_NOCAPTURE=1\n";
 
 /// Boots a kernel and runs `command` there as root, in the workspace's directory.
 pub fn shell(
@@ -39,12 +42,14 @@ pub fn shell(
 /// Runs the wanted tests under each wanted kernel, one after the other; `limit` is for each.
 pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<()> {
     let programs = programs::build(workspace)?;
-    let script = programs::script(&programs::select(&programs, &request.filters));
+    let script = if request.records { RECORDING } else { "" }.to_owned()
+        + &programs::script(&programs::select(&programs, &request.filters));
     let archive = Archive::new(workspace)?;
     let busybox = archive.busybox()?;
 
     let mut failed = Vec::new();
     let mut passed = 0;
+    let mut told = Vec::new();
     for wanted in &request.kernels {
         let kernel = Kernel::ready(&archive, &busybox, wanted)?;
         let started = Instant::now();
@@ -54,6 +59,7 @@ pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<
         let result = machine.execute(&script, &mut counts);
         println!("xtask: Linux {}: {counts} in {} s", kernel.release, started.elapsed().as_secs());
         passed += counts.passed;
+        told.extend(counts.told);
         if let Err(error) = result {
             eprintln!("xtask: Linux {}: {error:#}", kernel.release);
             failed.push(kernel.release);
@@ -61,6 +67,9 @@ pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<
     }
     if !failed.is_empty() {
         bail!("failed under Linux {}", failed.join(", "));
+    }
+    if request.records {
+        record::write(workspace, &told)?;
     }
     if passed == 0 {
         bail!("no test or test program is called {}", request.filters.join(" or "));

@@ -10,6 +10,8 @@ pub struct Request {
     pub kernels: Vec<String>,
     /// Names of test programs, or parts of names of tests; empty for all tests.
     pub filters: Vec<String>,
+    /// Whether counts are written down, see `crate::record`.
+    pub records: bool,
 }
 
 impl Request {
@@ -21,7 +23,7 @@ impl Request {
         if kernels.is_empty() {
             kernels.push(DEFAULT_KERNEL.to_owned());
         }
-        Self { kernels, filters: filters.into_iter().cloned().collect() }
+        Self { kernels, filters: filters.into_iter().cloned().collect(), records: false }
     }
 }
 
