@@ -14,7 +14,7 @@ use crate::support::*;
 const LAN: &str = "<network>
   <name>lan</name>
   <metadata>
-    <vnet:options xmlns:vnet='urn:vnet:options:1'><vnet:guard mac='yes' servers='yes'/></vnet:options>
+    <vnet:options xmlns:vnet='urn:vnet:options:1'><vnet:guard from='learn'/></vnet:options>
   </metadata>
   <forward mode='bridge'/>
   <bridge name='br0'/>
