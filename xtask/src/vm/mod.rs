@@ -9,6 +9,7 @@ mod initramfs;
 mod kernel;
 mod machine;
 mod programs;
+pub mod real_guest;
 mod request;
 
 use std::time::{Duration, Instant};
