@@ -9,7 +9,7 @@ use vnet_tests::lab::{Capture, End, Lab, Node, RealGuest, listing};
 use vnet_tests::vnet::Vnet;
 
 /// For commands in a guest.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 pub const GATEWAY: &str = "192.168.122.1";
 /// The host's on its uplink: what the outside sees of guests.
 pub const UPLINK: &str = "203.0.113.2";
@@ -121,12 +121,10 @@ fn lease(guest: &mut RealGuest) -> Result<Ipv4Addr> {
 }
 
 /// For a guest's shell: sends a file by POST and prints what the server says. busybox's wget would
-/// stop at the first zero byte.
+/// stop at the first zero byte; its `nc` would read a kilobyte at a time, so `cat` gets the socket.
 pub fn upload(file: &str, length: usize, server: &str) -> String {
-    format!(
-        "{{ printf 'POST / HTTP/1.1\\r\\nHost: {server}\\r\\nContent-Length: {length}\\r\\n\\r\\n' && \
-         cat {file}; }} | nc {server} 80 | tail -n 1"
-    )
+    let head = format!(r"POST / HTTP/1.1\r\nHost: {server}\r\nContent-Length: {length}\r\n\r\n");
+    format!("nc {server} 80 -e sh -c 'printf \"{head}\"; cat {file}; tail -n 1 >&2'")
 }
 
 /// What the server says of an upload of [`content`] that has arrived as it was.

@@ -72,7 +72,7 @@ fn assert_offloads_negotiated(guest: &mut RealGuest) -> Result<()> {
 /// Sends the file and receives one like it.
 fn assert_both_at_once(guest: &mut RealGuest, sha256: &str) -> Result<()> {
     let line = format!(
-        "( {} ) > sent & wget -q -O - http://{SERVER}/bytes/{LENGTH} | sha256sum; wait; cat sent",
+        "{} 2> sent & wget -q -O - http://{SERVER}/bytes/{LENGTH} | sha256sum; wait; cat sent",
         upload("file", LENGTH, SERVER)
     );
     let said = guest.run(&line, DEADLINE)?;
