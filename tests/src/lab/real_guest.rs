@@ -1,6 +1,7 @@
 //! A guest in a virtual machine, with a kernel, a virtio NIC and a tap as those of a hypervisor.
 
 use std::env;
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -20,16 +21,13 @@ use super::require_root::require_root;
 use super::tap;
 use super::topology::Lab;
 
-/// Names a directory with a kernel and an initramfs, which `cargo xtask test` has made
+/// Names a directory with a kernel, its arguments and an initramfs, which `cargo xtask test` has made
 /// (`xtask/src/vm/real_guest.rs`).
 const VARIABLE: &str = "VNET_TEST_GUEST";
 /// Until QEMU has started.
 const START: Duration = Duration::from_secs(20);
 /// Until the guest's kernel has, on a translated processor.
 const BOOT: Duration = Duration::from_secs(120);
-/// What makes kernels safe in production costs a translated processor more than all the rest.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no5lvl \
-     init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off";
 /// Every offload that a virtio NIC has for TCP, in both directions.
 const OFFLOADS: &str = "csum=on,gso=on,guest_csum=on,guest_tso4=on,guest_tso6=on,guest_ecn=on,\
      host_tso4=on,host_tso6=on,host_ecn=on";
@@ -163,6 +161,9 @@ fn start(host: &Node, port: &str, mac: &str, channel: &str) -> Result<Running> {
     let directory = env::var_os(VARIABLE).map(PathBuf::from).unwrap_or_default();
     let [kernel, initramfs] =
         ["kernel", "initramfs"].map(|name| directory.join(name).display().to_string());
+    let arguments = directory.join("arguments");
+    let arguments =
+        fs::read_to_string(&arguments).during(|| format!("read {}", arguments.display()))?;
     let chardev = format!("socket,id=agent,path={channel},abstract=on");
     let tap = format!("tap,id=nic,ifname={port},script=no,downscript=no,vhost=off,vnet_hdr=on");
     // Without the ROM to boot from the network, which is another package.
@@ -172,7 +173,7 @@ fn start(host: &Node, port: &str, mac: &str, channel: &str) -> Result<Running> {
         &["-display", "none", "-machine", "pc", "-cpu", "max", "-smp", "1", "-m", "256"],
         // The same everywhere: not every machine has KVM.
         &["-accel", "tcg", "-kernel", &kernel, "-initrd", &initramfs],
-        &["-append", KERNEL_ARGUMENTS, "-serial", "file:/dev/stdout"],
+        &["-append", &arguments, "-serial", "file:/dev/stdout"],
         &["-device", "virtio-serial-pci", "-chardev", &chardev],
         &["-device", "virtserialport,chardev=agent,name=agent"],
         &["-netdev", &tap, "-device", &nic],

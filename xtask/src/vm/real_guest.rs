@@ -11,11 +11,12 @@ use super::{
     archive::{self, Archive},
     initramfs::Initramfs,
     kernel::Kernel,
+    machine::KERNEL_ARGUMENTS,
     request::DEFAULT_KERNEL,
 };
 use crate::workspace::Workspace;
 
-/// Names the directory with `kernel` and `initramfs` to the tests.
+/// Names the directory with `kernel`, `initramfs` and the kernel's `arguments` to the tests.
 pub const VARIABLE: &str = "VNET_TEST_GUEST";
 
 /// The directory, with whatever is missing fetched.
@@ -34,6 +35,7 @@ pub fn prepare(workspace: &Workspace) -> Result<PathBuf> {
         &directory.join("kernel"),
         &fs::read(&kernel.image).context("cannot read the kernel")?,
     )?;
+    replace(&directory.join("arguments"), KERNEL_ARGUMENTS.as_bytes())?;
     replace(&directory.join("initramfs"), &initramfs(&kernel, &busybox)?)?;
     Ok(directory)
 }
