@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     process::{self, CommandExt as _},
     sudo::{self, Elevation},
+    vm,
     workspace::Workspace,
 };
 
@@ -34,6 +35,11 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
         .args(filters)
         // Tests that cannot run must fail, not skip: everything they need is here.
         .env("VNET_REQUIRE_ROOT", "1");
+    match vm::real_guest::prepare(workspace) {
+        Ok(directory) => drop(command.env(vm::real_guest::VARIABLE, directory)),
+        // Elsewhere than on Debian and its like; the test tells whether it may be left out.
+        Err(error) => eprintln!("xtask: no guest to boot: {error:#}"),
+    }
     if io::stdout().is_terminal() {
         command.arg("--color=always");
     }
