@@ -60,6 +60,15 @@ impl Vnet {
 
     /// As [`Vnet::start`], with further arguments of `vnet run`.
     pub fn start_with(host: &Node, definitions: &[String], arguments: &[&str]) -> Result<Self> {
+        Self::launch(host, definitions, &[&["--no-services"], arguments].concat())
+    }
+
+    /// As [`Vnet::start`], with dnsmasq and with the bridges, which need not be there.
+    pub fn start_with_services(host: &Node, definitions: &[String]) -> Result<Self> {
+        Self::launch(host, definitions, &["--create-bridges"])
+    }
+
+    fn launch(host: &Node, definitions: &[String], arguments: &[&str]) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let instance = format!("test-{}-{serial}", process::id());
@@ -70,7 +79,6 @@ impl Vnet {
         let program = program()?;
         let (program, path) = (program.display().to_string(), directory.display().to_string());
         let mut command = vec![program.as_str(), "run", &path, "--instance", &instance];
-        command.push("--no-services");
         command.extend(arguments);
         let running = host.spawn(&command)?;
         let mut vnet = Self {
@@ -201,6 +209,8 @@ impl Drop for Vnet {
             let _ = fs::remove_dir_all(Path::new("/run/vnet").join(&self.instance));
         }
         let _ = fs::remove_dir_all(&self.definitions);
+        // Leases are kept for the next start, which does not come.
+        let _ = fs::remove_dir_all(Path::new("/var/lib/vnet").join(&self.instance));
     }
 }
 

@@ -151,8 +151,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
             workspace.build_host(*release)
         }
         Verb::Test { filters, vm, limit, record, no_setup } => {
-            let tools = if *vm { ToolSet::Vm } else { ToolSet::Tests };
-            let ready = setup::ensure(&workspace, &needs(tools, !no_setup))?;
+            let ready = setup::ensure(&workspace, &needs(ToolSet::Tests, !no_setup))?;
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
             if *vm {
@@ -168,7 +167,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
             fuzz::run(&workspace, *minutes, *seed)
         }
         Verb::Vm { kernel, limit, command } => {
-            setup::ensure(&workspace, &needs(ToolSet::Vm, true))?;
+            setup::ensure(&workspace, &needs(ToolSet::Tests, true))?;
             vm::shell(&workspace, kernel, command, Duration::from_secs(*limit))
         }
         Verb::Run { arguments } => {

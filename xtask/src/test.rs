@@ -13,6 +13,7 @@ use crate::{
     process::{self, CommandExt as _},
     record,
     sudo::{self, Elevation},
+    vm,
     workspace::Workspace,
 };
 
@@ -37,6 +38,11 @@ pub fn run(workspace: &Workspace, filters: &[String], records: bool) -> Result<(
         .env("VNET_REQUIRE_ROOT", "1");
     if records {
         command.env(record::VARIABLE, "1").env("RUST_TEST_NOCAPTURE", "1");
+    }
+    match vm::real_guest::prepare(workspace) {
+        Ok(directory) => drop(command.env(vm::real_guest::VARIABLE, directory)),
+        // Elsewhere than on Debian and its like; the test tells whether it may be left out.
+        Err(error) => eprintln!("xtask: no guest to boot: {error:#}"),
     }
     if io::stdout().is_terminal() {
         command.arg("--color=always");

@@ -92,6 +92,11 @@ fn require(word: &str, what: &str, probe: impl Fn(&Namespace) -> Result<()>) -> 
         "no {what} in this kernel ({}): run `cargo xtask test --vm {word}`",
         refusal.lines().last().unwrap_or_default()
     );
+    skip(word, &reason)
+}
+
+/// Prints why the calling test is skipped, or fails it if it is required; false.
+pub(crate) fn skip(word: &str, reason: &str) -> bool {
     let required = std::env::var("VNET_TEST_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|required| required == word), "{reason}");
     // Past the test harness, which would keep it to itself.

@@ -188,7 +188,7 @@ impl Lab {
         Ok(node)
     }
 
-    fn next_serial(&self) -> u16 {
+    pub(crate) fn next_serial(&self) -> u16 {
         self.serial.fetch_add(1, Ordering::Relaxed)
     }
 

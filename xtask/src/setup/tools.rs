@@ -11,8 +11,6 @@ pub enum ToolSet {
     Demo,
     /// What the tests call.
     Tests,
-    /// What runs the tests in a virtual machine.
-    Vm,
 }
 
 /// A program and its package by distribution family.
@@ -56,7 +54,7 @@ pub const TOOLS: [Tool; 19] = [
     tool("libvirtd", &["libvirt-daemon"], "libvirt-daemon", ToolSet::Tests),
     tool("virsh", &["libvirt-clients"], "libvirt-client", ToolSet::Tests),
     tool("iptables", &["iptables"], "iptables-nft", ToolSet::Tests),
-    tool("qemu-system-x86_64", &["qemu-system-x86"], "qemu-system-x86-core", ToolSet::Vm),
+    tool("qemu-system-x86_64", &["qemu-system-x86"], "qemu-system-x86-core", ToolSet::Tests),
 ];
 
 impl ToolSet {
@@ -88,9 +86,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn real_host_needs_no_tools_the_demo_some_the_tests_more_and_a_virtual_machine_most() {
+    fn real_host_needs_no_tools_the_demo_some_and_the_tests_all() {
         let count = |set: ToolSet| TOOLS.iter().filter(|tool| set.holds(tool)).count();
-        let sets = [ToolSet::None, ToolSet::Demo, ToolSet::Tests, ToolSet::Vm];
-        assert_eq!(sets.map(count), [0, 9, 18, 19]);
+        let sets = [ToolSet::None, ToolSet::Demo, ToolSet::Tests];
+        assert_eq!(sets.map(count), [0, 9, 19]);
     }
 }

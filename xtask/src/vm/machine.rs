@@ -17,7 +17,7 @@ use crate::{process, sudo, test::Counts, workspace::Workspace};
 const TIME_OVER: i32 = 124;
 
 /// What makes kernels safe in production costs a translated processor more than all the rest.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no5lvl \
+pub(super) const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet panic=-1 mitigations=off no5lvl \
      init_on_alloc=0 hardened_usercopy=off randomize_kstack_offset=off";
 
 /// How many times longer than usual the tests wait for what has to happen.

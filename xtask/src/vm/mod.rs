@@ -1,4 +1,5 @@
-//! `test --vm`: the test programs under kernels that this machine does not run.
+//! `test --vm`: the test programs under kernels that this machine does not run; and what the tests boot
+//! guests from, whatever kernel they run under.
 //!
 //! A kernel of Debian's archive boots in QEMU with a small initramfs and takes this machine's file
 //! tree, read-only, as its own. So the guest has every program that the tests call, and the test
@@ -9,6 +10,7 @@ mod initramfs;
 mod kernel;
 mod machine;
 mod programs;
+pub mod real_guest;
 mod request;
 
 use std::time::{Duration, Instant};
