@@ -52,12 +52,17 @@ mod reject_ipv6;
 mod route;
 mod routed;
 mod session;
+mod shortcut_maps;
 mod skb;
 mod slots;
 mod steps;
 mod tables;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use vnet_common::{family::Family, names::program, reason::Handover};
 
 use crate::{
@@ -139,6 +144,24 @@ pub fn port_guard(ctx: TcContext) -> i32 {
     let mut hook = Hook::new(Skb::new(&ctx), Link::Ethernet);
     let verdict = guard::from_guest(&mut hook);
     hook.finish(verdict)
+}
+
+/// TC ingress of a guest's port without a guard.
+#[classifier]
+pub fn port_shortcut(_ctx: TcContext) -> i32 {
+    hook::NEXT
+}
+
+/// Native XDP of an uplink: packets of established flows.
+#[xdp]
+pub fn uplink_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// Native XDP of a NIC or bond below a bridge: frames for stations that the bridge knows.
+#[xdp]
+pub fn bridged_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// Ends flows that have been idle too long. Userspace runs it over the table in slices.

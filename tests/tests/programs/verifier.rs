@@ -15,6 +15,7 @@ const BOUNDS: [(&str, u32); 8] = [
     (program::UPLINK_EGRESS_RAW, 100_000),
     (program::PORT_GUARD, 40_000),
     (program::SWEEP, 20_000),
+    (program::PORT_SHORTCUT, 20_000),
 ];
 
 fn within_bounds(rig: &mut Rig, factor: u32) -> Result<()> {

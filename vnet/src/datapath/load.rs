@@ -236,6 +236,7 @@ fn map_data(map: &Map) -> Option<&aya::maps::MapData> {
         | Map::LruHashMap(data)
         | Map::LpmTrie(data)
         | Map::PerCpuArray(data)
+        | Map::DevMapHash(data)
         | Map::Queue(data) => Some(data),
         _ => None,
     }
