@@ -57,6 +57,12 @@ pub mod program {
 
     /// The XDP programs of the object.
     pub const XDP: [&str; 2] = [UPLINK_XDP, BRIDGED_XDP];
+
+    /// The program at a hook that a word names.
+    #[must_use]
+    pub fn named(word: &str) -> Option<&'static str> {
+        ALL.into_iter().chain(XDP).find(|program| *program == word)
+    }
 }
 
 /// Maps by their name in the object and under bpffs.
@@ -176,6 +182,10 @@ pub mod map {
         FRAGMENTS,
         FRAGMENTS_IPV6,
     ];
+
+    /// Maps that came after others of their layout: a datapath that is taken over may lack them.
+    pub const LATER: [&str; 6] =
+        [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE];
 
     /// Every map that userspace opens by name.
     pub const ALL: [&str; 38] = [
