@@ -47,9 +47,10 @@ pub struct Station {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct OutboundWay {
-    /// When it was found, in units of 2^20 ns (about a millisecond) of `CLOCK_MONOTONIC_COARSE`; never 0.
+    /// When it was looked for, in units of 2^20 ns (about a millisecond) of `CLOCK_MONOTONIC_COARSE`; 0 for
+    /// never.
     pub found: u32,
-    /// The next hop's MAC address, as in the frame.
+    /// The next hop's MAC address, as in the frame; zero if there was no way.
     pub destination: [u8; 6],
     /// The uplink's MAC address.
     pub source: [u8; 6],
@@ -59,16 +60,44 @@ pub struct OutboundWay {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct InboundWay {
-    /// Interface index of the guest's port; 0 for none.
+    /// As [`OutboundWay::found`].
+    pub found: u32,
+    /// Interface index of the guest's port; 0 if there was no way.
     pub port: u32,
-    /// What `MOVES` was when the guest was seen at that port; it is good while it still is.
-    pub moves: u32,
     /// The guest's MAC address, as in the frame. The source is in `BRIDGE_ADDRESSES`.
     pub destination: [u8; 6],
-    /// Whether the port takes frames of XDP.
-    pub takes_xdp: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// The lower bits ([`MOVES_MASK`]) of what `MOVES` was; it is good while they still are. And
+    /// [`WAY_TAKES_XDP`].
+    pub moves: u16,
+}
+
+/// The bits of `MOVES` that a way has.
+pub const MOVES_MASK: u16 = 0x7fff;
+/// [`InboundWay::moves`]: the port takes frames of XDP, and the flow's packets come in at uplinks.
+pub const WAY_TAKES_XDP: u16 = 0x8000;
+
+/// How long a way is good, in its units: one second, after which a packet takes the long way and keeps the
+/// bridge's and the neighbours' entries alive.
+pub const WAY_LIFE: u32 = (1_000_000_000_u64 >> WAY_UNIT_BITS) as u32;
+/// The unit of [`OutboundWay::found`] is two to the power of this, in nanoseconds.
+pub const WAY_UNIT_BITS: u32 = 20;
+/// How soon one packet has to follow another, in nanoseconds, for a way to be looked for: it costs as much as
+/// it saves a few packets.
+pub const WAY_PAYS_NS: u64 = 250_000_000;
+
+/// A time in nanoseconds as ways have it, never 0.
+#[inline]
+#[must_use]
+pub const fn way_time(nanoseconds: u64) -> u32 {
+    let time = (nanoseconds >> WAY_UNIT_BITS) as u32;
+    if time == 0 { 1 } else { time }
+}
+
+/// Whether what was found at a time is still good.
+#[inline]
+#[must_use]
+pub const fn is_young(found: u32, now: u32) -> bool {
+    found != 0 && now.wrapping_sub(found) < WAY_LIFE
 }
 
 /// What packets XDP takes: the only element of `XDP_MODE`.
@@ -91,5 +120,15 @@ mod tests {
         assert_eq!(size_of::<Station>(), 16);
         assert_eq!(size_of::<OutboundWay>(), 16);
         assert_eq!(size_of::<InboundWay>(), 16);
+    }
+
+    #[test]
+    fn ways_are_young_for_a_second_also_where_the_clock_wraps() {
+        assert!(!is_young(0, 1));
+        assert!(is_young(1, 1) && is_young(1, WAY_LIFE) && !is_young(1, 1 + WAY_LIFE));
+        assert!(is_young(u32::MAX, 3) && !is_young(u32::MAX, WAY_LIFE));
+        // One that another CPU has found a moment later.
+        assert!(!is_young(8, 7));
+        assert_eq!((way_time(0), way_time(1_000_000_000)), (1, WAY_LIFE));
     }
 }
