@@ -59,6 +59,9 @@ enum Verb {
         /// Seconds until the virtual machine is switched off
         #[arg(long, requires = "vm", default_value_t = 300)]
         limit: u64,
+        /// How the daemons that tests run use native XDP, if they are to be told
+        #[arg(long, value_name = "WHEN")]
+        xdp: Option<test::Xdp>,
         /// Install nothing; fail when something is missing
         #[arg(long)]
         no_setup: bool,
@@ -146,7 +149,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
             bpf::build(&workspace, &ready)?;
             workspace.build_host(*release)
         }
-        Verb::Test { filters, vm, limit, no_setup } => {
+        Verb::Test { filters, vm, limit, xdp, no_setup } => {
             let tools = if *vm { ToolSet::Vm } else { ToolSet::Tests };
             let ready = setup::ensure(&workspace, &needs(tools, !no_setup))?;
             bpf::build(&workspace, &ready)?;
@@ -154,7 +157,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
             if *vm {
                 vm::run(&workspace, &vm::Request::parse(filters), Duration::from_secs(*limit))
             } else {
-                test::run(&workspace, filters)
+                test::run(&workspace, filters, *xdp)
             }
         }
         Verb::Fuzz { target: fuzz::Target::Nat, minutes, seed } => {

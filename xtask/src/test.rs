@@ -15,7 +15,18 @@ use crate::{
     workspace::Workspace,
 };
 
-pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
+/// How daemons use XDP in tests that do not say it.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Xdp {
+    /// Never
+    Off,
+    /// On every uplink, also on those of the lab
+    On,
+    /// Switched on and off while the tests run
+    Random,
+}
+
+pub fn run(workspace: &Workspace, filters: &[String], xdp: Option<Xdp>) -> Result<()> {
     let mut command = workspace.cargo();
     match sudo::silent() {
         Elevation::None => {}
@@ -34,6 +45,14 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
         .args(filters)
         // Tests that cannot run must fail, not skip: everything they need is here.
         .env("VNET_REQUIRE_ROOT", "1");
+    if let Some(xdp) = xdp {
+        let word = match xdp {
+            Xdp::Off => "off",
+            Xdp::On => "on",
+            Xdp::Random => "random",
+        };
+        command.env("VNET_TEST_XDP", word);
+    }
     if io::stdout().is_terminal() {
         command.arg("--color=always");
     }

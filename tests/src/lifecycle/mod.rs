@@ -18,6 +18,7 @@ use serde_json::Value;
 pub use foreign::{ForeignFilter, ForeignTcx, TCX_NEXT, TCX_PASS};
 
 use crate::lab::{HostState, Namespace, Output, Running, StandardLab, wait_until};
+use crate::xdp;
 
 /// How long a start, an end or a reaction may take, also on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -156,6 +157,7 @@ impl Scene {
         let mut command = vec!["env"];
         command.extend(environment);
         command.extend([&program, "run", &definition, "--instance", &self.instance]);
+        command.extend(xdp::arguments(arguments));
         command.extend(arguments);
         Ok(at.spawn(&command)?)
     }

@@ -6,7 +6,7 @@ use vnet_common::names::{self, program};
 
 use super::{change::OnFailure, pause::pause, startup::Running};
 use crate::{
-    datapath::{Attachment, DatapathError, Direction, Hook, HookSpec},
+    datapath::{AttachMode, Attachment, DatapathError, Direction, Hook, HookSpec},
     host::Snapshot,
     instance::{self, JournalError, Undo},
     notify, object,
@@ -87,6 +87,14 @@ async fn attach(
     }
 }
 
+/// A clsact qdisc that comes to a device stops its queues for a moment (`qdisc_graft` in `net/sched/sch_api.c`).
+/// A guest that is served already does without a short way, rather than without its packets.
+fn would_lose_packets(running: &Running, spec: &HookSpec) -> bool {
+    spec.program == program::PORT_SHORTCUT
+        && running.attach == AttachMode::Clsact
+        && running.plan.ports.iter().any(|port| port.ifindex == spec.ifindex)
+}
+
 fn is_at_port(program: &str) -> bool {
     [program::PORT_GUARD, program::PORT_SHORTCUT].contains(&program)
 }
@@ -145,6 +153,9 @@ pub(super) async fn attach_missing(
             } else if !hook.is_inherited {
                 continue;
             }
+        }
+        if at.is_none() && would_lose_packets(running, &spec) {
+            continue;
         }
         log::log!(level, "attaching to {} of `{}`", spec.direction.name(), spec.interface);
         if let Err(error) = attach(running, spec, at).await {
