@@ -134,7 +134,7 @@ fn entered(scene: &Scene) -> Result<BTreeMap<String, u32>> {
     let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
     let pin = format!("{pins}/maps/{}", map::STATIONS);
     let stations: HashMap<_, MacKey, Station> =
-        HashMap::try_from(Map::HashMap(MapData::from_pin(pin)?))?;
+        HashMap::try_from(Map::HashMap(scene.lab.host.enter(|| MapData::from_pin(pin))??))?;
     let text = |key: MacKey| key.mac.to_bytes().map(|byte| format!("{byte:02x}")).join(":");
     Ok(stations.iter().flatten().map(|(key, station)| (text(key), station.port)).collect())
 }
