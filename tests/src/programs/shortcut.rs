@@ -1,21 +1,24 @@
 //! Short ways past the bridge: the tables that userspace fills, and frames at a guest's port and in XDP.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapError, xdp::DevMapHash};
 use aya::programs::{ProgramError, TestRun as _, Xdp, XdpMode as AttachMode};
 use aya::{Ebpf, TestRunOptions};
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
-    flow::Session,
+    flow::{Session, SessionCursor},
     guard::{Mac, MacKey},
     names::{map, program},
-    shortcut::{BridgePort, InboundWay, OutboundWay, PORT_SHORT, PORT_TAKES_XDP, Station, XdpMode},
+    shortcut::{
+        BridgePort, InboundWay, OutboundWay, PORT_SHORT, PORT_TAKES_XDP, Station, XdpMode, way_time,
+    },
 };
 
 use super::counters::{self, Counted};
 use super::guard::GUEST_MAC;
 use super::load::{self, Plain};
-use super::outcome::Outcome;
+use super::outcome::{Outcome, Verdict};
+use super::packet::Packet;
 use super::rig::Rig;
 use super::run::Origin;
 
@@ -73,7 +76,9 @@ struct Context {
 
 impl Rig {
     /// Lets frames pass by a bridge of a network from and to a port, where [`GUEST_MAC`] has just been seen.
+    /// Ways stay young.
     pub fn shorten(&mut self, network: u16, bridge: &str, port: &str) -> Result<()> {
+        self.keep_ways_young(true);
         self.set_bridge_port(bridge, port, |_| {})?;
         let ifindex = self.ifindex(port)?;
         let seen = self.clock()?;
@@ -141,6 +146,46 @@ impl Rig {
         live.into_iter().try_for_each(|index| self.set_session(index, &change))
     }
 
+    /// Whether packets come right after the last ones, however slow the test is: ways are good for a second.
+    pub fn keep_ways_young(&mut self, young: bool) {
+        self.ways_stay_young = young;
+    }
+
+    /// Makes ways and packets those of just now, if they are to stay young.
+    pub(super) fn rejuvenate_ways(&mut self) -> Result<()> {
+        if !self.ways_stay_young {
+            return Ok(());
+        }
+        let cursors = load::array::<SessionCursor>(self.ebpf(), map::SESSION_CURSOR)?;
+        let end = cursors.get(&0, 0)?.0.fresh as u32;
+        let now = self.clock()?;
+        let renew = |time: u64, now: u64| if time == 0 { 0 } else { now };
+        for index in 0..end {
+            self.set_session(index, |session| {
+                session.last_outbound = renew(session.last_outbound, now);
+                session.last_inbound = renew(session.last_inbound, now);
+                for found in [&mut session.way_outbound.found, &mut session.way_inbound.found] {
+                    *found = renew((*found).into(), way_time(now).into()) as u32;
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A guest's packets at the bridge until one of them has looked for both ways. On a busy machine they may be
+    /// too slow for that.
+    pub fn look_for_ways(&mut self, packet: &Packet) -> Result<()> {
+        for _ in 0..50 {
+            let verdict = self.from_guest(packet)?.verdict;
+            ensure!(verdict == Verdict::Redirect, "{packet:?}: {verdict:?}");
+            let tables = self.tables()?;
+            if tables.live().all(|(_, s)| s.way_outbound.found != 0 && s.way_inbound.found != 0) {
+                return Ok(());
+            }
+        }
+        bail!("no packet looks for a way")
+    }
+
     /// Forgets the short ways, as an epoch does.
     pub fn forget_ways(&mut self) -> Result<()> {
         self.set_live_sessions(|session| {
@@ -168,6 +213,7 @@ impl Rig {
         frame: &[u8],
     ) -> Result<XdpOutcome> {
         let before = counters::read(self.ebpf())?;
+        self.rejuvenate_ways()?;
         let mut context = Context::zeroed();
         context.data_end = u32::try_from(frame.len())?;
         context.ingress_ifindex = interface.map_or(Ok(0), |name| self.ifindex(name))?;
@@ -176,7 +222,7 @@ impl Rig {
         let result = xdp(self.ebpf_mut(), name)?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
-            ctx_in: interface.is_some().then_some(bytemuck::bytes_of(&context)),
+            ctx_in: Some(bytemuck::bytes_of(&context)),
             ctx_out: Some(bytemuck::bytes_of_mut(&mut context_out)),
             ..TestRunOptions::default()
         })?;
@@ -207,6 +253,14 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
         Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
         Err(error) => Err(error).with_context(|| format!("the verifier refuses {name}")),
     }
+}
+
+/// A session without what only time changes.
+#[must_use]
+pub fn timeless(session: Session) -> Session {
+    let way_outbound = OutboundWay { found: 0, ..session.way_outbound };
+    let way_inbound = InboundWay { found: 0, ..session.way_inbound };
+    Session { last_outbound: 0, last_inbound: 0, way_outbound, way_inbound, ..session }
 }
 
 /// A frame with other MAC addresses: destination, source.

@@ -16,9 +16,7 @@ fn answer() -> Packet {
 
 fn with_way(rig: &mut Rig) -> Result<()> {
     rig.shorten(NETWORK, "virbr0", PORT)?;
-    for _ in 0..2 {
-        rig.from_guest(&tcp("192.168.122.10:20000", "192.0.2.10:80", SYN))?;
-    }
+    rig.look_for_ways(&tcp("192.168.122.10:20000", "192.0.2.10:80", SYN))?;
     assert_eq!(rig.tables()?.only().way_inbound.port, rig.ifindex(PORT)?);
     Ok(())
 }
@@ -57,6 +55,7 @@ fn whatever_makes_a_way_doubtful_leaves_answers_to_the_bridge() -> Result<()> {
     for change in changes {
         with_rig(|rig| {
             with_way(rig)?;
+            rig.keep_ways_young(false);
             rig.set_live_sessions(change)?;
             let back = answer().to("192.168.122.10:20000").ttl(63);
             rig.from_outside(&answer())?.assert_redirected(NETWORK, Inbound, &back);
