@@ -18,6 +18,9 @@ const BOUNDS: [(&str, u32); 9] = [
     (program::PORT_SHORTCUT, 20_000),
 ];
 
+/// The same for the XDP programs.
+const XDP_BOUNDS: [(&str, u32); 2] = [(program::UPLINK_XDP, 20_000), (program::BRIDGED_XDP, 5_000)];
+
 fn within_bounds(rig: &mut Rig, factor: u32) -> Result<()> {
     let mut above = Vec::new();
     for (name, bound) in BOUNDS {
@@ -28,6 +31,13 @@ fn within_bounds(rig: &mut Rig, factor: u32) -> Result<()> {
             above.push(format!("{name}: {count} instructions, at most {bound} are allowed"));
         }
     }
+    for (name, bound) in XDP_BOUNDS {
+        let count = rig.verified_xdp(name)?;
+        println!("{name}: {count} instructions verified");
+        if count > bound {
+            above.push(format!("{name}: {count} instructions, at most {bound} are allowed"));
+        }
+    }
     assert!(above.is_empty(), "{}", above.join("\n"));
     Ok(())
 }
@@ -35,6 +45,7 @@ fn within_bounds(rig: &mut Rig, factor: u32) -> Result<()> {
 #[test]
 fn verifier_accepts_every_program_within_bounds() -> Result<()> {
     assert_eq!(BOUNDS.map(|(name, _)| name), program::ALL);
+    assert_eq!(XDP_BOUNDS.map(|(name, _)| name), program::XDP);
     with_rig(|rig| within_bounds(rig, 1))
 }
 
