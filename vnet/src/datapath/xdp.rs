@@ -85,7 +85,7 @@ struct Info {
 pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
     let program = program.as_raw_fd();
     let create = Create { program, ifindex, attach_type: BPF_XDP, flags: XDP_FLAGS_DRV_MODE };
-    descriptor(bpf(BPF_LINK_CREATE, create)?)
+    open(BPF_LINK_CREATE, create)
 }
 
 /// Pins a link, so that it outlives this process.
@@ -124,7 +124,7 @@ pub(super) fn refusal(error: &io::Error) -> String {
 fn pinned(at: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(at.as_os_str().as_bytes())?;
     let address = path.as_ptr().expose_provenance() as u64;
-    descriptor(bpf(BPF_OBJ_GET, Pin { path: address, descriptor: 0, flags: 0 })?)
+    open(BPF_OBJ_GET, Pin { path: address, descriptor: 0, flags: 0 })
 }
 
 fn info(link: BorrowedFd<'_>) -> Option<Info> {
@@ -149,7 +149,9 @@ fn bpf<A: Attributes>(command: libc::c_long, mut attributes: A) -> io::Result<i3
     }
 }
 
-fn descriptor(number: i32) -> io::Result<OwnedFd> {
+/// Runs a command that opens something.
+fn open<A: Attributes>(command: libc::c_long, attributes: A) -> io::Result<OwnedFd> {
+    let descriptor = bpf(command, attributes)?;
     // SAFETY: the kernel has just opened it for us, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

@@ -3,7 +3,7 @@
 //! libvirt's nwfilter writes such rules with ebtables, which is nftables' family `bridge` or, in its old form,
 //! tables of its own; `br_netfilter` shows a bridge's frames to the rules for IP packets.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeSet, fs};
 
 use super::netlink::{Connection, NetlinkError, Request, attributes, string, u32_at};
 
@@ -57,7 +57,7 @@ fn is_on(sysctl: &str) -> bool {
 async fn bridge_table() -> Result<Option<String>, NetlinkError> {
     let rules = tables(NFT_MSG_GETRULE, NFT_MSG_NEWRULE, NFPROTO_BRIDGE, |_| true).await?;
     let chains = tables(NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, NFPROTO_BRIDGE, drops).await?;
-    Ok(rules.into_keys().chain(chains.into_keys()).next())
+    Ok(rules.into_iter().chain(chains).next())
 }
 
 /// Whether anything looks at IP packets at netfilter's hooks, new or old.
@@ -83,13 +83,13 @@ async fn tables(
     answer: u16,
     family: u8,
     counts: impl Fn(&[u8]) -> bool,
-) -> Result<BTreeMap<String, ()>, NetlinkError> {
+) -> Result<BTreeSet<String>, NetlinkError> {
     // NFTA_CHAIN_TABLE and NFTA_RULE_TABLE alike.
     const TABLE: u16 = 1;
     let action = "look for rules of bridges";
     // struct nfgenmsg.
     let request = Request { action, message_type: ask, flags: 0, body: vec![family, 0, 0, 0] };
-    let mut found = BTreeMap::new();
+    let mut found = BTreeSet::new();
     let mut connection = Connection::open_of(NETLINK_NETFILTER, action)?;
     let dumped = connection
         .dump(request, |kind, body| {
@@ -99,7 +99,7 @@ async fn tables(
                 return;
             }
             let table = attributes(attributes_of).find(|(kind, _)| *kind == TABLE);
-            found.extend(table.map(|(_, name)| (string(name), ())));
+            found.extend(table.map(|(_, name)| string(name)));
         })
         .await;
     match dumped {
@@ -107,7 +107,7 @@ async fn tables(
         Err(error)
             if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)) =>
         {
-            Ok(BTreeMap::new())
+            Ok(BTreeSet::new())
         }
         dumped => dumped.map(|_| found),
     }

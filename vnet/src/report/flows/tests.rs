@@ -33,7 +33,7 @@ fn state() -> State {
         hooks: vec![],
         guests: vec![],
         services: vec![],
-        shortcut: Default::default(),
+        shortcut: crate::instance::state::ShortcutState::default(),
         layout: 1,
     }
 }
