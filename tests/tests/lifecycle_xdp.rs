@@ -207,13 +207,13 @@ fn stations_follow_the_bridge_and_no_port_fills_the_table() -> Result<()> {
     // More than the port may have, at once.
     let before = entered(&scene)?.len();
     let port = &ports[1];
-    let lines: String = (0..3000)
+    let lines: Vec<String> = (0..3000)
         .map(|number| {
             let (high, low) = (number / 256, number % 256);
             format!("fdb add 52:54:01:00:{high:02x}:{low:02x} dev {port} master static\n")
         })
         .collect();
-    let file = scene.write("fdb", &lines)?;
+    let file = scene.write("fdb", &lines.concat())?;
     scene.lab.host.run(&["bridge", "-batch", &file])?;
     wait_until("the port has as many as it may", DEADLINE, || {
         let count = entered(&scene).map_err(|error| error.to_string())?.len();
