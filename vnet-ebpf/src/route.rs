@@ -143,9 +143,8 @@ pub fn neighbour(skb: Skb, address: Address, ifindex: u32) -> Option<MacPair> {
     if !resolved || fib.next_hop() != address {
         return None;
     }
-    let [_, macs @ ..] = fib.link_layer.map(u32::to_ne_bytes);
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = macs;
-    let (source, destination) = ([a, b, c, d, e, f], [g, h, i, j, k, l]);
+    let [_, macs @ ..] = fib.link_layer;
+    let [source, destination]: MacPair = bytemuck::cast(macs);
     let is_ethernet =
         Mac::from_bytes(source).is_unicast() && Mac::from_bytes(destination).is_unicast();
     is_ethernet.then_some([destination, source])

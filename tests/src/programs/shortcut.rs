@@ -1,5 +1,7 @@
 //! Short ways past the bridge: the tables that userspace fills, and frames at a guest's port and in XDP.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::{MapError, xdp::DevMapHash};
 use aya::programs::{ProgramError, TestRun as _, Xdp, XdpMode as AttachMode};
@@ -236,6 +238,12 @@ impl Rig {
             action => XdpVerdict::Other(action),
         };
         Ok(XdpOutcome { verdict, frame: out, counted })
+    }
+
+    /// The time of one run of an XDP program, as the kernel measures it.
+    pub(super) fn measure_xdp(&mut self, name: &str, frame: &[u8]) -> Result<Duration> {
+        let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };
+        Ok(xdp(self.ebpf_mut(), name)?.test_run(options)?.duration)
     }
 
     /// Instructions that the verifier processed for an XDP program.

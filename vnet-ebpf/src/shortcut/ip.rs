@@ -91,13 +91,12 @@ impl FrameIp for Ipv6 {
         let payload_len = u16::from_be(frame.read(L3 + 4)?);
         let [protocol, ttl]: [u8; 2] = frame.read(L3 + 6)?;
         let [source, destination]: [Address; 2] = frame.read(IPV6_ADDRESSES)?;
-        let length = u32::from(payload_len) + Self::HEADER_LEN as u32;
+        let total_len = payload_len.checked_add(Self::HEADER_LEN as u16)?;
         let fits = version >> 4 == 6
             && !source.is_ipv4()
             && !destination.is_ipv4()
-            && length <= u32::from(u16::MAX)
-            && length + L3 as u32 <= frame.len();
-        fits.then_some(Header { source, destination, protocol, ttl, total_len: length as u16 })
+            && u32::from(total_len) + L3 as u32 <= frame.len();
+        fits.then_some(Header { source, destination, protocol, ttl, total_len })
     }
 
     #[inline(always)]

@@ -31,7 +31,7 @@ impl Place {
 /// Where a station is.
 #[inline(always)]
 pub fn place(key: MacKey) -> Option<Place> {
-    let station = STATIONS.get_ptr(&key)?;
+    let station = STATIONS.get_ptr(key)?;
     // SAFETY: map memory outlives the program; the fields are aligned plain data.
     let (port, seen_at, seen) = unsafe {
         (
@@ -47,7 +47,7 @@ pub fn place(key: MacKey) -> Option<Place> {
 /// had a frame of it lately. Notes a frame that may not; userspace makes the entries.
 #[inline(always)]
 pub fn may_pass_by(key: MacKey, ifindex: u32, now: u64) -> bool {
-    let Some(station) = STATIONS.get_ptr_mut(&key) else { return false };
+    let Some(station) = STATIONS.get_ptr_mut(key) else { return false };
     // SAFETY: map memory outlives the program; the fields are aligned plain data.
     let (port, seen) =
         unsafe { ((&raw const (*station).port).read_volatile(), (&raw const (*station).seen)) };
@@ -62,7 +62,7 @@ pub fn may_pass_by(key: MacKey, ifindex: u32, now: u64) -> bool {
 /// Notes a frame of a station at a port, which goes on to the bridge.
 #[inline(always)]
 pub fn note(key: MacKey, ifindex: u32, now: u64) {
-    if let Some(station) = STATIONS.get_ptr_mut(&key) {
+    if let Some(station) = STATIONS.get_ptr_mut(key) {
         note_at(station, ifindex, now, SEEN_EVERY_NS);
     }
 }
