@@ -10,3 +10,4 @@ pub mod model;
 pub mod modes;
 pub mod programs;
 pub mod vnet;
+pub mod xdp;

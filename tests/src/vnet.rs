@@ -17,6 +17,7 @@ use vnet_common::{
 };
 
 use crate::lab::{Error, Node, Output, Result, Running, wait_until};
+use crate::xdp::{self, Switching};
 
 /// How long a start or an end may take, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -49,6 +50,7 @@ pub struct Vnet {
     instance: String,
     definitions: PathBuf,
     stopped: bool,
+    switching: Option<Switching>,
 }
 
 impl Vnet {
@@ -79,6 +81,7 @@ impl Vnet {
         let program = program()?;
         let (program, path) = (program.display().to_string(), directory.display().to_string());
         let mut command = vec![program.as_str(), "run", &path, "--instance", &instance];
+        command.extend(xdp::arguments(arguments));
         command.extend(arguments);
         let running = host.spawn(&command)?;
         let mut vnet = Self {
@@ -88,6 +91,7 @@ impl Vnet {
             instance,
             definitions: directory,
             stopped: false,
+            switching: None,
         };
         let ended = wait_until("vnet prints the line `ready`", DEADLINE, || {
             if vnet.running.stdout().lines().any(|line| line == "ready") {
@@ -101,6 +105,7 @@ impl Vnet {
             let seen = format!("{}\n{}{}", output.status, output.stdout, output.stderr);
             return Err(Error::unexpected(output.command, seen));
         }
+        vnet.switching = Switching::begin(host, &vnet.program, &vnet.instance);
         Ok(vnet)
     }
 
@@ -116,6 +121,7 @@ impl Vnet {
     /// If it does not end in time with status 0, printed anything but `ready` to its standard
     /// output, or logged an error.
     pub fn stop(mut self) -> Result<()> {
+        drop(self.switching.take());
         let output = self.running.terminate(DEADLINE)?.success()?;
         let failed = output.stderr.lines().any(|line| line.contains("ERROR"));
         if output.stdout != "ready\n" || failed {
@@ -128,6 +134,7 @@ impl Vnet {
 
     /// Kills it with SIGKILL and waits for its death.
     pub fn kill(&mut self) -> Result<()> {
+        drop(self.switching.take());
         self.running.signal_and_wait(Signal::SIGKILL, DEADLINE).map(drop)
     }
 
@@ -202,6 +209,7 @@ fn outcomes(status: &Value, kind: &str, reason: &str) -> u64 {
 
 impl Drop for Vnet {
     fn drop(&mut self) {
+        drop(self.switching.take());
         if !self.stopped {
             eprintln!("{}", self.describe());
             let _ = self.running.terminate(DEADLINE);

@@ -9,7 +9,10 @@ use core::mem::size_of;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::address::{Address, Ipv4Be, PortBe};
+use crate::{
+    address::{Address, Ipv4Be, PortBe},
+    shortcut::{InboundWay, OutboundWay},
+};
 
 /// IP protocol numbers.
 pub mod protocol {
@@ -301,8 +304,8 @@ pub struct Session {
     pub remote: Address,
     /// When the flow began, or ended if it has ended, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
     pub since: u64,
-    /// Zero; room for resolved link-layer addresses.
-    pub reserved: [u64; 2],
+    /// The short way of outbound packets.
+    pub way_outbound: OutboundWay,
     /// Last outbound packet, as `since`.
     pub last_outbound: u64,
     /// Last inbound packet, likewise; 0 if none.
@@ -311,8 +314,8 @@ pub struct Session {
     pub outbound: Traffic,
     /// Traffic to the inside.
     pub inbound: Traffic,
-    /// Zero.
-    pub reserved_tail: [u64; 2],
+    /// The short way of inbound packets.
+    pub way_inbound: InboundWay,
 }
 
 impl Session {

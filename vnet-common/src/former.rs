@@ -28,6 +28,7 @@ pub mod layout_1 {
     use crate::{
         address::{Address, PortBe},
         flow::{self, Traffic},
+        shortcut::{InboundWay, OutboundWay},
     };
 
     /// A flow. Its times were in the line of its addresses.
@@ -87,12 +88,12 @@ pub mod layout_1 {
                 external: former.external,
                 remote: former.remote,
                 since: former.since,
-                reserved: [0; 2],
+                way_outbound: OutboundWay::default(),
                 last_outbound: former.last_outbound,
                 last_inbound: former.last_inbound,
                 outbound: former.outbound,
                 inbound: former.inbound,
-                reserved_tail: [0; 2],
+                way_inbound: InboundWay::default(),
             }
         }
     }
@@ -103,7 +104,11 @@ mod tests {
     use bytemuck::Zeroable as _;
 
     use super::*;
-    use crate::{flow::Traffic, names};
+    use crate::{
+        flow::Traffic,
+        names,
+        shortcut::{InboundWay, OutboundWay},
+    };
 
     #[test]
     fn session_of_layout_1_keeps_every_field() {
@@ -118,7 +123,8 @@ mod tests {
         assert_eq!((session.last_outbound, session.last_inbound, session.since), (14, 15, 16));
         assert_eq!(session.outbound, Traffic { packets: 17, bytes: 18 });
         assert_eq!(session.inbound, Traffic { packets: 19, bytes: 20 });
-        assert_eq!((session.reserved, session.reserved_tail), ([0; 2], [0; 2]));
+        assert_eq!(session.way_outbound, OutboundWay::default());
+        assert_eq!(session.way_inbound, InboundWay::default());
     }
 
     #[test]

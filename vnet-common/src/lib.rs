@@ -24,5 +24,6 @@ pub mod policy;
 pub mod port;
 pub mod port_map;
 pub mod reason;
+pub mod shortcut;
 pub mod tcp;
 pub mod timeout;

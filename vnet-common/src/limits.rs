@@ -84,3 +84,7 @@ pub const GUEST_ROUTES: u32 = 1 << 12;
 pub const GUARD_EXTENSION_HEADERS: u32 = 8;
 /// Options of a neighbour discovery message that the guard reads.
 pub const GUARD_NEIGHBOUR_OPTIONS: u32 = 8;
+/// Ports of bridges that packets may pass by, and slaves of bonds among them.
+pub const BRIDGE_PORTS: u32 = 1 << 14;
+/// MAC addresses at all bridges that frames may pass by to.
+pub const STATIONS: u32 = 1 << 16;

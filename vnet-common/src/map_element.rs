@@ -7,12 +7,13 @@ use crate::{
         MappingKey, PortHolder, Session, SessionCursor,
     },
     forward::Forward,
-    guard::{AddressHolder, AddressKey, GuestPort, Learned, MacKey, RouteKey},
+    guard::{AddressHolder, AddressKey, GuestPort, Learned, Mac, MacKey, RouteKey},
     migration::Adoption,
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
     port_map::PortMap,
+    shortcut::{BridgePort, Station},
 };
 
 macro_rules! map_elements {
@@ -33,6 +34,7 @@ map_elements! {
     AddressHolder,
     AddressKey,
     Adoption,
+    BridgePort,
     Config,
     ExternalPort,
     FlowKey4,
@@ -46,6 +48,7 @@ map_elements! {
     GuestUsage,
     InterfaceKey,
     Learned,
+    Mac,
     MacKey,
     Mapping,
     MappingKey,
@@ -56,6 +59,7 @@ map_elements! {
     RouteKey,
     Session,
     SessionCursor,
+    Station,
     Subnet,
     SubnetKey,
     TokenBucket,

@@ -28,6 +28,8 @@ pub mod program {
     pub const UPLINK_EGRESS_RAW: &str = "uplink_egress_raw";
     /// TC ingress of a guest's port.
     pub const PORT_GUARD: &str = "port_guard";
+    /// TC ingress of a guest's port that is not guarded: the short way out.
+    pub const PORT_SHORTCUT: &str = "port_shortcut";
     /// The expiry of flows, run by userspace.
     pub const SWEEP: &str = "sweep";
 
@@ -36,7 +38,7 @@ pub mod program {
 
     /// Every program of the object that is loaded always. The place of one is its index in
     /// [`super::map::FORMER_PROGRAMS`].
-    pub const ALL: [&str; 8] = [
+    pub const ALL: [&str; 9] = [
         BRIDGE_INGRESS,
         BRIDGE_EGRESS,
         UPLINK_INGRESS,
@@ -45,7 +47,22 @@ pub mod program {
         UPLINK_EGRESS_RAW,
         PORT_GUARD,
         SWEEP,
+        PORT_SHORTCUT,
     ];
+
+    /// Native XDP of an uplink, or of a bond that is one.
+    pub const UPLINK_XDP: &str = "uplink_xdp";
+    /// Native XDP of a NIC or bond that is a port of a bridge of guests.
+    pub const BRIDGED_XDP: &str = "bridged_xdp";
+
+    /// The XDP programs of the object.
+    pub const XDP: [&str; 2] = [UPLINK_XDP, BRIDGED_XDP];
+
+    /// The program at a hook that a word names.
+    #[must_use]
+    pub fn named(word: &str) -> Option<&'static str> {
+        ALL.into_iter().chain(XDP).find(|program| *program == word)
+    }
 }
 
 /// Maps by their name in the object and under bpffs.
@@ -117,6 +134,19 @@ pub mod map {
     pub const GUARD_ADDRESSES: &str = "GUARD_ADDRESSES";
     /// Prefix of a [`crate::guard::RouteKey`] to the [`crate::address::Address`] of its gateway.
     pub const GUARD_ROUTES: &str = "GUARD_ROUTES";
+    /// Interface index to [`crate::shortcut::BridgePort`].
+    pub const BRIDGE_PORTS: &str = "BRIDGE_PORTS";
+    /// [`crate::guard::MacKey`] to [`crate::shortcut::Station`].
+    pub const STATIONS: &str = "STATIONS";
+    /// Network slot to the [`crate::guard::Mac`] of its bridge.
+    pub const BRIDGE_ADDRESSES: &str = "BRIDGE_ADDRESSES";
+    /// One counter (`u32`) of stations that the programs have seen at another port than before: an inbound
+    /// way is good while it is what it was.
+    pub const MOVES: &str = "MOVES";
+    /// Interface index of a port to itself, for redirects of XDP.
+    pub const XDP_PORTS: &str = "XDP_PORTS";
+    /// One [`crate::shortcut::XdpMode`] (`u32`).
+    pub const XDP_MODE: &str = "XDP_MODE";
 
     /// [`crate::migration::Phase`] (`u32`), while flows are migrated.
     pub const MIGRATION: &str = "MIGRATION";
@@ -153,8 +183,12 @@ pub mod map {
         FRAGMENTS_IPV6,
     ];
 
+    /// Maps that came after others of their layout: a datapath that is taken over may lack them.
+    pub const LATER: [&str; 6] =
+        [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE];
+
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 32] = [
+    pub const ALL: [&str; 38] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -187,5 +221,11 @@ pub mod map {
         GUARD_MACS,
         GUARD_ADDRESSES,
         GUARD_ROUTES,
+        BRIDGE_PORTS,
+        STATIONS,
+        BRIDGE_ADDRESSES,
+        MOVES,
+        XDP_PORTS,
+        XDP_MODE,
     ];
 }

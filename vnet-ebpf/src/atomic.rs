@@ -5,7 +5,7 @@
 #[cfg(target_arch = "bpf")]
 use core::arch::asm;
 #[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A word of map memory that several CPUs change.
 #[derive(Clone, Copy)]
@@ -131,5 +131,22 @@ impl SharedWord {
     fn on_host(self) -> &'static AtomicU64 {
         // SAFETY: `new` vouches for the word.
         unsafe { AtomicU64::from_ptr(self.raw) }
+    }
+}
+
+/// Adds one to half a word of map memory that several CPUs change.
+///
+/// # Safety
+///
+/// `raw` must point to an aligned half word of map memory, which outlives the program.
+#[inline(always)]
+pub unsafe fn increment_half(raw: *mut u32) {
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller vouches for the half word.
+    unsafe { AtomicU32::from_ptr(raw) }.fetch_add(1, Ordering::Relaxed);
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: as above.
+    unsafe {
+        asm!("lock *(u32 *)({half} + 0) += {one}", half = in(reg) raw, one = in(reg) 1_u64);
     }
 }

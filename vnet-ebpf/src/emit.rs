@@ -1,12 +1,13 @@
 //! Sending a packet on its way.
 
-use aya_ebpf::helpers::bpf_redirect_neigh;
+use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh};
 use vnet_common::{
     address::Address,
     names::{FORWARDED_MARK, INBOUND_MARK},
+    reason::DropReason,
 };
 
-use crate::{hook::Verdict, skb::Skb};
+use crate::{hook::Verdict, shortcut::way::MacPair, skb::Skb};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -24,6 +25,28 @@ pub fn to_neighbour(skb: Skb, ifindex: u32, next_hop: Address) -> Verdict {
     // SAFETY: the parameters are laid out as the kernel's and as long as told.
     let action = unsafe { bpf_redirect_neigh(ifindex, (&raw mut neighbour).cast(), length, 0) };
     Verdict::Redirect(action as i32)
+}
+
+/// Sends the packet out of an interface that has hooks of ours, with these MAC addresses.
+#[inline(always)]
+pub fn by_way(skb: Skb, ifindex: u32, macs: MacPair) -> Result<Verdict, DropReason> {
+    skb.set_mark(FORWARDED_MARK);
+    redirect(skb, ifindex, macs)
+}
+
+/// Sends the packet out of a guest's port, with these MAC addresses.
+#[inline(always)]
+pub fn to_port(skb: Skb, ifindex: u32, macs: MacPair) -> Result<Verdict, DropReason> {
+    // As the hook at the bridge would leave it.
+    skb.set_mark(0);
+    redirect(skb, ifindex, macs)
+}
+
+#[inline(always)]
+fn redirect(skb: Skb, ifindex: u32, macs: MacPair) -> Result<Verdict, DropReason> {
+    skb.write(0, macs)?;
+    // SAFETY: the helper checks the interface.
+    Ok(Verdict::Redirect(unsafe { bpf_redirect(ifindex, 0) } as i32))
 }
 
 /// `struct bpf_redir_neigh` of the kernel's `include/uapi/linux/bpf.h`.

@@ -155,9 +155,9 @@ fn unsupported<V: Ip>(packet: &Packet<V>) -> DropReason {
     }
 }
 
-/// Accounts a packet to its flow and takes the connection's state along.
+/// Accounts a packet to its flow and takes the connection's state along, if it has one.
 #[inline(always)]
-pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Direction, bytes: u32) {
+pub fn touch(session: SessionSlot, tcp_flags: u8, direction: Direction, bytes: u32) {
     session.count(direction, bytes);
     let now = now();
     let outbound = matches!(direction, Direction::Outbound);
@@ -173,8 +173,8 @@ pub fn touch<V: Ip>(session: SessionSlot, packet: &Packet<V>, direction: Directi
     let from_outside = session.flags() & FLAG_FROM_OUTSIDE != 0;
     // What a later fragment of IPv6 says of its protocol is not what its first has said.
     let next = match (session.protocol(), from_outside) {
-        (protocol::TCP, false) => tcp::advance(state, packet.tcp_flags, outbound),
-        (protocol::TCP, true) => tcp::advance_from_outside(state, packet.tcp_flags, outbound),
+        (protocol::TCP, false) => tcp::advance(state, tcp_flags, outbound),
+        (protocol::TCP, true) => tcp::advance_from_outside(state, tcp_flags, outbound),
         // Whoever has not sent first answers.
         _ if outbound == from_outside => State::Established,
         _ => state,

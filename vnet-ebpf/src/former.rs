@@ -35,6 +35,12 @@ fn phase() -> u32 {
     MIGRATION.get_ptr(0).map_or(Phase::Done as u32, |phase| unsafe { phase.read_volatile() })
 }
 
+/// Whether there is no former datapath: only then packets take short ways.
+#[inline(always)]
+pub fn is_absent() -> bool {
+    MIGRATES.load() == 0
+}
+
 /// Whether former tables have what the new ones may lack.
 #[inline(always)]
 fn is_asked() -> bool {

@@ -4,6 +4,7 @@ use vnet_common::{
     flow::{Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
     policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
+    shortcut::InboundWay,
 };
 
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     policy::{self, End},
     routed,
     session::SessionSlot,
+    shortcut::way,
     tables,
 };
 
@@ -179,6 +181,7 @@ pub fn is_current<V: Ip>(session: SessionSlot, epoch: u32) -> bool {
         return true;
     }
     if judge_again::<V>(session) {
+        session.set_way_inbound(InboundWay::default());
         session.set_epoch_inbound(epoch);
         return true;
     }
@@ -207,8 +210,13 @@ fn judge_again<V: Ip>(session: SessionSlot) -> bool {
 #[inline(always)]
 fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step<Verdict> {
     let skb = hook.skb;
+    let way = session.way_inbound();
+    let is_short = !hook.is_turned && way::is_good_inbound(&way, way::clock());
+    if !hook.is_turned && !is_short {
+        way::refresh_inbound(skb, session);
+    }
     let bytes = skb.len();
-    flow::touch(session, packet, Direction::Inbound, bytes);
+    flow::touch(session, packet.tcp_flags, Direction::Inbound, bytes);
     count::traffic(session.network(), Direction::Inbound, bytes);
     let (inside, port) = (session.inside(), session.inside_port());
     let flags = session.flags();
@@ -234,6 +242,9 @@ fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
     }
     if keep {
         return Ok(emit::through_stack(skb));
+    }
+    if is_short && let Some(macs) = way::inbound_macs(session, &way) {
+        return Ok(emit::to_port(skb, way.port, macs)?);
     }
     Ok(emit::to_neighbour(skb, session.bridge_ifindex(), inside))
 }

@@ -386,6 +386,13 @@ extern "C" fn vnet_replay_fragments_ipv4(ctx: *mut __sk_buff) -> u32 {
     held::replay::<Ipv4>(Skb::from_raw(ctx))
 }
 
+/// Writes the destination of a header and counts down its time to live.
+#[inline(always)]
+pub fn redirect_header(header: &mut Ipv4Hdr, destination: Ipv4Be) {
+    replace_address(header, Side::Destination, destination);
+    count_down(header);
+}
+
 #[inline(always)]
 fn replace_address(header: &mut Ipv4Hdr, side: Side, address: Ipv4Be) {
     let field = match side {

@@ -52,12 +52,16 @@ mod reject_ipv6;
 mod route;
 mod routed;
 mod session;
+mod shortcut;
 mod skb;
 mod slots;
 mod steps;
 mod tables;
 
-use aya_ebpf::{macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use vnet_common::{family::Family, names::program, reason::Handover};
 
 use crate::{
@@ -65,6 +69,7 @@ use crate::{
     hook::{Hook, Link},
     ipv4::Ipv4,
     ipv6::Ipv6,
+    shortcut::Frame,
     skb::Skb,
 };
 
@@ -136,9 +141,26 @@ fn by_family(skb: Skb, ipv4: fn(Skb) -> i32, ipv6: fn(Skb) -> i32) -> i32 {
 /// TC ingress of a guest's port: what the guest may not send goes no further.
 #[classifier]
 pub fn port_guard(ctx: TcContext) -> i32 {
-    let mut hook = Hook::new(Skb::new(&ctx), Link::Ethernet);
-    let verdict = guard::from_guest(&mut hook);
-    hook.finish(verdict)
+    let action = steps::at_guarded_port(Skb::new(&ctx));
+    if action == hook::NEXT { shortcut::from_guest(ctx.skb.skb) } else { action }
+}
+
+/// TC ingress of a guest's port without a guard: packets of known flows pass by the bridge.
+#[classifier]
+pub fn port_shortcut(ctx: TcContext) -> i32 {
+    shortcut::from_guest(ctx.skb.skb)
+}
+
+/// Native XDP of an uplink: packets of established flows.
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    shortcut::at_uplink(Frame::new(&ctx))
+}
+
+/// Native XDP of a NIC or bond below a bridge: frames for stations that the bridge knows.
+#[xdp]
+pub fn bridged_xdp(ctx: XdpContext) -> u32 {
+    shortcut::at_bridged(Frame::new(&ctx))
 }
 
 /// Ends flows that have been idle too long. Userspace runs it over the table in slices.

@@ -196,6 +196,7 @@ pub fn fill(session: SessionSlot, new: &NewFlow, now: u64) -> u32 {
     session.set_last_outbound(now);
     session.set_last_inbound(0);
     session.set_since(now);
+    session.clear_ways();
     session.clear_traffic();
     generation
 }

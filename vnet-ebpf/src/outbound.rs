@@ -19,6 +19,7 @@ use crate::{
     route::{self, Route},
     routed,
     session::SessionSlot,
+    shortcut::way,
     skb::Skb,
     tables,
 };
@@ -317,6 +318,7 @@ pub fn renew_or_open<V: Ip>(
             session.set_uplink_ifindex(way.ifindex);
             session.set_flags(session.flags() & !FLAG_HAIRPIN | flags & FLAG_HAIRPIN);
             session.set_mtu_outbound(way.mtu);
+            session.clear_ways();
             session.set_epoch_outbound(way.epoch(epoch));
             return Ok(());
         }
@@ -366,6 +368,7 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
         return Err(DropReason::HairpinException.into());
     }
     exception?;
+    way::refresh_outbound(skb, session);
     account(skb, packet, session);
     let (address, port) = (V::narrow(session.external()), session.external_port());
     // It is counted down where it comes in again.
@@ -382,7 +385,7 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
 #[inline(always)]
 pub fn account<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot) {
     let bytes = skb.len();
-    flow::touch(session, packet, Direction::Outbound, bytes);
+    flow::touch(session, packet.tcp_flags, Direction::Outbound, bytes);
     count::traffic(session.network(), Direction::Outbound, bytes);
 }
 

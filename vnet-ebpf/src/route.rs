@@ -11,16 +11,20 @@ use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     family::Family,
     flow::FLAG_FORWARDED,
+    guard::Mac,
     reason::Handover,
 };
 
 use crate::{
     flow, forward,
     ip::Ip,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
     maps,
     parse::Packet,
     policy::{End, Slot},
     session::SessionSlot,
+    shortcut::way::MacPair,
     skb::Skb,
     tables,
 };
@@ -56,7 +60,7 @@ pub struct FibLookup {
     source: [u32; 4],
     /// In: the destination; out: the next hop.
     destination: [u32; 4],
-    /// VLAN and link-layer addresses, which are not used.
+    /// Out: VLAN, which is not used, then the MAC addresses of the interface and of the next hop.
     link_layer: [u32; 4],
 }
 
@@ -127,6 +131,25 @@ pub fn source_towards<V: Ip>(
     }))
 }
 
+/// The MAC addresses of frames to a neighbour at an interface, destination first; `None` if the kernel does not
+/// know the neighbour, or the interface has no such addresses.
+#[inline(always)]
+pub fn neighbour(skb: Skb, address: Address, ifindex: u32) -> Option<MacPair> {
+    let (fib, resolved) = if address.is_ipv4() {
+        towards_resolved::<Ipv4>(skb, address.ipv4_part(), ifindex, 0)?
+    } else {
+        towards_resolved::<Ipv6>(skb, address, ifindex, 0)?
+    };
+    if !resolved || fib.next_hop() != address {
+        return None;
+    }
+    let [_, macs @ ..] = fib.link_layer;
+    let [source, destination]: MacPair = bytemuck::cast(macs);
+    let is_ethernet =
+        Mac::from_bytes(source).is_unicast() && Mac::from_bytes(destination).is_unicast();
+    is_ethernet.then_some([destination, source])
+}
+
 #[inline(always)]
 fn towards<V: Ip>(
     skb: Skb,
@@ -134,6 +157,18 @@ fn towards<V: Ip>(
     ifindex: u32,
     flags: u32,
 ) -> Option<&'static mut FibLookup> {
+    let (fib, _) = towards_resolved::<V>(skb, destination, ifindex, flags)?;
+    Some(fib)
+}
+
+/// As [`towards`], and whether the neighbour is resolved.
+#[inline(always)]
+fn towards_resolved<V: Ip>(
+    skb: Skb,
+    destination: V::Address,
+    ifindex: u32,
+    flags: u32,
+) -> Option<(&'static mut FibLookup, bool)> {
     let fib = maps::fib_lookup()?;
     let wide = V::widen(destination);
     let (family, destination) = match V::FAMILY {
@@ -152,9 +187,9 @@ fn towards<V: Ip>(
         destination,
         link_layer: [0; 4],
     };
-    fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT | flags).ok()?;
+    let resolved = fib.ask(skb, BPF_FIB_LOOKUP_OUTPUT | flags).ok()?;
     // In IPv6 the kernel prefers routes by that interface but does not insist on it.
-    (fib.ifindex == ifindex).then_some(fib)
+    (fib.ifindex == ifindex).then_some((fib, resolved))
 }
 
 impl FibLookup {

@@ -5,6 +5,7 @@ use core::{mem::offset_of, ptr::NonNull};
 use vnet_common::{
     address::{Address, PortBe},
     flow::{self, Direction, FlowKey, FlowSlot, Phase, Session, Traffic},
+    shortcut::{InboundWay, OutboundWay},
 };
 
 use crate::{atomic::SharedWord, ip::Ip, maps::SESSIONS};
@@ -92,6 +93,45 @@ impl SessionSlot {
         since, set_since: u64;
     }
 
+    /// The short way of outbound packets.
+    #[inline(always)]
+    pub fn way_outbound(self) -> OutboundWay {
+        const _: () = assert!(offset_of!(Session, way_outbound) % 8 == 0);
+        // SAFETY: map memory outlives the program; the two words are aligned.
+        bytemuck::cast(unsafe { read_words((&raw const (*self.raw.as_ptr()).way_outbound).cast()) })
+    }
+
+    #[inline(always)]
+    pub fn set_way_outbound(self, way: OutboundWay) {
+        // SAFETY: as in `way_outbound`.
+        unsafe {
+            write_words((&raw mut (*self.raw.as_ptr()).way_outbound).cast(), bytemuck::cast(way));
+        }
+    }
+
+    /// The short way of inbound packets.
+    #[inline(always)]
+    pub fn way_inbound(self) -> InboundWay {
+        const _: () = assert!(offset_of!(Session, way_inbound) % 8 == 0);
+        // SAFETY: map memory outlives the program; the two words are aligned.
+        bytemuck::cast(unsafe { read_words((&raw const (*self.raw.as_ptr()).way_inbound).cast()) })
+    }
+
+    #[inline(always)]
+    pub fn set_way_inbound(self, way: InboundWay) {
+        // SAFETY: as in `way_inbound`.
+        unsafe {
+            write_words((&raw mut (*self.raw.as_ptr()).way_inbound).cast(), bytemuck::cast(way));
+        }
+    }
+
+    /// Forgets both short ways.
+    #[inline(always)]
+    pub fn clear_ways(self) {
+        self.set_way_outbound(OutboundWay::default());
+        self.set_way_inbound(InboundWay::default());
+    }
+
     /// Moves the slot from one phase to the next; `false` if somebody else was faster.
     #[inline(always)]
     pub fn advance(self, from: Phase, to: Phase) -> bool {
@@ -142,6 +182,13 @@ impl SessionSlot {
         total.add(u64::from(bytes));
     }
 
+    /// Whether a packet from the inside has been counted.
+    #[inline(always)]
+    pub fn has_sent(self) -> bool {
+        // SAFETY: map memory outlives the program; the field is aligned plain data.
+        unsafe { (&raw const (*self.raw.as_ptr()).outbound.packets).read_volatile() != 0 }
+    }
+
     /// Sets both accounts to zero.
     #[inline(always)]
     pub fn clear_traffic(self) {
@@ -176,5 +223,28 @@ impl SessionSlot {
                 FlowKey::inbound(self.protocol(), remote, external)
             }
         }
+    }
+}
+
+/// Reads a way. Another CPU may write it meanwhile: a mixture of two is a frame lost at worst.
+///
+/// # Safety
+///
+/// `raw` must point to two aligned words of map memory.
+#[inline(always)]
+unsafe fn read_words(raw: *const u64) -> [u64; 2] {
+    // SAFETY: the caller vouches for the words.
+    unsafe { [raw.read_volatile(), raw.add(1).read_volatile()] }
+}
+
+/// # Safety
+///
+/// As [`read_words`].
+#[inline(always)]
+unsafe fn write_words(raw: *mut u64, [first, second]: [u64; 2]) {
+    // SAFETY: the caller vouches for the words. The time, in the first one, comes last.
+    unsafe {
+        raw.add(1).write_volatile(second);
+        raw.write_volatile(first);
     }
 }

@@ -236,6 +236,13 @@ impl Skb {
         Ok(unsafe { pointer.read_unaligned() })
     }
 
+    /// As [`Skb::read`] at the start of the packet, which is made readable.
+    #[inline(always)]
+    pub fn read_start<T: Pod>(self) -> Result<T, DropReason> {
+        self.pull(size_of::<T>() as u32);
+        self.read(0)
+    }
+
     /// As [`Skb::read`] at an offset that is not a constant.
     #[inline(always)]
     pub fn read_at<T: Pod>(self, offset: usize) -> Result<T, DropReason> {

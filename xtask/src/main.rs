@@ -63,6 +63,9 @@ enum Verb {
         /// Write the counts of the test program `vm_verifier` to the file that it compares with
         #[arg(long)]
         record: bool,
+        /// How the daemons that tests run use native XDP, if they are to be told
+        #[arg(long, value_name = "WHEN", conflicts_with = "vm")]
+        xdp: Option<test::Xdp>,
         /// Install nothing; fail when something is missing
         #[arg(long)]
         no_setup: bool,
@@ -150,7 +153,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
             bpf::build(&workspace, &ready)?;
             workspace.build_host(*release)
         }
-        Verb::Test { filters, vm, limit, record, no_setup } => {
+        Verb::Test { filters, vm, limit, record, xdp, no_setup } => {
             let ready = setup::ensure(&workspace, &needs(ToolSet::Tests, !no_setup))?;
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
@@ -158,7 +161,7 @@ fn execute(arguments: &Arguments) -> Result<()> {
                 let request = vm::Request { records: *record, ..vm::Request::parse(filters) };
                 vm::run(&workspace, &request, Duration::from_secs(*limit))
             } else {
-                test::run(&workspace, filters, *record)
+                test::run(&workspace, filters, *record, *xdp)
             }
         }
         Verb::Fuzz { target: fuzz::Target::Nat, minutes, seed } => {

@@ -17,7 +17,23 @@ use crate::{
     workspace::Workspace,
 };
 
-pub fn run(workspace: &Workspace, filters: &[String], records: bool) -> Result<()> {
+/// How daemons use XDP in tests that do not say it.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Xdp {
+    /// Never
+    Off,
+    /// On every uplink, also on those of the lab
+    On,
+    /// Switched on and off while the tests run
+    Random,
+}
+
+pub fn run(
+    workspace: &Workspace,
+    filters: &[String],
+    records: bool,
+    xdp: Option<Xdp>,
+) -> Result<()> {
     let mut command = workspace.cargo();
     match sudo::silent() {
         Elevation::None => {}
@@ -43,6 +59,14 @@ pub fn run(workspace: &Workspace, filters: &[String], records: bool) -> Result<(
         Ok(directory) => drop(command.env(vm::real_guest::VARIABLE, directory)),
         // Elsewhere than on Debian and its like; the test tells whether it may be left out.
         Err(error) => eprintln!("xtask: no guest to boot: {error:#}"),
+    }
+    if let Some(xdp) = xdp {
+        let word = match xdp {
+            Xdp::Off => "off",
+            Xdp::On => "on",
+            Xdp::Random => "random",
+        };
+        command.env("VNET_TEST_XDP", word);
     }
     if io::stdout().is_terminal() {
         command.arg("--color=always");

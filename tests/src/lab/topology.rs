@@ -1,5 +1,6 @@
 //! What a lab is made of: hosts with bridges, guests on their ports, and wires to the outside.
 
+use crate::xdp;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -170,6 +171,9 @@ impl Lab {
         for end in [a, b] {
             let mac = mac("02:00", self.next_serial());
             bring_up(end.node, end.interface, &mac, mtu, &end.addresses, &[])?;
+            if xdp::needs_checksums() {
+                end.node.run(&["ethtool", "-K", end.interface, "tx", "off"])?;
+            }
         }
         for (end, other) in [(a, b), (b, a)] {
             wait_for_link(end.node, end.interface)?;

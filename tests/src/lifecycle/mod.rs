@@ -18,6 +18,7 @@ use serde_json::Value;
 pub use foreign::{ForeignFilter, ForeignTcx, TCX_NEXT, TCX_PASS};
 
 use crate::lab::{HostState, Namespace, Output, Running, StandardLab, wait_until};
+use crate::xdp;
 
 /// How long a start, an end or a reaction may take, also on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -109,13 +110,14 @@ impl Scene {
         Ok(serde_json::from_slice(&fs::read(&path).with_context(|| path.display().to_string())?)?)
     }
 
-    /// `DIRECTION of INTERFACE` for each hook in `state.json`.
+    /// `DIRECTION of INTERFACE` for each hook in `state.json`, but for guests' ports without a guard.
     pub fn hooks(&self) -> Result<Vec<String>> {
         let state = self.state()?;
         let word = |hook: &Value, key: &str| hook[key].as_str().unwrap_or_default().to_owned();
         let hooks = state["hooks"].as_array().cloned().unwrap_or_default();
         Ok(hooks
             .iter()
+            .filter(|hook| hook["program"] != "port_shortcut")
             .map(|hook| format!("{} of {}", word(hook, "direction"), word(hook, "interface")))
             .collect())
     }
@@ -155,6 +157,7 @@ impl Scene {
         let mut command = vec!["env"];
         command.extend(environment);
         command.extend([&program, "run", &definition, "--instance", &self.instance]);
+        command.extend(xdp::arguments(arguments));
         command.extend(arguments);
         Ok(at.spawn(&command)?)
     }

@@ -20,6 +20,7 @@ mod race;
 mod rig;
 mod run;
 mod scale;
+pub mod shortcut;
 mod tables;
 mod time;
 

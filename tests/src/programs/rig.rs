@@ -110,6 +110,8 @@ pub struct Rig {
     ebpf: Ebpf,
     ifindexes: HashMap<String, u32>,
     slots: u32,
+    /// See [`Rig::keep_ways_young`].
+    pub(super) ways_stay_young: bool,
 }
 
 /// As [`with_rig`], with room for so many flows, whose tables are not to be read after every packet.
@@ -162,7 +164,8 @@ impl Rig {
     pub(crate) fn with_room(namespace: &Namespace, networks: u32, slots: u32) -> Result<Self> {
         let namespace = namespace.clone();
         let ifindexes = namespace.enter(interfaces)??;
-        let mut rig = Self { namespace, ebpf: load::object(0, networks, slots)?, ifindexes, slots };
+        let ebpf = load::object(0, networks, slots)?;
+        let mut rig = Self { namespace, ebpf, ifindexes, slots, ways_stay_young: false };
         rig.configure(|config| {
             config.session_limit = slots;
             config.host_ports = PortRange { first: 32768, last: 60999 };

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use aya::{TestRunOptions, maps::Map, programs::TestRun as _};
 use vnet_common::{
     flow::{FlowKey4, FlowSlot, Session, SessionCursor},
-    names::map,
+    names::{map, program},
 };
 
 use super::load::{self, Plain};
@@ -60,6 +60,26 @@ impl Rig {
         let text = std::fs::read_to_string(&path).context(path)?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
         Ok(line.context("no memlock in fdinfo")?.trim().parse()?)
+    }
+
+    /// As [`Rig::measure`], one packet at a time with ways that stay young: the mean of so many.
+    pub fn measure_with_ways(
+        &mut self,
+        program: &str,
+        interface: &str,
+        frame: &[u8],
+        packets: u32,
+    ) -> Result<Duration> {
+        let mut total = Duration::ZERO;
+        for _ in 0..packets {
+            self.rejuvenate_ways()?;
+            total += if program::XDP.contains(&program) {
+                self.measure_xdp(program, frame)?
+            } else {
+                self.measure(program, interface, frame, 1)?
+            };
+        }
+        Ok(total / packets)
     }
 
     /// The mean time of several runs of a program with the same frame, as the kernel measures it.

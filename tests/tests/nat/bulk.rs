@@ -3,6 +3,7 @@
 use vnet_tests::lab::services::{HttpServer, IperfServer, content};
 use vnet_tests::lab::{Checksum, Guest, Lab, Node, require_root};
 use vnet_tests::vnet::{Flow, Vnet};
+use vnet_tests::xdp;
 
 use crate::support::*;
 
@@ -47,7 +48,11 @@ fn transfer(nat: &Nat, guest: &Node, server: &IperfServer, way: Way) -> anyhow::
     // Headers of the super-packets come on top of the payload.
     let possible = report.received..report.sent * 11 / 10;
     assert!(possible.contains(&bytes), "{flow:?} of {possible:?}");
-    assert!(bytes / packets > 10_000, "super-packets were cut before translation: {flow:?}");
+    // XDP sees what the wire has, and wires that feed it send no super-packets.
+    assert!(
+        bytes / packets > 10_000 || xdp::needs_checksums(),
+        "super-packets were cut before translation: {flow:?}"
+    );
     Ok(())
 }
 

@@ -100,3 +100,40 @@ fn million_live_flows_are_swept_with_less_than_five_percent_of_a_core() -> Resul
         Ok(())
     })
 }
+
+#[test]
+fn short_ways_in_nanoseconds() -> Result<()> {
+    const PACKETS: u32 = 4000;
+    if std::env::var_os("VNET_TEST_SCALE").is_none() {
+        println!(
+            "skipped: times mean something on an idle machine; VNET_TEST_SCALE=1 measures them"
+        );
+        return Ok(());
+    }
+    with_rig(|rig| {
+        let out = udp("192.168.122.10:20000", "192.0.2.10:53");
+        let back = udp("192.0.2.10:53", "198.51.100.1:20000").frame();
+        rig.shorten(NETWORK, "virbr0", "port0")?;
+        rig.look_for_ways(&out)?;
+        let out = out.frame();
+        let short = [
+            (program::PORT_SHORTCUT, "port0", &out),
+            (program::UPLINK_INGRESS, "eth0", &back),
+            (program::UPLINK_XDP, "eth0", &back),
+        ];
+        for (name, at, frame) in short {
+            let time = rig.measure_with_ways(name, at, frame, PACKETS)?;
+            println!("short, {name}: {time:?}");
+        }
+        let long = rig.measure_with_ways(program::BRIDGE_INGRESS, "virbr0", &out, PACKETS)?;
+        println!("long, {}: {long:?}", program::BRIDGE_INGRESS);
+        rig.set_live_sessions(|session| session.way_inbound.port = 0)?;
+        let long = rig.measure_with_ways(program::UPLINK_INGRESS, "eth0", &back, PACKETS)?;
+        println!("long, {}: {long:?}", program::UPLINK_INGRESS);
+        let miss = rig.measure_with_ways(program::UPLINK_XDP, "eth0", &back, PACKETS)?;
+        println!("passed on, {}: {miss:?}", program::UPLINK_XDP);
+        let miss = rig.measure_with_ways(program::PORT_SHORTCUT, "port0", &out, PACKETS)?;
+        println!("passed on, {}: {miss:?}", program::PORT_SHORTCUT);
+        Ok(())
+    })
+}

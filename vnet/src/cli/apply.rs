@@ -63,26 +63,52 @@ impl Apply {
 }
 
 fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
-    apply_told(options, &told(options)?)
+    match options.xdp.filter(|_| options.definitions.is_empty()) {
+        Some(setting) => give(options, &Order::Xdp(setting)),
+        None => apply_told(options, &told(options)?),
+    }
 }
 
 /// What is to run: uplinks that are not given stay as they are.
 pub fn told(options: &supervise::Options) -> Result<Told, RunError> {
-    let mut told = supervise::told(options)?;
-    if told.settings.uplinks.is_empty() {
-        let before = Told::read(&options.instance).ok().flatten();
-        told.settings.uplinks = before.map(|before| before.settings.uplinks).unwrap_or_default();
+    if options.definitions.is_empty() {
+        return as_before(options);
     }
+    let mut told = supervise::told(options)?;
+    let before = Told::read(&options.instance).ok().flatten();
+    let settings = before.map(|before| before.settings).unwrap_or_default();
+    if told.settings.uplinks.is_empty() {
+        told.settings.uplinks = settings.uplinks;
+    }
+    if options.xdp.is_none() {
+        told.settings.xdp = settings.xdp;
+    }
+    Ok(told)
+}
+
+/// What the instance was told, but for XDP.
+fn as_before(options: &supervise::Options) -> Result<Told, RunError> {
+    let before = Told::read(&options.instance).ok().flatten();
+    let mut told = before.ok_or_else(|| {
+        Refusal::Daemon(format!(
+            "no definitions are given, and no instance `{}` runs",
+            options.instance
+        ))
+    })?;
+    told.settings.xdp = options.xdp.unwrap_or(told.settings.xdp);
     Ok(told)
 }
 
 /// By the daemon that runs the instance, else by this process.
 pub fn apply_told(options: &supervise::Options, told: &Told) -> Result<Vec<Difference>, RunError> {
+    give(options, &Order::Apply(told.clone()))
+}
+
+fn give(options: &supervise::Options, order: &Order) -> Result<Vec<Difference>, RunError> {
     check_namespace(&options.instance).map_err(Refusal::from)?;
-    let order = Order::Apply(told.clone());
     let start = Instant::now();
     loop {
-        match control::send(&options.instance, &order) {
+        match control::send(&options.instance, order) {
             Ok(Answer::Applied(differences)) => return Ok(differences),
             Ok(Answer::Refused(reason)) => return Err(Refusal::Daemon(reason).into()),
             Ok(Answer::Failed(reason)) => return Err(anyhow::anyhow!(reason).into()),
@@ -92,7 +118,11 @@ pub fn apply_told(options: &supervise::Options, told: &Told) -> Result<Vec<Diffe
             }
         }
         let runtime = runtime().map_err(anyhow::Error::from)?;
-        match runtime.block_on(supervise::apply(options, told.clone())) {
+        let told = match order {
+            Order::Apply(told) => told.clone(),
+            Order::Xdp(_) => as_before(options)?,
+        };
+        match runtime.block_on(supervise::apply(options, told)) {
             // A daemon that starts or ends at this moment, or another `vnet apply`.
             Err(RunError::Refused(Refusal::Lock(LockError::Running { .. })))
                 if start.elapsed() < DAEMON_DEADLINE =>

@@ -11,6 +11,7 @@ use vnet::{
     datapath::AttachMode,
     guests::watch::LIBVIRT_DIRECTORY,
     instance::Name,
+    plan::XdpSetting,
     supervise::{self, RunError},
 };
 
@@ -36,7 +37,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Start {
     /// libvirt network XML, or directories of it
-    #[arg(required = true, value_name = "FILE|DIR")]
+    #[arg(required_unless_present = "xdp", value_name = "FILE|DIR")]
     definitions: Vec<PathBuf>,
     /// Interface towards outside; may be repeated [default: all that the host's routes use]
     #[arg(long = "uplink", value_name = "IF")]
@@ -63,6 +64,19 @@ pub struct Start {
     /// Start no dnsmasq for networks with DHCP, DNS or IPv6: somebody else serves them
     #[arg(long)]
     no_services: bool,
+    /// When native XDP is used [default: auto, or what `vnet apply` finds]
+    #[arg(long, value_name = "WHEN")]
+    xdp: Option<Xdp>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Xdp {
+    /// Where a NIC has it, for all but bulk TCP, which is faster without
+    Auto,
+    /// Wherever there is any, for all packets of established flows
+    On,
+    /// Nowhere
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -89,6 +103,9 @@ enum LogLevel {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.start.definitions.is_empty() {
+            return Ok(refused(NO_DEFINITIONS));
+        }
         let watch = !self.no_watch;
         let options = supervise::Options { watch, ..self.start.options(self.keep) };
         let ready = || {
@@ -102,6 +119,9 @@ impl Run {
         }
     }
 }
+
+/// `vnet apply --xdp` alone goes without.
+const NO_DEFINITIONS: &str = "give the definitions to serve: FILE or DIR";
 
 impl Start {
     pub fn options(self, keep: bool) -> supervise::Options {
@@ -120,6 +140,7 @@ impl Start {
             keep,
             create_bridges: self.create_bridges,
             no_services: self.no_services,
+            xdp: self.xdp.map(Xdp::setting),
             watch: false,
         }
     }
@@ -130,6 +151,16 @@ pub fn refused(reason: &str) -> ExitCode {
     let prefix = if reason.starts_with("error") { "" } else { "error: " };
     let _ = writeln!(io::stderr(), "{prefix}{}", reason.trim_end());
     ExitCode::from(REFUSED)
+}
+
+impl Xdp {
+    const fn setting(self) -> XdpSetting {
+        match self {
+            Self::Auto => XdpSetting::Auto,
+            Self::On => XdpSetting::On,
+            Self::Off => XdpSetting::Off,
+        }
+    }
 }
 
 impl LogLevel {

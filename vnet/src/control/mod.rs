@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub use client::{ControlError, is_anybody, send};
 pub use listener::{Listener, Received};
 
-use crate::{definition::Difference, instance::Told};
+use crate::{definition::Difference, instance::Told, plan::XdpSetting};
 
 /// The longest order, in bytes: the largest file of definitions (1 MiB) a hundred times.
 const ORDER_LIMIT: u64 = 100 << 20;
@@ -19,6 +19,8 @@ const ORDER_LIMIT: u64 = 100 << 20;
 pub enum Order {
     /// Run these definitions instead.
     Apply(Told),
+    /// Use XDP otherwise, and leave all else as it is.
+    Xdp(XdpSetting),
 }
 
 /// How an order went.

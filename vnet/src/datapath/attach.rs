@@ -1,4 +1,4 @@
-//! Attaching programs to interfaces: tcx where the kernel has it, clsact where not.
+//! Attaching programs to interfaces: tcx where the kernel has it, clsact where not; XDP beside them.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use aya::programs::{
     tc::{SchedClassifierLink, TcAttachOptions, TcError},
 };
 
-use super::{Datapath, DatapathError, error::with_sources, query};
+use super::{Datapath, DatapathError, error::with_sources, query, xdp};
 
 use crate::{
     host::qdisc::{self, FilterSlot, QdiscError},
@@ -45,6 +45,8 @@ pub enum Mechanism {
     Tcx,
     /// A filter of the clsact qdisc.
     Clsact,
+    /// A link of native XDP.
+    Xdp,
 }
 
 impl Mechanism {
@@ -54,6 +56,7 @@ impl Mechanism {
         match self {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
+            Self::Xdp => "xdp",
         }
     }
 }
@@ -65,6 +68,8 @@ pub enum Direction {
     Ingress,
     /// Out of the host.
     Egress,
+    /// Into the host, in the driver.
+    Xdp,
 }
 
 impl Direction {
@@ -74,18 +79,20 @@ impl Direction {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
+            Self::Xdp => "xdp",
         }
     }
 
     /// The direction of a word.
     #[must_use]
     pub fn named(word: &str) -> Option<Self> {
-        [Self::Ingress, Self::Egress].into_iter().find(|direction| direction.name() == word)
+        let all = [Self::Ingress, Self::Egress, Self::Xdp];
+        all.into_iter().find(|direction| direction.name() == word)
     }
 
     fn attach_type(self) -> TcAttachType {
         match self {
-            Self::Ingress => TcAttachType::Ingress,
+            Self::Ingress | Self::Xdp => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }
@@ -94,14 +101,14 @@ impl Direction {
     /// none of theirs that ends the chain lets one out untranslated.
     fn tcx_order(self) -> LinkOrder {
         match self {
-            Self::Ingress => LinkOrder::last(),
+            Self::Ingress | Self::Xdp => LinkOrder::last(),
             Self::Egress => LinkOrder::first(),
         }
     }
 
     fn of_filter(self) -> qdisc::Direction {
         match self {
-            Self::Ingress => qdisc::Direction::Ingress,
+            Self::Ingress | Self::Xdp => qdisc::Direction::Ingress,
             Self::Egress => qdisc::Direction::Egress,
         }
     }
@@ -171,6 +178,9 @@ impl Datapath {
         attachment: Attachment<'_>,
     ) -> Result<Hook, DatapathError> {
         check_index(&spec)?;
+        if spec.direction == Direction::Xdp {
+            return self.attach_xdp(spec, attachment.pins);
+        }
         if attachment.mode != AttachMode::Clsact {
             match self.attach_tcx(&spec, attachment.pins) {
                 Ok(hook) => return Ok(hook),
@@ -225,6 +235,31 @@ impl Datapath {
         Ok(hook())
     }
 
+    /// Natively or not at all: XDP that runs on packets which the stack has made costs more than it spares.
+    fn attach_xdp(&mut self, spec: HookSpec, pins: &Path) -> Result<Hook, DatapathError> {
+        let pin = link_pin(pins, &spec);
+        let failed = |error: &ProgramError| refused(&spec, with_sources(error));
+        let program = self.xdp(spec.program)?;
+        let program_id = program.info().map_err(|error| failed(&error))?.id();
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        let ifindex = spec.ifindex;
+        if !xdp::replace(fd.as_fd(), &pin, ifindex) {
+            let link = xdp::attach(fd.as_fd(), ifindex)
+                .map_err(|error| refused(&spec, xdp::refusal(&error)))?;
+            let unpinned = |error: std::io::Error| DatapathError::Pin {
+                path: pin.clone(),
+                reason: error.to_string(),
+            };
+            fs::create_dir_all(pins.join(LINKS)).map_err(unpinned)?;
+            // Of an interface that had this index earlier, or taken off by others.
+            let _ = fs::remove_file(&pin);
+            xdp::pin(link.as_fd(), &pin).map_err(unpinned)?;
+        }
+        let hold = Hold::Link { pin };
+        let mechanism = Mechanism::Xdp;
+        Ok(Hook { spec, program_id, mechanism, is_inherited: false, is_lost: false, hold })
+    }
+
     async fn attach_clsact(
         &mut self,
         spec: HookSpec,
@@ -262,7 +297,7 @@ impl Hook {
     #[must_use]
     pub fn inherited(spec: HookSpec, mechanism: Mechanism, pins: &Path, filter: &str) -> Self {
         let hold = match mechanism {
-            Mechanism::Tcx => Hold::Link { pin: link_pin(pins, &spec) },
+            Mechanism::Tcx | Mechanism::Xdp => Hold::Link { pin: link_pin(pins, &spec) },
             Mechanism::Clsact => Hold::Filter { name: filter.to_owned() },
         };
         Self { spec, program_id: 0, mechanism, is_inherited: true, is_lost: false, hold }
@@ -273,6 +308,9 @@ impl Hook {
     pub async fn is_attached(&self) -> bool {
         let HookSpec { ifindex, direction, .. } = &self.spec;
         match &self.hold {
+            Hold::Link { pin } if *direction == Direction::Xdp => {
+                xdp::program_of(pin, *ifindex) == Some(self.program_id)
+            }
             Hold::Link { .. } => is_tcx_program(*ifindex, *direction, self.program_id),
             Hold::Filter { name } => {
                 match qdisc::list_bpf_filters(*ifindex, direction.of_filter()).await {
@@ -291,6 +329,9 @@ impl Hook {
     pub async fn program_ids(&self) -> Vec<u32> {
         let HookSpec { ifindex, direction, .. } = &self.spec;
         match &self.hold {
+            Hold::Link { pin } if *direction == Direction::Xdp => {
+                xdp::program_of(pin, *ifindex).into_iter().collect()
+            }
             Hold::Link { .. } => query::programs_at(*ifindex, *direction).unwrap_or_default(),
             Hold::Filter { name } => {
                 let filters = qdisc::list_bpf_filters(*ifindex, direction.of_filter()).await;

@@ -8,7 +8,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapInfo},
-    programs::SchedClassifier,
+    programs::{SchedClassifier, Xdp},
 };
 use vnet_common::{limits, names, network::Config, port::PortRange};
 
@@ -16,6 +16,7 @@ use super::{
     DatapathError,
     error::with_sources,
     places::{self, Places},
+    shortcut::Shortcut,
     tables::Generation,
 };
 use crate::{object, plan::GuardTables};
@@ -44,6 +45,8 @@ pub struct Datapath {
     pub(super) generations: [Generation; 2],
     /// What the guard's maps say, beside what the programs have learned.
     pub(super) guard: GuardTables,
+    /// What the maps of the short ways say.
+    pub(super) shortcut: Shortcut,
 }
 
 /// Maps whose sizes follow the limit of flows.
@@ -66,7 +69,17 @@ pub fn flow_limit_of(directory: &Path, layout: u32) -> Result<u32, String> {
     let object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
     let mut limit = 0;
     for name in names::map::ALL {
-        let ours = object.maps.get(name).ok_or_else(|| format!("the object has no `{name}`"))?;
+        let is_later = names::map::LATER.contains(&name);
+        let Some(ours) = object.maps.get(name) else {
+            if is_later {
+                continue;
+            }
+            return Err(format!("the object has no `{name}`"));
+        };
+        // It is made when it is missing.
+        if is_later && !directory.join(name).exists() {
+            continue;
+        }
         let theirs = MapInfo::from_pin(directory.join(name))
             .map_err(|error| format!("`{name}`: {}", with_sources(&error)))?;
         let kind = theirs.map_type().map(|kind| kind as u32).ok();
@@ -101,6 +114,7 @@ impl Datapath {
         })?;
         datapath.read_generations()?;
         datapath.read_guard()?;
+        datapath.read_shortcut()?;
         Ok(datapath)
     }
 
@@ -164,9 +178,18 @@ impl Datapath {
             .map_max_entries(names::map::FLOWS_IPV6, limit.saturating_mul(2));
         let mut ebpf = loader.load(object::object()?)?;
         for name in names::program::ALL {
+            if is_absent_later(&ebpf, name) {
+                continue;
+            }
             classifier(&mut ebpf, name)?
                 .load()
                 .map_err(|error| DatapathError::program(name, &error))?;
+        }
+        for name in names::program::XDP {
+            if is_absent_later(&ebpf, name) {
+                continue;
+            }
+            xdp(&mut ebpf, name)?.load().map_err(|error| DatapathError::program(name, &error))?;
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };
@@ -175,6 +198,7 @@ impl Datapath {
             config,
             generations: <[Generation; 2]>::default(),
             guard: GuardTables::default(),
+            shortcut: Shortcut::default(),
         })
     }
 
@@ -184,7 +208,12 @@ impl Datapath {
         fs::create_dir_all(directory).map_err(|error| failed(directory, error.to_string()))?;
         for name in names::map::ALL {
             let path = directory.join(name);
-            let map = self.ebpf.map(name).ok_or(DatapathError::Missing(name))?;
+            let Some(map) = self.ebpf.map(name) else {
+                if names::map::LATER.contains(&name) {
+                    continue;
+                }
+                return Err(DatapathError::Missing(name));
+            };
             map_data(map)
                 .ok_or(DatapathError::Missing(name))?
                 .pin(&path)
@@ -201,6 +230,9 @@ impl Datapath {
         for name in names::program::ALL {
             let path = directory.join(name);
             let _ = fs::remove_file(&path);
+            if is_absent_later(&self.ebpf, name) {
+                continue;
+            }
             let pinned = self.classifier(name)?.pin(&path);
             pinned.map_err(|error| places::failed(&path, &error))?;
         }
@@ -219,12 +251,27 @@ impl Datapath {
     ) -> Result<&mut SchedClassifier, DatapathError> {
         classifier(&mut self.ebpf, name)
     }
+
+    pub(super) fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, DatapathError> {
+        xdp(&mut self.ebpf, name)
+    }
+}
+
+/// Whether an object of an earlier layout lacks a program that came later.
+fn is_absent_later(ebpf: &Ebpf, name: &str) -> bool {
+    let is_later = names::program::XDP.contains(&name) || name == names::program::PORT_SHORTCUT;
+    is_later && object::layout() != names::LAYOUT && ebpf.program(name).is_none()
 }
 
 fn classifier<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = ebpf.program_mut(name).ok_or(DatapathError::Missing(name))?;
+    program.try_into().map_err(|error| DatapathError::program(name, &error))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, DatapathError> {
     let program = ebpf.program_mut(name).ok_or(DatapathError::Missing(name))?;
     program.try_into().map_err(|error| DatapathError::program(name, &error))
 }
@@ -236,6 +283,7 @@ fn map_data(map: &Map) -> Option<&aya::maps::MapData> {
         | Map::LruHashMap(data)
         | Map::LpmTrie(data)
         | Map::PerCpuArray(data)
+        | Map::DevMapHash(data)
         | Map::Queue(data) => Some(data),
         _ => None,
     }

@@ -14,8 +14,10 @@ mod places;
 mod query;
 mod running;
 mod session_memory;
+mod shortcut;
 mod sweep;
 mod tables;
+mod xdp;
 
 pub use attach::{
     AttachMode, Attachment, Direction, Hook, HookSpec, Mechanism, link_pins, pinned_links,

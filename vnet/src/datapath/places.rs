@@ -79,7 +79,12 @@ impl Places {
             if names::map::OF_FLOWS.contains(&name) || pin.exists() {
                 continue;
             }
-            let map = MapData::from_pin(self.maps.join(name)).map_err(io::Error::other)?;
+            let former = self.maps.join(name);
+            // It is made, and pinned, when the programs are loaded.
+            if names::map::LATER.contains(&name) && !former.exists() {
+                continue;
+            }
+            let map = MapData::from_pin(former).map_err(io::Error::other)?;
             map.pin(&pin).map_err(io::Error::other)?;
         }
         Ok(())

@@ -35,7 +35,7 @@ pub(super) fn programs_at(ifindex: u32, direction: Direction) -> io::Result<Vec<
     let mut query = Query {
         target_ifindex: ifindex,
         attach_type: match direction {
-            Direction::Ingress => BPF_TCX_INGRESS,
+            Direction::Ingress | Direction::Xdp => BPF_TCX_INGRESS,
             Direction::Egress => BPF_TCX_EGRESS,
         },
         prog_ids: ids.as_mut_ptr().expose_provenance() as u64,

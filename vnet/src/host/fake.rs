@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::{
     Bond, Hop, InterfaceAddress, Ipv6Settings, Link, LinkKind, LinkLayer, Port, Route, Snapshot,
     address::{AddressFlags, AddressScope},
-    link::{BondMode, LinkFlags, SpanningTree},
+    link::{BondMode, BridgePortSettings, LinkFlags, SpanningTree},
     route::{RouteProtocol, RouteScope, RouteType, TABLE_LOCAL, TABLE_MAIN},
 };
 
@@ -39,6 +39,7 @@ impl Host {
             }),
             vlan_filtering: (kind == LinkKind::Bridge).then_some(false),
             default_vlan: (kind == LinkKind::Bridge).then_some(1),
+            ageing_time: (kind == LinkKind::Bridge).then_some(30_000),
             spanning_tree: (kind == LinkKind::Bridge)
                 .then_some(SpanningTree { on: false, forward_delay: 0 }),
             alias: None,
@@ -49,6 +50,7 @@ impl Host {
             mac: None,
             master: None,
             port: None,
+            bridge_port: None,
             parent: None,
             parent_is_foreign: false,
             vlan_id: None,
@@ -60,6 +62,15 @@ impl Host {
     /// Enslaves the link that was added last.
     pub fn port(mut self, master: u32, port: Option<Port>) -> Self {
         let link = self.0.links.last_mut().unwrap();
+        link.bridge_port = match port {
+            Some(Port::Bridge { isolated }) => Some(BridgePortSettings {
+                forwarding: true,
+                isolated,
+                learning: true,
+                locked: false,
+            }),
+            _ => None,
+        };
         (link.master, link.port) = (Some(master), port);
         self
     }

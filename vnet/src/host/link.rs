@@ -28,6 +28,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// What it is to its master.
     pub port: Option<Port>,
+    /// What its bridge does with its frames; `None` if it is no port of a bridge.
+    pub bridge_port: Option<BridgePortSettings>,
     /// Index of the device under it (VLAN, macvlan) or of the peer (veth). The peer may be in
     /// another network namespace, where the index means something else: see `parent_is_foreign`.
     pub parent: Option<u32>,
@@ -41,6 +43,9 @@ pub struct Link {
     pub vlan_filtering: Option<bool>,
     /// The VLAN that a bridge gives to new ports; `None` for none, and for anything else.
     pub default_vlan: Option<u16>,
+    /// How long a bridge keeps the address of a silent station, in hundredths of a second (`clock_t`); `None`
+    /// for anything else.
+    pub ageing_time: Option<u32>,
     /// The spanning tree settings of a bridge.
     pub spanning_tree: Option<SpanningTree>,
     /// What somebody has noted about it (`ip link set IF alias …`).
@@ -125,6 +130,41 @@ pub enum Port {
     Other(String),
 }
 
+/// What a bridge does with the frames of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent settings")]
+pub struct BridgePortSettings {
+    /// It takes part in forwarding (`BR_STATE_FORWARDING`).
+    pub forwarding: bool,
+    /// It talks only to ports that are not isolated.
+    pub isolated: bool,
+    /// Source addresses are learned.
+    pub learning: bool,
+    /// Only stations that somebody has entered may send (802.1X).
+    pub locked: bool,
+}
+
+impl BridgePortSettings {
+    /// Reads `IFLA_INFO_SLAVE_DATA` (`br_port_fill_attrs` in `net/bridge/br_netlink.c`).
+    fn parse(data: &[u8]) -> Self {
+        const IFLA_BRPORT_STATE: u16 = 1;
+        const IFLA_BRPORT_LEARNING: u16 = 8;
+        const IFLA_BRPORT_ISOLATED: u16 = 33;
+        const IFLA_BRPORT_LOCKED: u16 = 43;
+        const BR_STATE_FORWARDING: u8 = 3;
+
+        let is = |wanted: u16, value: u8| {
+            attributes(data).any(|(kind, payload)| kind == wanted && payload == [value])
+        };
+        Self {
+            forwarding: is(IFLA_BRPORT_STATE, BR_STATE_FORWARDING),
+            isolated: is(IFLA_BRPORT_ISOLATED, 1),
+            learning: is(IFLA_BRPORT_LEARNING, 1),
+            locked: is(IFLA_BRPORT_LOCKED, 1),
+        }
+    }
+}
+
 impl Link {
     /// Administratively up.
     #[must_use]
@@ -166,12 +206,14 @@ impl Link {
             mac: None,
             master: None,
             port: None,
+            bridge_port: None,
             parent: None,
             parent_is_foreign: false,
             vlan_id: None,
             bond: None,
             vlan_filtering: None,
             default_vlan: None,
+            ageing_time: None,
             spanning_tree: None,
             alias: None,
             ipv6: None,
@@ -198,7 +240,6 @@ impl Link {
         const IFLA_INFO_DATA: u16 = 2;
         const IFLA_INFO_SLAVE_KIND: u16 = 4;
         const IFLA_INFO_SLAVE_DATA: u16 = 5;
-        const IFLA_BRPORT_ISOLATED: u16 = 33;
 
         let find =
             |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload);
@@ -207,10 +248,14 @@ impl Link {
             self.kind = LinkKind::from_name(string(kind), data, hardware);
             self.read_data(data);
         }
-        self.port = find(IFLA_INFO_SLAVE_KIND).map(string).map(|kind| match kind.as_str() {
+        let kind = find(IFLA_INFO_SLAVE_KIND).map(string);
+        self.bridge_port = kind
+            .as_ref()
+            .filter(|kind| *kind == "bridge")
+            .map(|_| BridgePortSettings::parse(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default()));
+        self.port = kind.map(|kind| match kind.as_str() {
             "bridge" => Port::Bridge {
-                isolated: attributes(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default())
-                    .any(|(kind, payload)| kind == IFLA_BRPORT_ISOLATED && payload == [1]),
+                isolated: self.bridge_port.is_some_and(|settings| settings.isolated),
             },
             "bond" => Port::Bond,
             _ => Port::Other(kind),
@@ -222,6 +267,7 @@ impl Link {
         const IFLA_BOND_MIIMON: u16 = 3;
         const IFLA_BOND_ARP_INTERVAL: u16 = 7;
         const IFLA_BR_FORWARD_DELAY: u16 = 1;
+        const IFLA_BR_AGEING_TIME: u16 = 4;
         const IFLA_BR_STP_STATE: u16 = 5;
         const IFLA_BR_VLAN_FILTERING: u16 = 7;
         const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
@@ -238,6 +284,7 @@ impl Link {
                 self.default_vlan = find(IFLA_BR_VLAN_DEFAULT_PVID)
                     .and_then(|payload| u16_at(payload, 0))
                     .filter(|id| *id != 0);
+                self.ageing_time = find(IFLA_BR_AGEING_TIME).and_then(|payload| u32_at(payload, 0));
                 self.spanning_tree = Some(SpanningTree {
                     on: number(IFLA_BR_STP_STATE) != 0,
                     forward_delay: number(IFLA_BR_FORWARD_DELAY),

@@ -11,8 +11,10 @@ pub mod address;
 pub mod bpffs;
 pub mod bridge;
 pub mod bridge_port;
+pub mod bridge_rules;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod forwarding_database;
 pub mod gateway_route;
 pub mod indexed;
 mod ipv6;
@@ -27,12 +29,13 @@ pub mod snapshot;
 pub mod sysctl;
 pub mod uplink;
 pub mod watch;
+pub mod xdp;
 
 pub use address::InterfaceAddress;
 pub use gateway_route::GatewayRoute;
 pub use indexed::{Entry, Indexed};
 pub use ipv6::Ipv6Settings;
-pub use link::{Bond, BondMode, Link, LinkKind, LinkLayer, Port, SpanningTree};
+pub use link::{Bond, BondMode, BridgePortSettings, Link, LinkKind, LinkLayer, Port, SpanningTree};
 pub use netlink::NetlinkError;
 pub use route::{Hop, Route};
 pub use snapshot::{Snapshot, snapshot};

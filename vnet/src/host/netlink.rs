@@ -85,8 +85,13 @@ const RECEIVE_BUFFER: usize = 64 * 1024;
 
 impl Connection {
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        let failed = |source| NetlinkError::Socket { action: "talk to rtnetlink", source };
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed)?;
+        Self::open_of(NETLINK_ROUTE, "talk to rtnetlink")
+    }
+
+    /// Of another protocol than rtnetlink.
+    pub(super) fn open_of(protocol: isize, action: &'static str) -> Result<Self, NetlinkError> {
+        let failed = |source| NetlinkError::Socket { action, source };
+        let mut socket = TokioSocket::new(protocol).map_err(failed)?;
         socket.socket_mut().bind_auto().map_err(failed)?;
         // Both only make refusals more readable, so a kernel without them is fine.
         let _ = socket.socket_ref().set_ext_ack(true);
@@ -193,7 +198,7 @@ pub(super) struct Message<'a> {
     pub kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    pub body: &'a [u8],
 }
 
 impl Message<'_> {

@@ -10,7 +10,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::Name;
-use crate::{definition::MacAddress, services::ServiceState};
+use crate::{
+    definition::MacAddress,
+    plan::{LongWay, XdpSetting},
+    services::ServiceState,
+};
 
 const FILE: &str = "state.json";
 const NEW_FILE: &str = "state.json.new";
@@ -47,6 +51,35 @@ pub struct State {
     /// How guests are served addresses and names, where that is wanted.
     #[serde(default)]
     pub services: Vec<ServiceState>,
+    /// What takes a short way past the bridges, and what does not.
+    #[serde(default)]
+    pub shortcut: ShortcutState,
+}
+
+/// The short ways.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShortcutState {
+    /// When XDP is used.
+    pub setting: XdpSetting,
+    /// The devices for XDP, by rising index.
+    pub xdp: Vec<XdpState>,
+    /// What keeps packets at their bridges.
+    pub long_ways: Vec<LongWay>,
+}
+
+/// A device for XDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpState {
+    /// Its name.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// The program.
+    pub program: String,
+    /// The kernel's number of the program, if it is attached natively.
+    pub program_id: Option<u32>,
+    /// Why it is not.
+    pub reason: Option<String>,
 }
 
 /// A network that is served.

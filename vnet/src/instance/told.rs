@@ -10,7 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Name, state};
-use crate::definition::{Difference, Setting};
+use crate::{
+    definition::{Difference, Setting},
+    plan::XdpSetting,
+};
 
 const FILE: &str = "told.json";
 const NEW_FILE: &str = "told.json.new";
@@ -50,6 +53,9 @@ pub struct Settings {
     /// Whether guests are served addresses and names by somebody else in any case.
     #[serde(default)]
     pub no_services: bool,
+    /// When XDP is used.
+    #[serde(default)]
+    pub xdp: XdpSetting,
 }
 
 impl Settings {
@@ -66,13 +72,14 @@ impl Settings {
         (!settings.is_empty()).then_some(Difference::Settings { settings })
     }
 
-    fn texts(&self) -> [(&'static str, Option<String>); 3] {
+    fn texts(&self) -> [(&'static str, Option<String>); 4] {
         let uplinks = (!self.uplinks.is_empty()).then(|| self.uplinks.join(", "));
         let yes = |is_set: bool| is_set.then(|| "yes".to_owned());
         [
             ("uplinks", uplinks),
             ("create-bridges", yes(self.create_bridges)),
             ("no-services", yes(self.no_services)),
+            ("xdp", Some(self.xdp.name().to_owned())),
         ]
     }
 }

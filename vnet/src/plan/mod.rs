@@ -7,6 +7,7 @@ mod network;
 mod ports;
 mod problem;
 mod routes;
+mod shortcut;
 mod slots;
 mod tables;
 #[cfg(test)]
@@ -27,6 +28,9 @@ pub use forwards::{ForwardPrefix, PlannedForward};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
+pub use shortcut::{
+    LongWay, ShortcutTables, Shortcuts, Surfaces, XdpFeatures, XdpPlace, XdpSetting,
+};
 pub use slots::Slots;
 pub use tables::{SubnetPrefix, Tables};
 pub use warning::Warning;

@@ -139,7 +139,7 @@ fn sources(definition: &Network) -> AddressSources {
 
 /// Taps are guests', and veth pairs that end in another network namespace are containers'. A pair with
 /// both ends here leads to something else of the host, as to another bridge.
-fn is_guests(port: &Link) -> bool {
+pub(super) fn is_guests(port: &Link) -> bool {
     port.kind == LinkKind::Tap || port.kind == LinkKind::Veth && port.parent_is_foreign
 }
 

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use vnet_common::names::program;
 
-use super::{forwarding, hooks, pause::pause, ports, routes, startup::Running, state};
+use super::{forwarding, hooks, pause::pause, ports, routes, shortcut, startup::Running, state};
 use crate::{
     datapath::{Hook, HookSpec},
     host::Snapshot,
     instance::Told,
-    plan::{Addresses, GuardTables, Plan, PlannedPort, Tables},
+    plan::{Addresses, GuardTables, Plan, PlannedPort, ShortcutTables, Tables},
 };
 
 /// What a failure to set up a hook means.
@@ -36,6 +36,7 @@ struct Before {
     hooks: Vec<HookSpec>,
     guard: GuardTables,
     tables: Tables,
+    shortcut: ShortcutTables,
 }
 
 /// Programs come before the tables send packets there, and go after the tables no longer do. With `told`
@@ -60,6 +61,7 @@ pub(super) async fn change_to(
         hooks: known.cloned().collect(),
         guard: running.datapath.guard().clone(),
         tables: running.datapath.shown(),
+        shortcut: running.datapath.shown_shortcut().clone(),
     };
     let prepared = prepare(running, &plan, told, host).await;
     let mut failures = match prepared {
@@ -84,6 +86,7 @@ pub(super) async fn change_to(
     failures.extend(ports::set_up(&mut running.journal, &plan, host).await);
     failures.extend(routes::add_missing(&mut running.journal, &plan, host).await);
     running.plan = plan;
+    failures.extend(shortcut::settle(running, on_failure.level()).await);
     if on_failure == OnFailure::RollBack {
         failures.extend(forwarding::retract_unwanted(running).await);
         failures.extend(ports::retract_unwanted(running, host).await);
@@ -130,9 +133,11 @@ async fn prepare(
         anyhow::bail!(failures.join("; "));
     }
     pause("attached").await;
+    depart(running, plan, host)?;
+    let setting = told.map_or(running.told.settings.xdp, |told| told.settings.xdp);
+    shortcut::enter(running, plan, host, setting).await?;
     state::stage(running, plan, told)?;
     pause("staged").await;
-    depart(running, plan, host)?;
     let tables = Tables::of(&served(running, plan));
     // Bridges that lose their hooks are named until they have lost them.
     running.datapath.write(&tables.with_networks_of(&running.datapath.shown()))?;
@@ -173,7 +178,10 @@ async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
         running.hooks.iter().filter(|hook| unknown(hook)).map(|hook| hook.spec.clone()).collect();
     let kept: Vec<_> = before.hooks.iter().chain(&unknown).cloned().collect();
     failures.extend(hooks::detach_unwanted(running, &kept, OnFailure::RollBack).await.err());
-    if running.datapath.shown() != before.tables {
+    let narrowed = running.datapath.write_shortcut(&before.shortcut);
+    let is_narrower = narrowed.as_ref().is_ok_and(|is_narrower| *is_narrower);
+    failures.extend(narrowed.err().map(|error| error.to_string()));
+    if running.datapath.shown() != before.tables || is_narrower {
         let written = running.datapath.write(&before.tables);
         failures.extend(written.err().map(|error| error.to_string()));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::time::{Instant, sleep_until};
 
-use super::{bridging, change::change_to, hooks, ports, serving, startup::Running};
+use super::{bridging, change::change_to, hooks, ports, serving, shortcut, startup::Running};
 use crate::{
     host::{self, sysctl},
     plan::{self, Planned},
@@ -83,4 +83,5 @@ pub(super) async fn is_needed(running: &mut Running) -> bool {
         || !running.leaving.is_empty()
         || ports::any_is_new(running)
         || hooks::find_lost(running).await
+        || shortcut::is_changed(running).await
 }

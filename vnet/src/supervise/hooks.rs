@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use vnet_common::names::program;
+use vnet_common::names::{self, program};
 
 use super::{change::OnFailure, pause::pause, startup::Running};
 use crate::{
-    datapath::{Attachment, DatapathError, Direction, Hook, HookSpec},
+    datapath::{AttachMode, Attachment, DatapathError, Direction, Hook, HookSpec},
     host::Snapshot,
     instance::{self, JournalError, Undo},
-    notify,
+    notify, object,
     plan::{Plan, PlannedUplink},
 };
 
@@ -27,12 +27,18 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
             });
         }
     }
-    for port in plan.ports.iter().filter(|port| port.guard.is_some()) {
+    for port in &plan.ports {
+        let program = match port.guard {
+            Some(_) => program::PORT_GUARD,
+            // What an object of an earlier layout does not have.
+            None if object::layout() != names::LAYOUT => continue,
+            None => program::PORT_SHORTCUT,
+        };
         hooks.push(HookSpec {
             ifindex: port.ifindex,
             interface: port.name.clone(),
             direction: Direction::Ingress,
-            program: program::PORT_GUARD,
+            program,
         });
     }
     for direction in [Direction::Egress, Direction::Ingress] {
@@ -44,7 +50,7 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
                 interface: network.bridge.clone(),
                 direction,
                 program: match direction {
-                    Direction::Ingress => program::BRIDGE_INGRESS,
+                    Direction::Ingress | Direction::Xdp => program::BRIDGE_INGRESS,
                     Direction::Egress => program::BRIDGE_EGRESS,
                 },
             });
@@ -60,9 +66,9 @@ pub(super) fn is_at_bridge(hook: &HookSpec) -> bool {
 
 fn uplink_program(uplink: &PlannedUplink, direction: Direction) -> &'static str {
     match (direction, uplink.raw) {
-        (Direction::Ingress, false) => program::UPLINK_INGRESS,
+        (Direction::Ingress | Direction::Xdp, false) => program::UPLINK_INGRESS,
         (Direction::Egress, false) => program::UPLINK_EGRESS,
-        (Direction::Ingress, true) => program::UPLINK_INGRESS_RAW,
+        (Direction::Ingress | Direction::Xdp, true) => program::UPLINK_INGRESS_RAW,
         (Direction::Egress, true) => program::UPLINK_EGRESS_RAW,
     }
 }
@@ -76,9 +82,21 @@ async fn attach(
     let (program, interface) = (spec.program, spec.ifindex);
     match try_to_attach(running, spec, at).await {
         // Guests come and go while this runs; the watch tells of it.
-        Err(_) if program == program::PORT_GUARD && is_gone(interface) => Ok(()),
+        Err(_) if is_at_port(program) && is_gone(interface) => Ok(()),
         result => result,
     }
+}
+
+/// A clsact qdisc that comes to a device stops its queues for a moment (`qdisc_graft` in `net/sched/sch_api.c`).
+/// A guest that is served already does without a short way, rather than without its packets.
+fn would_lose_packets(running: &Running, spec: &HookSpec) -> bool {
+    spec.program == program::PORT_SHORTCUT
+        && running.attach == AttachMode::Clsact
+        && running.plan.ports.iter().any(|port| port.ifindex == spec.ifindex)
+}
+
+fn is_at_port(program: &str) -> bool {
+    [program::PORT_GUARD, program::PORT_SHORTCUT].contains(&program)
 }
 
 fn is_gone(ifindex: u32) -> bool {
@@ -135,6 +153,9 @@ pub(super) async fn attach_missing(
             } else if !hook.is_inherited {
                 continue;
             }
+        }
+        if at.is_none() && would_lose_packets(running, &spec) {
+            continue;
         }
         log::log!(level, "attaching to {} of `{}`", spec.direction.name(), spec.interface);
         if let Err(error) = attach(running, spec, at).await {

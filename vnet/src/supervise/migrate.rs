@@ -7,7 +7,7 @@ use vnet_common::{migration::Phase, names::program};
 
 use super::{pause::pause, standing::Former};
 use crate::{
-    datapath::{self, Attachment, LoadOptions, Migration},
+    datapath::{self, Attachment, Direction, LoadOptions, Migration},
     instance::{Journal, Name},
 };
 
@@ -68,7 +68,10 @@ async fn attach(
         else {
             continue;
         };
-        if !program::ALL.contains(&spec.program) {
+        if spec.direction == Direction::Xdp {
+            // During a migration all of it passes to TC, whichever program it is.
+            spec.program = program::UPLINK_XDP;
+        } else if !program::ALL.contains(&spec.program) {
             // Attached just before a process was killed, which had not written it down.
             let ids = hook.program_ids().await;
             let found = ids.into_iter().find_map(|id| datapath::name_of(&former.pins, id));

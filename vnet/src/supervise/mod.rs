@@ -19,10 +19,12 @@ mod reload;
 mod routes;
 mod serve;
 mod serving;
+mod shortcut;
 mod signals;
 mod standing;
 mod startup;
 mod state;
+mod stations;
 mod trial;
 mod watched;
 
@@ -40,6 +42,7 @@ use crate::{
     host::privileges,
     instance::{self, Lock, Name, Outcome, ProcessId, Told, Whose},
     notify,
+    plan::XdpSetting,
     watch_definitions::DefinitionWatch,
 };
 use fitting::Candidates;
@@ -72,6 +75,8 @@ pub struct Options {
     pub create_bridges: bool,
     /// Whether guests are served addresses and names by somebody else in any case.
     pub no_services: bool,
+    /// When XDP is used; automatically, or as before, if it is not set.
+    pub xdp: Option<XdpSetting>,
     /// Whether files of definitions are applied when they change, while a daemon runs.
     pub watch: bool,
 }
@@ -256,6 +261,7 @@ impl Options {
             keep: true,
             create_bridges: false,
             no_services: false,
+            xdp: None,
             watch: false,
         }
     }
@@ -266,6 +272,7 @@ impl Options {
             leases: Some(self.leases.clone()),
             create_bridges: self.create_bridges,
             no_services: self.no_services,
+            xdp: self.xdp.unwrap_or_default(),
         }
     }
 }

@@ -10,7 +10,14 @@ use crate::{
 
 /// Does what an order says, and says how it went.
 pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
-    let Order::Apply(told) = order;
+    let told = match order {
+        Order::Apply(told) => told,
+        Order::Xdp(setting) => {
+            let mut told = running.told.clone();
+            told.settings.xdp = setting;
+            told
+        }
+    };
     let around = Surroundings::read(&running.instance);
     match apply(running, told, &around).await {
         Ok(differences) => Answer::Applied(differences),

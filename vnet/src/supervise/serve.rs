@@ -13,7 +13,7 @@ use super::{
     follow::{Retry, follow, is_needed},
     obey,
     ports::leases_changed,
-    serving,
+    serving, shortcut,
     signals::{Signal, Signals},
     startup::Running,
     watched::{self, Ignored},
@@ -73,6 +73,12 @@ pub(super) async fn serve(
             change = running.watch.next() => {
                 change.context("cannot follow the host's changes")?;
                 serving.follow().await;
+            }
+            batch = running.shortcut.next() => {
+                let batch = batch.context("cannot follow the bridges' forwarding databases")?;
+                if let Err(error) = shortcut::note(running, &batch).await {
+                    log::error!("cannot enter what bridges know of stations: {error:#}");
+                }
             }
             result = leases_changed(&mut running.leases) => {
                 result.context("cannot follow the DHCP leases")?;

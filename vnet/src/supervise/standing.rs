@@ -127,8 +127,8 @@ impl Former {
     /// How programs have to be attached to replace those that are there.
     pub const fn attach_mode(&self) -> AttachMode {
         match self.mechanism {
-            Mechanism::Tcx => AttachMode::Tcx,
             Mechanism::Clsact => AttachMode::Clsact,
+            Mechanism::Tcx | Mechanism::Xdp => AttachMode::Tcx,
         }
     }
 
@@ -138,16 +138,13 @@ impl Former {
 
     /// The hooks where programs are, also those that a process has attached just before its death.
     pub fn hooks(&self, name: &Name) -> Vec<Hook> {
-        let places: Vec<(u32, Direction)> = match self.mechanism {
-            Mechanism::Tcx => datapath::pinned_links(&self.pins),
-            Mechanism::Clsact => self
-                .filters
-                .iter()
-                .flat_map(|interface| {
-                    [Direction::Egress, Direction::Ingress].map(|direction| (*interface, direction))
-                })
-                .collect(),
-        };
+        let mut places = datapath::pinned_links(&self.pins);
+        if self.mechanism == Mechanism::Clsact {
+            places.retain(|(_, direction)| *direction == Direction::Xdp);
+            places.extend(self.filters.iter().flat_map(|interface| {
+                [Direction::Egress, Direction::Ingress].map(|direction| (*interface, direction))
+            }));
+        }
         let known: HashMap<_, _> = self
             .state
             .hooks
@@ -156,7 +153,11 @@ impl Former {
             .collect();
         let hook = |(ifindex, direction): (u32, Direction)| {
             let spec = spec(known.get(&(ifindex, direction.name())).copied(), ifindex, direction);
-            Hook::inherited(spec, self.mechanism, &self.pins, &name.filter())
+            let mechanism = match direction {
+                Direction::Xdp => Mechanism::Xdp,
+                Direction::Ingress | Direction::Egress => self.mechanism,
+            };
+            Hook::inherited(spec, mechanism, &self.pins, &name.filter())
         };
         places.into_iter().map(hook).collect()
     }

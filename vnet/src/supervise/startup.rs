@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use vnet_common::limits;
 
 use crate::{
-    datapath::{self, AttachMode, Datapath, Hook, KernelLog, LoadOptions},
+    datapath::{self, AttachMode, Datapath, Direction, Hook, KernelLog, LoadOptions},
     definition::{Difference, Network},
     guests::LeaseWatch,
     host::{self, Watch, bpffs, privileges},
@@ -29,6 +29,7 @@ use super::{
     ports,
     prepare::{Prepared, fitting_plan},
     serving,
+    shortcut::Shortcut,
     standing::{Former, Standing, maps_of},
 };
 
@@ -66,6 +67,7 @@ pub(super) struct Running {
     /// There only if the programs log.
     pub kernel_log: Option<KernelLog>,
     pub hooks: Vec<Hook>,
+    pub shortcut: Shortcut,
     pub journal: Journal,
     pub pins: PathBuf,
     pub started: u64,
@@ -132,6 +134,8 @@ pub(super) async fn start(
         loaded;
     let kernel_log = options.log.map(|_| datapath.kernel_log()).transpose()?;
 
+    let (xdp, hooks) = hooks.into_iter().partition(|hook| hook.spec.direction == Direction::Xdp);
+    let shortcut = Shortcut::begin(xdp, &mut datapath)?;
     let mut running = Running {
         instance: options.instance.clone(),
         attach,
@@ -154,6 +158,7 @@ pub(super) async fn start(
         datapath,
         kernel_log,
         hooks,
+        shortcut,
         journal,
         pins,
         started: unix_time(),

@@ -43,6 +43,7 @@ pub(super) fn stage(running: &Running, plan: &Plan, told: Option<&Told>) -> anyh
             .collect(),
         guests: plan.ports.iter().map(guest_state).collect(),
         services: running.services.states(),
+        shortcut: running.shortcut.state(),
     };
     let directory = running.instance.runtime_directory();
     state

@@ -19,7 +19,7 @@ use vnet::{
     host::{bpffs, privileges},
     instance::{
         Name, State,
-        state::{NetworkState, UplinkState},
+        state::{NetworkState, ShortcutState, UplinkState},
     },
     object,
 };
@@ -125,6 +125,7 @@ fn state(pins: &Path) -> State {
         hooks: vec![],
         guests: vec![],
         services: vec![],
+        shortcut: ShortcutState::default(),
         layout: vnet_common::names::LAYOUT,
     }
 }

@@ -110,6 +110,7 @@ fn networks_of_other_instances_keep_their_bridges_and_subnets() {
             hooks: Vec::new(),
             guests: Vec::new(),
             services: Vec::new(),
+            shortcut: instance::state::ShortcutState::default(),
         }],
         ..around()
     };

@@ -2,6 +2,7 @@ mod beside;
 mod fit;
 mod forwards;
 mod networks;
+mod shortcut;
 mod uplinks;
 
 use std::path::Path;

@@ -33,6 +33,7 @@ fn state() -> State {
         hooks: vec![],
         guests: vec![],
         services: vec![],
+        shortcut: crate::instance::state::ShortcutState::default(),
         layout: 1,
     }
 }

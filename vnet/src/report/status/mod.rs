@@ -29,7 +29,7 @@ use super::{
 };
 use crate::instance::{
     Name,
-    state::{HookState, NetworkState, UplinkState},
+    state::{HookState, NetworkState, ShortcutState, UplinkState},
 };
 use crate::services::{ServiceState, dnsmasq::Directories};
 
@@ -58,6 +58,8 @@ pub struct Status {
     pub services: Vec<ServiceState>,
     /// The interfaces towards outside.
     pub uplinks: Vec<UplinkState>,
+    /// What takes a short way past the bridges, and what does not.
+    pub shortcut: ShortcutState,
     /// What became of packets that belong to no network.
     pub no_network: Outcomes,
 }
@@ -152,6 +154,7 @@ pub fn read(name: &Name) -> Result<Status, ReportError> {
         networks,
         services: services.collect(),
         uplinks: state.uplinks,
+        shortcut: state.shortcut,
         no_network,
     })
 }

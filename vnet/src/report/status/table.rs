@@ -3,8 +3,11 @@
 use std::{fmt::Write as _, net::IpAddr, time::Duration};
 
 use super::{
-    GuestLimit, HookState, NetworkState, NetworkStatus, Outcome, Outcomes, Status, UplinkState,
+    GuestLimit, HookState, NetworkState, NetworkStatus, Outcome, Outcomes, ShortcutState, Status,
+    UplinkState,
 };
+use crate::instance::state::XdpState;
+use crate::plan::LongWay;
 use crate::report::text::{Column, count, duration, numbers, table, words};
 use crate::services::{ServedBy, ServiceState};
 
@@ -20,6 +23,12 @@ pub fn render(status: &Status) -> String {
     }
     section(&mut text, "DHCP and DNS", &services(&status.services));
     section(&mut text, "Uplinks", &uplinks(&status.uplinks));
+    let title = format!("XDP (--xdp {})", status.shortcut.setting.name());
+    section(&mut text, &title, &xdp(&status.shortcut));
+    if !status.shortcut.long_ways.is_empty() {
+        let title = "Packets that take the long way through their bridge";
+        section(&mut text, title, &long_ways(&status.shortcut));
+    }
     let bridges = masquerading_bridges(&status.networks);
     if !bridges.is_empty() {
         let title = "Bridges where guests of NAT networks take the bridge's address";
@@ -161,6 +170,28 @@ fn services(services: &[ServiceState]) -> String {
 fn uplinks(uplinks: &[UplinkState]) -> String {
     let rows = uplinks.iter().map(|uplink| (uplink.interface.as_str(), &*uplink.addresses));
     interfaces(rows.collect())
+}
+
+fn xdp(shortcut: &ShortcutState) -> String {
+    let columns = [words("INTERFACE"), words("PACKETS GO BY"), words("WHY NOT BY XDP")];
+    let row = |device: &XdpState| {
+        let by = if device.program_id.is_some() { "native XDP and TC" } else { "TC alone" };
+        vec![
+            device.interface.clone(),
+            by.to_owned(),
+            device.reason.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    rows_or_none(&columns, shortcut.xdp.iter().map(row).collect())
+}
+
+fn long_ways(shortcut: &ShortcutState) -> String {
+    let columns = [words("BRIDGE"), words("PORTS"), words("WHY")];
+    let row = |way: &LongWay| {
+        let ports = way.port.clone().unwrap_or_else(|| "all".to_owned());
+        vec![way.bridge.clone(), ports, way.reason.clone()]
+    };
+    rows_or_none(&columns, shortcut.long_ways.iter().map(row).collect())
 }
 
 fn masquerading_bridges(networks: &[NetworkStatus]) -> Vec<(&str, &[IpAddr])> {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::instance::state::XdpState;
+use crate::plan::{LongWay, XdpSetting};
 use crate::services::{Offer, ServedBy};
 
 fn outcome(reason: DropReason, packets: u64) -> Outcome {
@@ -94,6 +96,37 @@ fn status() -> Status {
                 .map(|address| address.parse().unwrap())
                 .to_vec(),
         }],
+        shortcut: ShortcutState {
+            setting: XdpSetting::Auto,
+            xdp: vec![
+                XdpState {
+                    interface: "enp1s0".to_owned(),
+                    ifindex: 2,
+                    program: "uplink_xdp".to_owned(),
+                    program_id: Some(1104),
+                    reason: None,
+                },
+                XdpState {
+                    interface: "enp1s0.7".to_owned(),
+                    ifindex: 3,
+                    program: "uplink_xdp".to_owned(),
+                    program_id: None,
+                    reason: Some("VLAN devices have no native XDP".to_owned()),
+                },
+            ],
+            long_ways: vec![
+                LongWay {
+                    bridge: "br-lab".to_owned(),
+                    port: None,
+                    reason: "it filters VLANs".to_owned(),
+                },
+                LongWay {
+                    bridge: "virbr0".to_owned(),
+                    port: Some("vnet3".to_owned()),
+                    reason: "it is isolated".to_owned(),
+                },
+            ],
+        },
         services: vec![
             ServiceState {
                 network: "default".to_owned(),
@@ -157,6 +190,16 @@ Uplinks
 INTERFACE  ADDRESSES
 enp1s0     198.51.100.1, 198.51.100.2, 2001:db8::2
 
+XDP (--xdp auto)
+INTERFACE  PACKETS GO BY      WHY NOT BY XDP
+enp1s0     native XDP and TC  -
+enp1s0.7   TC alone           VLAN devices have no native XDP
+
+Packets that take the long way through their bridge
+BRIDGE  PORTS  WHY
+br-lab  all    it filters VLANs
+virbr0  vnet3  it is isolated
+
 Bridges where guests of NAT networks take the bridge's address
 INTERFACE  ADDRESSES
 virbr0     2001:db8:7::1
@@ -184,6 +227,7 @@ fn an_idle_instance_without_a_daemon_says_so() {
         networks: vec![],
         services: vec![],
         uplinks: vec![],
+        shortcut: ShortcutState::default(),
         no_network: Outcomes::default(),
         ..status()
     };
@@ -205,6 +249,9 @@ DHCP and DNS
 none
 
 Uplinks
+none
+
+XDP (--xdp auto)
 none
 
 Drops

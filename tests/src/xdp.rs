@@ -1,0 +1,118 @@
+//! `cargo xtask test --xdp off|on|random`: how the daemons that tests run use XDP.
+
+use std::{
+    env,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use crate::lab::Node;
+
+/// `off`, `on`, `random`, or a number: the seed of `random`.
+const VARIABLE: &str = "VNET_TEST_XDP";
+/// Between two switches, in milliseconds.
+const PAUSES: std::ops::Range<u64> = 20..500;
+
+/// How the daemons use XDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// As they do when nobody tells them.
+    Unsaid,
+    /// In one way.
+    Always(&'static str),
+    /// Switched on and off at random.
+    Random {
+        /// Of the moments.
+        seed: u64,
+    },
+}
+
+/// What the tests were told.
+#[must_use]
+pub fn told() -> Use {
+    match env::var(VARIABLE).as_deref() {
+        Ok("off") => Use::Always("off"),
+        Ok("on") => Use::Always("on"),
+        Ok("random") => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Use::Random { seed: now.as_secs() }
+        }
+        Ok(seed) => seed.parse().map_or(Use::Unsaid, |seed| Use::Random { seed }),
+        Err(_) => Use::Unsaid,
+    }
+}
+
+/// Whether frames between hosts need whole checksums: XDP on a veth cannot tell which are.
+#[must_use]
+pub fn needs_checksums() -> bool {
+    matches!(told(), Use::Always("on") | Use::Random { .. })
+}
+
+/// Arguments of `vnet run`; none if they say themselves how XDP is used.
+#[must_use]
+pub fn arguments(others: &[&str]) -> Vec<&'static str> {
+    match told() {
+        _ if others.contains(&"--xdp") => Vec::new(),
+        Use::Unsaid => Vec::new(),
+        Use::Always(setting) => vec!["--xdp", setting],
+        Use::Random { .. } => vec!["--xdp", "on"],
+    }
+}
+
+/// A thread that switches XDP of a daemon on and off until it is dropped.
+#[derive(Debug)]
+pub struct Switching {
+    is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Switching {
+    /// Begins, if that is what the tests were told.
+    #[must_use]
+    pub fn begin(host: &Node, program: &str, instance: &str) -> Option<Self> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let Use::Random { seed } = told() else { return None };
+        eprintln!("XDP is switched at random: {VARIABLE}={seed}");
+        let mut random = seed ^ SERIAL.fetch_add(1, Ordering::Relaxed).rotate_left(32);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (host, program, instance) = (host.clone(), program.to_owned(), instance.to_owned());
+        let ended = Arc::clone(&is_over);
+        let thread = thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                let pause = PAUSES.start + next(&mut random) % (PAUSES.end - PAUSES.start);
+                thread::park_timeout(Duration::from_millis(pause));
+                let setting = ["on", "off", "auto"][(next(&mut random) % 3) as usize];
+                if !ended.load(Ordering::Relaxed) {
+                    // A daemon that ends at this moment takes no orders.
+                    let command =
+                        [program.as_str(), "apply", "--xdp", setting, "--instance", &instance];
+                    let _ = host.try_run(&command);
+                }
+            }
+        });
+        Some(Self { is_over, thread: Some(thread) })
+    }
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Marsaglia's xorshift64.
+fn next(state: &mut u64) -> u64 {
+    *state = (*state).max(1);
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}

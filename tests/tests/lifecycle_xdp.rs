@@ -1,0 +1,228 @@
+//! Native XDP comes, is switched, and goes, and the host is left as it was found.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, ensure};
+use aya::maps::{HashMap, Map, MapData};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use vnet_common::{guard::MacKey, names::map, shortcut::Station};
+use vnet_tests::{
+    lab::{require_root, services::UdpEcho, wait_until},
+    lifecycle::{DEADLINE, Scene},
+};
+
+fn uplink(scene: &Scene) -> Result<String> {
+    Ok(scene.lab.host.run(&["ip", "-d", "link", "show", "eth0"])?)
+}
+
+fn has_xdp(scene: &Scene) -> Result<bool> {
+    Ok(uplink(scene)?.contains("prog/xdp "))
+}
+
+fn device(scene: &Scene) -> Result<Value> {
+    Ok(scene.state()?["shortcut"]["xdp"][0].clone())
+}
+
+fn switch(scene: &Scene, setting: &str, wanted: &str) -> Result<()> {
+    let output = scene.vnet(&["apply", "--instance", &scene.instance, "--xdp", setting])?;
+    ensure!(output.stdout == wanted, "{setting}: {}{}", output.stdout, output.stderr);
+    Ok(())
+}
+
+#[test]
+fn xdp_is_switched_while_flows_go_on_and_leaves_the_host_as_it_was() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::with(|lab| {
+        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
+        Ok(())
+    })?;
+    let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
+    let running = scene.ready(&["--xdp", "off"])?;
+    let here = "192.168.122.11:4000".parse()?;
+    let flow = scene.lab.tap_guest.udp_socket(here, echo.address(), Duration::from_secs(5))?;
+    let ask = |question: &[u8]| -> Result<()> {
+        let mut answer = [0; 16];
+        for _ in 0..20 {
+            flow.send(question)?;
+            let length = flow.recv(&mut answer)?;
+            ensure!(&answer[..length] == question);
+        }
+        Ok(())
+    };
+    ask(b"off")?;
+    ensure!(!has_xdp(&scene)?);
+    ensure!(device(&scene)?["reason"] == "--xdp off", "{}", device(&scene)?);
+    for _ in 0..3 {
+        switch(&scene, "on", "~ settings\n    xdp: off -> on\n")?;
+        ensure!(has_xdp(&scene)?, "{}", uplink(&scene)?);
+        ensure!(device(&scene)?["reason"] == json!(null), "{}", device(&scene)?);
+        ask(b"on")?;
+        switch(&scene, "on", "no changes\n")?;
+        switch(&scene, "off", "~ settings\n    xdp: on -> off\n")?;
+        ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
+        ask(b"off again")?;
+    }
+    ensure!(echo.peers().iter().all(|peer| peer == &echo.peers()[0]), "{:?}", echo.peers());
+    switch(&scene, "on", "~ settings\n    xdp: off -> on\n")?;
+    let mut running = running;
+    running.terminate(DEADLINE)?.success()?;
+    ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
+    scene.assert_clean("on")
+}
+
+#[test]
+fn xdp_is_not_used_on_its_own_where_frames_lack_their_checksums() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut running = scene.ready(&["--xdp", "auto"])?;
+    ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
+    let reason = "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx \
+                  off`: then `--xdp on`";
+    ensure!(device(&scene)?["reason"] == reason, "{}", device(&scene)?);
+    let wanted = format!("no native XDP at `eth0`, where packets go by TC alone: {reason}");
+    let said = running.stderr();
+    ensure!(said.matches(&wanted).count() == 1, "{said}");
+    running.terminate(DEADLINE)?.success()?;
+    scene.assert_clean("auto")
+}
+
+#[test]
+fn sigkill_at_any_step_of_the_short_ways_leaves_what_detach_takes_down() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    for step in ["short-ways", "attached-uplink_xdp-eth0", "stations"] {
+        let scene = Scene::new()?;
+        let mut running = scene.paused_at(step, &["--xdp", "on"])?;
+        running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+        scene.wait_for_end()?;
+        scene.detach()?;
+        ensure!(!has_xdp(&scene)?, "{step}: {}", uplink(&scene)?);
+        scene.assert_clean(step)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn next_run_takes_xdp_over_and_detach_takes_it_off() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut running = scene.ready(&["--xdp", "on"])?;
+    let first = device(&scene)?["program_id"].clone();
+    running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    ensure!(has_xdp(&scene)?);
+    let mut running = scene.ready(&["--xdp", "on"])?;
+    let second = device(&scene)?["program_id"].clone();
+    ensure!(second.is_u64() && first != second, "{first} {second}");
+    ensure!(uplink(&scene)?.contains(&format!("prog/xdp id {second} ")), "{}", uplink(&scene)?);
+    running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    let mut running = scene.ready(&["--xdp", "off"])?;
+    ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
+    running.terminate(DEADLINE)?.success()?;
+    scene.assert_clean("taken over")
+}
+
+/// MAC addresses that are entered for a bridge, with their ports.
+fn entered(scene: &Scene) -> Result<BTreeMap<String, u32>> {
+    let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
+    let pin = format!("{pins}/maps/{}", map::STATIONS);
+    let stations: HashMap<_, MacKey, Station> =
+        HashMap::try_from(Map::HashMap(scene.lab.host.enter(|| MapData::from_pin(pin))??))?;
+    let text = |key: MacKey| key.mac.to_bytes().map(|byte| format!("{byte:02x}")).join(":");
+    Ok(stations.iter().flatten().map(|(key, station)| (text(key), station.port)).collect())
+}
+
+/// What the bridge itself says.
+fn known(scene: &Scene) -> Result<BTreeMap<String, u32>> {
+    let shown = scene.lab.host.run(&["bridge", "-j", "fdb", "show", "br", "virbr0"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let links: Value = serde_json::from_str(&scene.lab.host.run(&["ip", "-j", "link"])?)?;
+    let index = |name: &Value| {
+        let mut links = links.as_array().into_iter().flatten();
+        links.find(|link| &link["ifname"] == name).and_then(|link| link["ifindex"].as_u64())
+    };
+    let entries = shown.as_array().into_iter().flatten();
+    let stations = entries.filter(|entry| {
+        entry["state"] != "permanent"
+            && entry["vlan"].is_null()
+            && entry["ifname"] != "virbr0"
+            && !entry["flags"].as_array().into_iter().flatten().any(|flag| flag == "self")
+    });
+    Ok(stations
+        .filter_map(|entry| {
+            let mac = entry["mac"].as_str()?.to_owned();
+            Some((mac, u32::try_from(index(&entry["ifname"])?).ok()?))
+        })
+        .collect())
+}
+
+fn wait_until_alike(scene: &Scene) -> Result<()> {
+    wait_until("the stations are those of the bridge", DEADLINE, || {
+        let (entered, known) = (entered(scene), known(scene));
+        match (entered, known) {
+            (Ok(entered), Ok(known)) if entered == known => Ok(()),
+            differ => Err(format!("{differ:?}")),
+        }
+    })?;
+    Ok(())
+}
+
+#[test]
+fn stations_follow_the_bridge_and_no_port_fills_the_table() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::new()?;
+    let mut running = scene.ready(&[])?;
+    scene.assert_guests_get_out()?;
+    wait_until_alike(&scene)?;
+    ensure!(entered(&scene)?.len() >= 2, "{:?}", entered(&scene)?);
+    let ports: Vec<String> = scene.state()?["guests"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|guest| Some(guest["interface"].as_str()?.to_owned()))
+        .collect();
+    ensure!(ports.len() >= 2, "{ports:?}");
+    let bridge = |verb: &str, mac: &str, port: &str| {
+        scene.lab.host.run(&["bridge", "fdb", verb, mac, "dev", port, "master", "static"])
+    };
+    let mac = "52:54:00:aa:bb:cc";
+    bridge("add", mac, &ports[0])?;
+    wait_until_alike(&scene)?;
+    bridge("replace", mac, &ports[1])?;
+    wait_until_alike(&scene)?;
+    ensure!(entered(&scene)?.contains_key(mac));
+    bridge("del", mac, &ports[1])?;
+    wait_until_alike(&scene)?;
+    ensure!(!entered(&scene)?.contains_key(mac));
+
+    // More than the port may have, at once.
+    let before = entered(&scene)?.len();
+    let port = &ports[1];
+    let lines: Vec<String> = (0..3000)
+        .map(|number| {
+            let (high, low) = (number / 256, number % 256);
+            format!("fdb add 52:54:01:00:{high:02x}:{low:02x} dev {port} master static\n")
+        })
+        .collect();
+    let file = scene.write("fdb", &lines.concat())?;
+    scene.lab.host.run(&["bridge", "-batch", &file])?;
+    wait_until("the port has as many as it may", DEADLINE, || {
+        let count = entered(&scene).map_err(|error| error.to_string())?.len();
+        if (1024..=1024 + before).contains(&count) { Ok(()) } else { Err(count.to_string()) }
+    })?;
+    ensure!(running.stderr().matches("packets of more of them take no short way").count() == 1);
+    scene.lab.host.run(&["bridge", "fdb", "flush", "dev", port, "master"])?;
+    scene.lab.host.run(&["ip", "link", "set", port, "down"])?;
+    scene.lab.host.run(&["ip", "link", "set", port, "up"])?;
+    running.terminate(DEADLINE)?.success()?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The maps of the short ways.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, DevMapHash, HashMap},
+};
+use vnet_common::{
+    guard::{Mac, MacKey},
+    limits,
+    shortcut::{BridgePort, Station},
+};
+
+#[map]
+pub static BRIDGE_PORTS: HashMap<u32, BridgePort> =
+    HashMap::with_max_entries(limits::BRIDGE_PORTS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static STATIONS: HashMap<MacKey, Station> =
+    HashMap::with_max_entries(limits::STATIONS, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static BRIDGE_ADDRESSES: Array<Mac> = Array::with_max_entries(limits::NETWORKS, 0);
+
+#[map]
+pub static MOVES: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static XDP_PORTS: DevMapHash = DevMapHash::with_max_entries(limits::BRIDGE_PORTS, 0);
+
+#[map]
+pub static XDP_MODE: Array<u32> = Array::with_max_entries(1, 0);

@@ -1,0 +1,107 @@
+//! A guest's port: packets of known flows straight to the uplink.
+
+use aya_ebpf::bindings::__sk_buff;
+use vnet_common::{
+    family::Family,
+    flow::{Direction, protocol},
+    guard::{Mac, MacKey},
+    tcp::flags::SYN,
+};
+
+use super::{
+    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS},
+    station,
+    way::{self, MacPair},
+};
+use crate::{
+    emit, flow, former,
+    hook::{Hook, Link, NEXT, Step, Verdict},
+    ip::Ip,
+    ipv4::Ipv4,
+    ipv6::Ipv6,
+    nat::{self, Side, Ttl},
+    outbound,
+    parse::{Fragment, Packet},
+    session::SessionSlot,
+    skb::Skb,
+    tables,
+};
+
+/// Sends a guest's packet out if its flow has a short way; else the bridge gets it, and the station is noted.
+/// A global function, as `vnet_open_flow`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn vnet_take_short_way(ctx: *mut __sk_buff) -> i32 {
+    let skb = Skb::from_raw(ctx);
+    if !former::is_absent() {
+        return NEXT;
+    }
+    let Ok(macs) = skb.read_start::<MacPair>() else { return NEXT };
+    let action = match skb.family() {
+        _ if skb.vlan_present() != 0 || !Mac::from_bytes(macs[0]).is_unicast() => NEXT,
+        Some(Family::Ipv4) => send::<Ipv4>(skb, macs),
+        Some(Family::Ipv6) => send::<Ipv6>(skb, macs),
+        None => NEXT,
+    };
+    if action == NEXT {
+        note(skb.ifindex(), macs[1]);
+    }
+    action
+}
+
+#[inline(always)]
+fn note(ifindex: u32, source: [u8; 6]) {
+    // SAFETY: entries are replaced as a whole by userspace.
+    if let Some(port) = unsafe { BRIDGE_PORTS.get(ifindex) } {
+        let key = MacKey::new(port.bridge, Mac::from_bytes(source));
+        station::note(key, port.port, flow::now());
+    }
+}
+
+#[inline(never)]
+fn send<V: Ip>(skb: Skb, macs: MacPair) -> i32 {
+    let Some(session) = flow_with_way::<V>(skb, macs) else { return NEXT };
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    hook.network = session.network();
+    let verdict = forward::<V>(&hook, session);
+    hook.finish(verdict)
+}
+
+/// The flow of a packet that may take its short way; everything that may keep it from that is looked at here.
+#[inline(always)]
+fn flow_with_way<V: Ip>(skb: Skb, [destination, source]: MacPair) -> Option<SessionSlot> {
+    let epoch = tables::begin()?;
+    let packet = Packet::<V>::parse(skb, Link::Ethernet).ok()?;
+    let opens = packet.protocol == protocol::TCP && packet.tcp_flags & SYN != 0;
+    if packet.fragment != Fragment::Whole || opens {
+        return None;
+    }
+    let session = flow::find::<V>(&packet.flow_key(Direction::Outbound)?)?;
+    if session.epoch_outbound() != epoch || !way::may_have(session) {
+        return None;
+    }
+    let clock = way::clock();
+    let inbound = session.way_inbound();
+    // Its own port and its own MAC address, which were judged when the way was found.
+    let is_own = inbound.port == skb.ifindex()
+        && inbound.destination == source
+        && way::is_good_inbound(&inbound, clock);
+    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    let is_short = is_own
+        && bridge.to_bytes() == destination
+        && way::is_good_outbound(&session.way_outbound(), clock)
+        && outbound::check_exceptions(skb, packet, session.mtu_outbound()).is_ok();
+    is_short.then_some(session)
+}
+
+/// As `outbound::forward`, without asking for the neighbour.
+#[inline(always)]
+fn forward<V: Ip>(hook: &Hook, session: SessionSlot) -> Step<Verdict> {
+    let skb = hook.skb;
+    let Some(packet) = V::packet() else { return Ok(Verdict::Pass) };
+    outbound::account(skb, packet, session);
+    let (address, port) = (V::narrow(session.external()), session.external_port());
+    nat::rewrite(hook, packet, Side::Source, address, port, Ttl::Decrement)?;
+    let way = session.way_outbound();
+    Ok(emit::by_way(skb, session.uplink_ifindex(), [way.destination, way.source])?)
+}

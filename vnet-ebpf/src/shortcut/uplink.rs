@@ -1,0 +1,108 @@
+//! Native XDP of an uplink: packets of known flows straight to the guest's port.
+//!
+//! It runs in the softirq of the CPU that TC's programs run in after it, and never within one of them: both
+//! may use the same per-CPU counters.
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use vnet_common::{
+    family::Family,
+    flow::{Direction, protocol},
+    reason::DropReason,
+    shortcut::{WAY_TAKES_XDP, XdpMode},
+    tcp::flags::{ACK, FIN, RST, SYN},
+};
+
+use super::{
+    frame::Frame,
+    ip::{FrameIp, Header, Transport},
+    maps::{XDP_MODE, XDP_PORTS},
+    way::{self, MacPair},
+};
+use crate::{count, flow, former, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
+
+/// A frame from outside.
+#[inline(always)]
+pub fn forward(frame: Frame) -> u32 {
+    if !former::is_absent() {
+        return XDP_PASS;
+    }
+    match frame.family() {
+        Some(Family::Ipv4) => send::<Ipv4>(frame),
+        Some(Family::Ipv6) => send::<Ipv6>(frame),
+        None => XDP_PASS,
+    }
+}
+
+#[inline(never)]
+fn send<V: FrameIp>(frame: Frame) -> u32 {
+    to_guest::<V>(frame).unwrap_or(XDP_PASS)
+}
+
+/// `None`: it goes on to TC as it came. Everything that may keep it from its short way comes before the first
+/// write.
+#[inline(always)]
+fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
+    let [destination, _]: MacPair = frame.read(0)?;
+    let header = V::header(frame)?;
+    let transport = header.transport(frame)?;
+    if header.protocol == protocol::TCP && !is_taken(&transport) {
+        return None;
+    }
+    let session = flow::find::<V>(&header.inbound_key(&transport))?;
+    let is_current = session.epoch_inbound() == maps::config()?.epoch;
+    let fits = header.ttl > 1 && header.total_len <= session.mtu_inbound();
+    // What the NIC only hears because somebody listens is none of ours.
+    let is_ours = session.way_outbound().source == destination;
+    let inbound = session.way_inbound();
+    let has_way =
+        way::is_good_inbound(&inbound, way::clock()) && inbound.moves & WAY_TAKES_XDP != 0;
+    if !(is_current && fits && is_ours && has_way && way::may_have(session)) {
+        return None;
+    }
+    let macs = way::inbound_macs(session, &inbound)?;
+    // Only notes where the frame is to go; says so if the port is not there any more.
+    let action = XDP_PORTS.redirect(inbound.port, u64::from(XDP_PASS)).ok()?;
+    account(frame, &transport, session);
+    let written = translate(frame, &header, &transport, session, macs);
+    if written.is_none() {
+        // As the verifier wants it; the bytes were there when they were read.
+        count::drop(session.network(), DropReason::TranslationFailed);
+        return Some(XDP_DROP);
+    }
+    Some(action)
+}
+
+/// Whether a TCP segment may pass by the stack, which merges those with data (GRO). What begins or ends a
+/// connection goes the long way.
+#[inline(always)]
+fn is_taken(transport: &Transport) -> bool {
+    let is_plain = transport.tcp_flags & (SYN | FIN | RST) == 0;
+    is_plain && (takes_all() || (transport.tcp_flags == ACK && !transport.has_payload))
+}
+
+/// Whether TCP segments with data are taken, too.
+#[inline(always)]
+pub fn takes_all() -> bool {
+    XDP_MODE.get(0).is_some_and(|mode| *mode == XdpMode::On as u32)
+}
+
+/// As `inbound::deliver`.
+#[inline(always)]
+fn account(frame: Frame, transport: &Transport, session: SessionSlot) {
+    let bytes = frame.len();
+    flow::touch(session, transport.tcp_flags, Direction::Inbound, bytes);
+    count::traffic(session.network(), Direction::Inbound, bytes);
+}
+
+#[inline(always)]
+fn translate<V: FrameIp>(
+    frame: Frame,
+    header: &Header<V>,
+    transport: &Transport,
+    session: SessionSlot,
+    macs: MacPair,
+) -> Option<()> {
+    let to = (V::narrow(session.inside()), session.inside_port());
+    header.redirect(frame, transport, to)?;
+    frame.write(0, macs)
+}

@@ -1,0 +1,175 @@
+//! The short ways of a flow: finding them, and whether they are good.
+
+use aya_ebpf::bindings::__sk_buff;
+use vnet_common::{
+    flow::{FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED, Session},
+    guard::{Mac, MacKey},
+    shortcut::{
+        BridgePort, InboundWay, MOVES_MASK, OutboundWay, PORT_IS_UPLINK, PORT_SHORT,
+        PORT_TAKES_XDP, WAY_PAYS_NS, WAY_TAKES_XDP, is_young, way_time,
+    },
+};
+
+use super::{
+    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS, MOVES},
+    station,
+};
+use crate::{atomic::increment_half, flow::now, policy, route, session::SessionSlot, skb::Skb};
+
+/// Two MAC addresses as they begin a frame: destination, source.
+pub type MacPair = [[u8; 6]; 2];
+
+/// Flows that have no short way: those that turn round, and those to which the host's stack takes packets.
+const WITHOUT_WAY: u8 = FLAG_HAIRPIN | FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED;
+
+/// The time, as ways have it.
+#[inline(always)]
+pub fn clock() -> u32 {
+    way_time(now())
+}
+
+/// Whether a flow can have short ways.
+#[inline(always)]
+pub fn may_have(session: SessionSlot) -> bool {
+    session.flags() & WITHOUT_WAY == 0
+}
+
+/// Whether packets may go there.
+#[inline(always)]
+pub fn is_good_outbound(way: &OutboundWay, clock: u32) -> bool {
+    is_young(way.found, clock) && way.destination != [0; 6]
+}
+
+/// Whether packets may go there.
+#[inline(always)]
+pub fn is_good_inbound(way: &InboundWay, clock: u32) -> bool {
+    way.port != 0 && is_current(way, clock)
+}
+
+/// Whether it was looked for less than a second ago, and no station has moved since.
+#[inline(always)]
+fn is_current(way: &InboundWay, clock: u32) -> bool {
+    is_young(way.found, clock) && way.moves & MOVES_MASK == moves()
+}
+
+/// The MAC addresses of a flow's inbound packets.
+#[inline(always)]
+pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
+    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    Some([way.destination, bridge.to_bytes()])
+}
+
+/// Looks for the ways of a flow whose packet is about to take the long way out, if they are over and its packets
+/// follow each other fast enough.
+#[inline(always)]
+pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
+    // Flows of a single packet are many.
+    if !may_have(session) || !session.has_sent() || !pays(session.last_outbound()) {
+        return;
+    }
+    let clock = clock();
+    if !is_young(session.way_outbound().found, clock) {
+        vnet_find_outbound_way(skb.raw(), session.raw());
+    }
+    if !is_current(&session.way_inbound(), clock) {
+        vnet_find_inbound_way(skb.raw(), session.raw());
+    }
+}
+
+/// The same for one on the long way in.
+#[inline(always)]
+pub fn refresh_inbound(skb: Skb, session: SessionSlot) {
+    if may_have(session)
+        && pays(session.last_inbound())
+        && !is_current(&session.way_inbound(), clock())
+    {
+        vnet_find_inbound_way(skb.raw(), session.raw());
+    }
+}
+
+#[inline(always)]
+fn pays(last: u64) -> bool {
+    now().saturating_sub(last) < WAY_PAYS_NS
+}
+
+/// A global function, as `vnet_open_flow`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_find_outbound_way(ctx: *mut __sk_buff, session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    let mut way = OutboundWay { found: clock(), ..OutboundWay::default() };
+    let next_hop = session.next_hop();
+    if let Some([destination, source]) =
+        route::neighbour(Skb::from_raw(ctx), next_hop, session.uplink_ifindex())
+    {
+        way.destination = destination;
+        way.source = source;
+    }
+    session.set_way_outbound(way);
+    // Another CPU may have routed the flow anew meanwhile.
+    if session.next_hop() != next_hop {
+        session.clear_ways();
+    }
+    1
+}
+
+/// A global function, as `vnet_open_flow`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn vnet_find_inbound_way(ctx: *mut __sk_buff, session: *mut Session) -> u32 {
+    let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    // Before anything is looked up: whoever moves from now on makes the way stale.
+    let mut way = InboundWay { found: clock(), moves: moves(), ..InboundWay::default() };
+    let _ = find_inbound(Skb::from_raw(ctx), session, &mut way);
+    session.set_way_inbound(way);
+    1
+}
+
+#[inline(always)]
+fn find_inbound(skb: Skb, session: SessionSlot, way: &mut InboundWay) -> Option<()> {
+    let bridge = session.bridge_ifindex();
+    let [destination, source] = route::neighbour(skb, session.inside(), bridge)?;
+    if inbound_macs(session, way)?[1] != source {
+        return None;
+    }
+    let place = station::place(MacKey::new(bridge, Mac::from_bytes(destination)))?;
+    let port = port_of_guest(bridge, place.ifindex)?;
+    if !place.is_alive(port, now()) {
+        return None;
+    }
+    way.destination = destination;
+    // What went to another network's bridge is answered there (`inbound::may_arrive_at`), where no XDP runs.
+    let leaves = !policy::network_of_bridge(session.uplink_ifindex()).is_some();
+    if port.flags & PORT_TAKES_XDP != 0 && leaves {
+        way.moves |= WAY_TAKES_XDP;
+    }
+    way.port = place.ifindex;
+    Some(())
+}
+
+/// A port of a bridge at which guests are, and that frames may go to without it.
+#[inline(always)]
+pub fn port_of_guest(bridge: u32, ifindex: u32) -> Option<&'static BridgePort> {
+    // SAFETY: entries are replaced as a whole by userspace.
+    let port = unsafe { BRIDGE_PORTS.get(ifindex) }?;
+    let fits = port.bridge == bridge
+        && port.port == ifindex
+        && port.flags & (PORT_SHORT | PORT_IS_UPLINK) == PORT_SHORT;
+    fits.then_some(port)
+}
+
+#[inline(always)]
+fn moves() -> u16 {
+    // SAFETY: map memory outlives the program; the element is aligned plain data.
+    let moves = MOVES.get_ptr(0).map_or(0, |moves| unsafe { moves.read_volatile() });
+    moves as u16 & MOVES_MASK
+}
+
+/// Makes all inbound ways stale.
+#[inline(always)]
+pub fn note_move() {
+    if let Some(moves) = MOVES.get_ptr_mut(0) {
+        // SAFETY: the element is an aligned half word of map memory.
+        unsafe { increment_half(moves) }
+    }
+}

@@ -1,0 +1,193 @@
+//! Filling the maps of the short ways past the bridge.
+
+use std::collections::{BTreeMap, HashMap as StdHashMap};
+
+use aya::maps::{Array, HashMap, xdp::DevMapHash};
+use vnet_common::{
+    guard::{Mac, MacKey},
+    names::map,
+    shortcut::{BridgePort, PORT_TAKES_XDP, Station, XdpMode},
+};
+
+use super::{
+    Datapath, DatapathError,
+    tables::{failed, is_absent},
+};
+use crate::plan::ShortcutTables;
+
+const ANY: u64 = 0;
+/// Of `MOVES`.
+const STEP: u32 = 1 << 8;
+
+/// What the maps say, beside what the programs have seen.
+#[derive(Debug, Default)]
+pub(super) struct Shortcut {
+    tables: ShortcutTables,
+}
+
+impl Datapath {
+    /// Whether the object has short ways; one of an earlier layout has none.
+    #[must_use]
+    pub fn has_shortcut(&self) -> bool {
+        self.ebpf.map(map::BRIDGE_PORTS).is_some()
+    }
+
+    /// Makes the maps say what the tables say. Whether ways may be in use that are none any more, so that a new
+    /// epoch has to begin.
+    pub fn write_shortcut(&mut self, new: &ShortcutTables) -> Result<bool, DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(false);
+        }
+        let old = std::mem::take(&mut self.shortcut.tables);
+        let mut new = new.clone();
+        // Whatever fails half way: what may be in the maps is known.
+        self.shortcut.tables = ShortcutTables {
+            ports: old.ports.iter().chain(&new.ports).map(|(port, at)| (*port, *at)).collect(),
+            addresses: old
+                .addresses
+                .iter()
+                .chain(&new.addresses)
+                .map(|(at, of)| (*at, *of))
+                .collect(),
+        };
+        self.enter_xdp_ports(&mut new)?;
+        let mut ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
+        for port in old.ports.keys().filter(|port| !new.ports.contains_key(port)) {
+            match ports.remove(port) {
+                Err(error) if !is_absent(&error) => return Err(failed(map::BRIDGE_PORTS)(error)),
+                _ => {}
+            }
+        }
+        for (port, at) in new.ports.iter().filter(|(port, at)| old.ports.get(port) != Some(at)) {
+            ports.insert(port, at, ANY).map_err(failed(map::BRIDGE_PORTS))?;
+        }
+        let mut addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
+        for slot in old.addresses.keys().filter(|slot| !new.addresses.contains_key(slot)) {
+            addresses.set(*slot, Mac::NONE, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
+        }
+        for (slot, mac) in
+            new.addresses.iter().filter(|(slot, mac)| old.addresses.get(slot) != Some(mac))
+        {
+            addresses.set(*slot, *mac, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
+        }
+        self.leave_xdp_ports(&old, &new)?;
+        let is_narrower = old.is_wider_than(&new);
+        self.shortcut.tables = new;
+        Ok(is_narrower)
+    }
+
+    /// A port that does not get into the map gets no frames of XDP.
+    fn enter_xdp_ports(&mut self, new: &mut ShortcutTables) -> Result<(), DatapathError> {
+        let mut map: DevMapHash<_> = self.map(map::XDP_PORTS)?;
+        for (port, at) in &mut new.ports {
+            // Anew each time: the kernel removes ports that go.
+            if at.flags & PORT_TAKES_XDP != 0
+                && let Err(error) = map.insert(*port, *port, None, ANY)
+            {
+                log::debug!("port #{port} gets no frames of XDP: {error}");
+                at.flags &= !PORT_TAKES_XDP;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_xdp_ports(
+        &mut self,
+        old: &ShortcutTables,
+        new: &ShortcutTables,
+    ) -> Result<(), DatapathError> {
+        let takes = |at: &BridgePort| at.flags & PORT_TAKES_XDP != 0;
+        let mut map: DevMapHash<_> = self.map(map::XDP_PORTS)?;
+        for (port, _) in old.ports.iter().filter(|(_, at)| takes(at)) {
+            if !new.ports.get(port).is_some_and(takes) {
+                match map.remove(*port) {
+                    Err(error) if !is_absent(&error) => return Err(failed(map::XDP_PORTS)(error)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What packets XDP takes where it is attached.
+    pub fn set_xdp_mode(&mut self, mode: XdpMode) -> Result<(), DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(());
+        }
+        let mut map: Array<_, u32> = self.map(map::XDP_MODE)?;
+        map.set(0, mode as u32, ANY).map_err(failed(map::XDP_MODE))
+    }
+
+    /// Enters stations at the ports where their bridges know them, which nobody has seen there yet, and
+    /// removes those at none.
+    pub fn write_stations(
+        &mut self,
+        stations: &BTreeMap<MacKey, Option<u32>>,
+    ) -> Result<(), DatapathError> {
+        if !self.has_shortcut() || stations.is_empty() {
+            return Ok(());
+        }
+        let mut map: HashMap<_, MacKey, Station> = self.map(map::STATIONS)?;
+        for (key, port) in stations {
+            match port {
+                Some(port) => {
+                    let station = Station { port: *port, seen_at: 0, seen: 0 };
+                    map.insert(key, station, ANY).map_err(failed(map::STATIONS))?;
+                }
+                None => match map.remove(key) {
+                    Err(error) if !is_absent(&error) => return Err(failed(map::STATIONS)(error)),
+                    _ => {}
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every inbound way be found anew. Programs count moves that they see, one by one and at any time:
+    /// a large step is none of theirs.
+    pub fn note_move(&mut self) -> Result<(), DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(());
+        }
+        let mut map: Array<_, u32> = self.map(map::MOVES)?;
+        let moves = map.get(&0, ANY).map_err(failed(map::MOVES))?;
+        map.set(0, moves.wrapping_add(STEP), ANY).map_err(failed(map::MOVES))
+    }
+
+    /// What the maps say.
+    #[must_use]
+    pub const fn shown_shortcut(&self) -> &ShortcutTables {
+        &self.shortcut.tables
+    }
+
+    /// The stations that are entered, and their ports.
+    pub fn stations(&mut self) -> Result<StdHashMap<MacKey, u32>, DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(StdHashMap::new());
+        }
+        let map: HashMap<_, MacKey, Station> = self.map(map::STATIONS)?;
+        Ok(map.iter().flatten().map(|(key, station)| (key, station.port)).collect())
+    }
+
+    /// What the maps of a datapath say that is taken over.
+    pub(super) fn read_shortcut(&mut self) -> Result<(), DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(());
+        }
+        let mut tables = ShortcutTables::default();
+        let ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
+        for entry in &ports {
+            let (port, at) = entry.map_err(failed(map::BRIDGE_PORTS))?;
+            tables.ports.insert(port, at);
+        }
+        let addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
+        for slot in 0..addresses.len() {
+            let mac = addresses.get(&slot, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
+            if mac != Mac::NONE {
+                tables.addresses.insert(slot, mac);
+            }
+        }
+        self.shortcut.tables = tables;
+        Ok(())
+    }
+}

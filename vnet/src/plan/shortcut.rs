@@ -1,0 +1,315 @@
+//! Short ways past the bridges: which ports packets may take them at, and which devices run XDP.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::{Deserialize, Serialize};
+use vnet_common::{
+    guard::Mac,
+    limits,
+    names::program,
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_SHORT, PORT_TAKES_XDP},
+};
+
+use super::{Plan, ports::is_guests};
+use crate::host::{BondMode, BridgePortSettings, Link, LinkKind, Snapshot};
+
+/// The entries of the maps of the short ways.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShortcutTables {
+    /// Interface index to port.
+    pub ports: BTreeMap<u32, BridgePort>,
+    /// Slot of a network to its bridge's address.
+    pub addresses: BTreeMap<u32, Mac>,
+}
+
+impl ShortcutTables {
+    /// Whether these allow ways that others do not.
+    #[must_use]
+    pub fn is_wider_than(&self, others: &Self) -> bool {
+        let is_narrower = |port: &BridgePort, other: Option<&BridgePort>| {
+            other.is_none_or(|other| {
+                (port.bridge, port.port) != (other.bridge, other.port)
+                    || port.flags & !other.flags != 0
+            })
+        };
+        self.ports.iter().any(|(index, port)| is_narrower(port, others.ports.get(index)))
+            || self.addresses.iter().any(|(slot, mac)| others.addresses.get(slot) != Some(mac))
+    }
+}
+
+/// When XDP is used (`--xdp`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpSetting {
+    /// Where it pays.
+    #[default]
+    Auto,
+    /// Wherever there is native XDP, for all packets.
+    On,
+    /// Nowhere.
+    Off,
+}
+
+impl XdpSetting {
+    /// The word for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What is known of the host beside its links.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surfaces {
+    /// Why every bridge has to see its packets, whatever its ports are like; none if nothing makes it.
+    pub rules: Option<String>,
+    /// What XDP the devices can do; none on kernels that do not tell (before Linux 6.3).
+    pub xdp: Option<BTreeMap<u32, XdpFeatures>>,
+}
+
+/// What XDP a device can do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct XdpFeatures {
+    /// It runs programs natively.
+    pub native: bool,
+    /// It takes frames that a program redirects to it.
+    pub takes_frames: bool,
+}
+
+/// A device that may run XDP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct XdpPlace {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// The program.
+    pub program: &'static str,
+    /// Why it does not; none if it does.
+    pub refusal: Option<String>,
+}
+
+/// Why packets stay with a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LongWay {
+    /// The bridge's name.
+    pub bridge: String,
+    /// The port's name; none of all of them.
+    pub port: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// The short ways of a plan.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shortcuts {
+    /// The entries of the maps.
+    pub tables: ShortcutTables,
+    /// What has to take the long way although it need not.
+    pub long_ways: Vec<LongWay>,
+    /// The devices for XDP.
+    pub xdp: Vec<XdpPlace>,
+}
+
+impl fmt::Display for LongWay {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bridge, port, reason } = self;
+        write!(formatter, "packets take the long way through bridge `{bridge}`: ")?;
+        match port {
+            Some(port) => write!(formatter, "its port `{port}`: {reason}"),
+            None => formatter.write_str(reason),
+        }
+    }
+}
+
+impl Shortcuts {
+    /// The short ways that the host allows.
+    #[must_use]
+    pub fn of(plan: &Plan, host: &Snapshot, setting: XdpSetting, surfaces: &Surfaces) -> Self {
+        let mut ways = Self::default();
+        for network in &plan.networks {
+            let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
+            if let Some(mac) = bridge.and_then(|bridge| bridge.mac) {
+                ways.tables.addresses.insert(u32::from(network.slot), Mac::from_bytes(mac));
+            }
+        }
+        for bridge in bridges(plan, host) {
+            let is_bridged = plan.networks.iter().any(|network| {
+                network.bridge_ifindex == Some(bridge.index) && network.is_bridged()
+            });
+            ways.add_bridge(host, surfaces, bridge, is_bridged);
+            if is_bridged {
+                for port in host.ports_of(bridge.index).filter(|port| is_nic(port)) {
+                    ways.xdp.push(place(port, program::BRIDGED_XDP, host, setting, surfaces));
+                }
+            }
+        }
+        for uplink in &plan.uplinks {
+            if let Some(link) = host.link(uplink.ifindex) {
+                let mut place = place(link, program::UPLINK_XDP, host, setting, surfaces);
+                if uplink.raw {
+                    place.refusal = Some("it has no Ethernet headers".to_owned());
+                }
+                ways.xdp.push(place);
+            }
+        }
+        ways.xdp.sort_by_key(|place| place.ifindex);
+        ways.long_ways.sort();
+        ways.long_ways.dedup();
+        ways
+    }
+
+    fn add_bridge(
+        &mut self,
+        host: &Snapshot,
+        surfaces: &Surfaces,
+        bridge: &Link,
+        is_bridged: bool,
+    ) {
+        let of_bridge = why_all(bridge, surfaces);
+        self.long_ways.extend(of_bridge.clone().map(|reason| LongWay {
+            bridge: bridge.name.clone(),
+            port: None,
+            reason,
+        }));
+        let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
+        let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
+        for port in guests.chain(nics) {
+            if self.tables.ports.len() >= limits::BRIDGE_PORTS as usize {
+                return;
+            }
+            let why = why_one(port);
+            let is_short = of_bridge.is_none() && why.is_none();
+            if let Some(reason) = why {
+                let (bridge, port) = (bridge.name.clone(), Some(port.name.clone()));
+                self.long_ways.push(LongWay { bridge, port, reason });
+            }
+            let flag = |is_set, flag| if is_set { flag } else { 0 };
+            let entry = BridgePort {
+                bridge: bridge.index,
+                port: port.index,
+                flags: flag(is_short, PORT_SHORT)
+                    | flag(takes_frames(port, surfaces), PORT_TAKES_XDP)
+                    | flag(is_nic(port), PORT_IS_UPLINK),
+                // From hundredths of a second.
+                ageing_ms: bridge.ageing_time.unwrap_or_default().saturating_mul(10),
+            };
+            self.tables.ports.insert(port.index, entry);
+            // XDP of a bond sees its slaves' numbers.
+            for slave in host.ports_of(port.index).filter(|_| port.kind == LinkKind::Bond) {
+                self.tables.ports.insert(slave.index, entry);
+            }
+        }
+    }
+}
+
+/// The bridges of a plan's networks, each once.
+fn bridges<'a>(plan: &Plan, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> {
+    let indices: BTreeSet<u32> =
+        plan.networks.iter().filter_map(|network| network.bridge_ifindex).collect();
+    indices.into_iter().filter_map(|index| host.link(index))
+}
+
+/// Whether a port of a bridge leads out of the host by a device that may have native XDP.
+fn is_nic(port: &Link) -> bool {
+    matches!(port.kind, LinkKind::Physical | LinkKind::Bond)
+}
+
+fn why_all(bridge: &Link, surfaces: &Surfaces) -> Option<String> {
+    if bridge.vlan_filtering != Some(false) {
+        return Some("it filters VLANs".to_owned());
+    }
+    if !bridge.is_up() {
+        return Some("it is down".to_owned());
+    }
+    surfaces.rules.clone()
+}
+
+fn why_one(port: &Link) -> Option<String> {
+    let Some(settings) = port.bridge_port else {
+        return Some("its settings are not known".to_owned());
+    };
+    let BridgePortSettings { forwarding, isolated, learning, locked } = settings;
+    let reasons = [
+        (!forwarding, "the bridge does not let it forward"),
+        (isolated, "it is isolated"),
+        (!learning, "the bridge does not learn from it"),
+        (locked, "it is locked"),
+    ];
+    reasons.into_iter().find_map(|(is_so, reason)| is_so.then(|| reason.to_owned()))
+}
+
+/// Kernels that do not tell: tun has taken frames since Linux 4.16; nobody knows of the rest.
+fn takes_frames(port: &Link, surfaces: &Surfaces) -> bool {
+    match &surfaces.xdp {
+        Some(xdp) => xdp.get(&port.index).is_some_and(|features| features.takes_frames),
+        None => port.kind == LinkKind::Tap,
+    }
+}
+
+fn place(
+    link: &Link,
+    program: &'static str,
+    host: &Snapshot,
+    setting: XdpSetting,
+    surfaces: &Surfaces,
+) -> XdpPlace {
+    let refusal = match setting {
+        XdpSetting::Off => Some("--xdp off".to_owned()),
+        XdpSetting::Auto | XdpSetting::On => refusal(link, host, setting, surfaces),
+    };
+    XdpPlace { ifindex: link.index, name: link.name.clone(), program, refusal }
+}
+
+/// `bond_xdp_check` in `drivers/net/bonding/bond_main.c` for the modes.
+fn refusal(
+    link: &Link,
+    host: &Snapshot,
+    setting: XdpSetting,
+    surfaces: &Surfaces,
+) -> Option<String> {
+    match &link.kind {
+        LinkKind::Physical => {
+            let features = surfaces.xdp.as_ref()?.get(&link.index)?;
+            (!features.native).then(|| "its driver has no native XDP".to_owned())
+        }
+        LinkKind::Veth if setting == XdpSetting::On => None,
+        LinkKind::Veth => Some(
+            "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx off`: \
+             then `--xdp on`"
+                .to_owned(),
+        ),
+        LinkKind::Bond => {
+            if let Some(mode) = link.bond.as_ref().and_then(|bond| mode_without_xdp(bond.mode)) {
+                return Some(format!("bonds of mode {mode} have no native XDP"));
+            }
+            let slaves = host.ports_of(link.index);
+            slaves.into_iter().find_map(|slave| {
+                let reason = refusal(slave, host, setting, surfaces)?;
+                Some(format!("its slave `{}`: {reason}", slave.name))
+            })
+        }
+        LinkKind::Bridge => Some("bridges have no native XDP".to_owned()),
+        LinkKind::Vlan => Some("VLAN devices have no native XDP".to_owned()),
+        LinkKind::Tap | LinkKind::Tun => {
+            Some("frames from a tap lack their checksums".to_owned())
+        }
+        _ => Some("devices of its kind have no native XDP".to_owned()),
+    }
+}
+
+fn mode_without_xdp(mode: BondMode) -> Option<&'static str> {
+    match mode {
+        BondMode::Broadcast => Some("3 (broadcast)"),
+        BondMode::BalanceTlb => Some("5 (balance-tlb)"),
+        BondMode::BalanceAlb => Some("6 (balance-alb)"),
+        _ => None,
+    }
+}

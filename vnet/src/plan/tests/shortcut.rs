@@ -1,0 +1,162 @@
+use vnet_common::{
+    guard::Mac,
+    names::program,
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_SHORT, PORT_TAKES_XDP},
+};
+
+use super::*;
+use crate::host::{BondMode, BridgePortSettings, Port};
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
+type Change = fn(&mut BridgePortSettings);
+
+const BRIDGED: &str =
+    "<network><name>b</name><forward mode='bridge'/><bridge name='br0'/></network>";
+
+/// The uplink; `virbr0` with a tap; `br0` with a container and a bond of two NICs.
+fn two_bridges() -> Host {
+    let port = || Some(Port::Bridge { isolated: false });
+    host()
+        .change(|link| link.mac = Some(MAC))
+        .link(4, "vnet0", LinkKind::Tap)
+        .port(3, port())
+        .link(5, "br0", LinkKind::Bridge)
+        .link(6, "veth0", LinkKind::Veth)
+        .change(|link| link.parent_is_foreign = true)
+        .port(5, port())
+        .link(7, "eth1", LinkKind::Physical)
+        .port(9, Some(Port::Bond))
+        .link(8, "eth2", LinkKind::Physical)
+        .port(9, Some(Port::Bond))
+        .link(9, "bond0", LinkKind::Bond)
+        .port(5, port())
+}
+
+fn ways(host: &Host, setting: XdpSetting, surfaces: &Surfaces) -> Shortcuts {
+    let planned = planned(host, &[&network("<forward mode='nat'/>", IPV4), BRIDGED]);
+    Shortcuts::of(&planned.plan, &host.0, setting, surfaces)
+}
+
+fn auto(host: &Host) -> Shortcuts {
+    ways(host, XdpSetting::Auto, &Surfaces::default())
+}
+
+fn long_ways(host: &Host) -> Vec<String> {
+    auto(host).long_ways.iter().map(ToString::to_string).collect()
+}
+
+fn refusals(host: &Host, setting: XdpSetting) -> Vec<(String, Option<String>)> {
+    let ways = ways(host, setting, &Surfaces::default());
+    ways.xdp.into_iter().map(|place| (place.name, place.refusal)).collect()
+}
+
+#[test]
+fn ports_of_guests_and_of_bridges_to_outside_may_be_passed_by() {
+    let ways = auto(&two_bridges());
+    let port = |bridge, port, flags| BridgePort { bridge, port, flags, ageing_ms: 300_000 };
+    let bond = port(5, 9, PORT_SHORT | PORT_IS_UPLINK);
+    let expected = [
+        (4, port(3, 4, PORT_SHORT | PORT_TAKES_XDP)),
+        (6, port(5, 6, PORT_SHORT)),
+        // XDP of a bond sees its slaves' numbers.
+        (7, bond),
+        (8, bond),
+        (9, bond),
+    ];
+    assert_eq!(ways.tables.ports, expected.into());
+    assert_eq!(ways.tables.addresses, [(1, Mac::from_bytes(MAC))].into());
+    assert_eq!(ways.long_ways, []);
+    let xdp: Vec<_> = ways.xdp.iter().map(|place| (place.ifindex, place.program)).collect();
+    assert_eq!(xdp, [(2, program::UPLINK_XDP), (9, program::BRIDGED_XDP)]);
+    assert!(ways.xdp.iter().all(|place| place.refusal.is_none()));
+}
+
+#[test]
+fn kernel_says_which_ports_take_frames_of_xdp_and_which_drivers_have_it() {
+    let features = |native, takes_frames| XdpFeatures { native, takes_frames };
+    let xdp = [(2, features(false, false)), (4, features(false, false)), (6, features(true, true))];
+    let surfaces = Surfaces { rules: None, xdp: Some(xdp.into()) };
+    let ways = ways(&two_bridges(), XdpSetting::On, &surfaces);
+    assert_eq!(ways.tables.ports[&4].flags, PORT_SHORT);
+    assert_eq!(ways.tables.ports[&6].flags, PORT_SHORT | PORT_TAKES_XDP);
+    assert_eq!(ways.xdp[0].refusal.as_deref(), Some("its driver has no native XDP"));
+}
+
+#[test]
+fn bridges_that_have_to_see_their_packets_are_not_passed_by() {
+    let surfaces = Surfaces { rules: Some("somebody has rules".to_owned()), xdp: None };
+    let told = ways(&two_bridges(), XdpSetting::Auto, &surfaces);
+    assert!(told.tables.ports.values().all(|port| port.flags & PORT_SHORT == 0));
+    assert!(auto(&two_bridges()).tables.is_wider_than(&told.tables));
+    assert!(!told.tables.is_wider_than(&auto(&two_bridges()).tables));
+
+    let long = |change: &dyn Fn(&mut crate::host::Link)| {
+        let mut host = two_bridges();
+        host.0.links.iter_mut().for_each(change);
+        long_ways(&host)
+    };
+    let at = "packets take the long way through bridge `br0`: ";
+    let all = long(&|link| {
+        if link.name == "br0" {
+            link.vlan_filtering = Some(true);
+        }
+    });
+    assert_eq!(all, [format!("{at}it filters VLANs")]);
+    let cases: [(Change, &str); 4] = [
+        (|port| port.forwarding = false, "the bridge does not let it forward"),
+        (|port| port.isolated = true, "it is isolated"),
+        (|port| port.learning = false, "the bridge does not learn from it"),
+        (|port| port.locked = true, "it is locked"),
+    ];
+    for (change, reason) in cases {
+        let one = long(&|link| {
+            if link.name == "veth0" {
+                link.bridge_port.iter_mut().for_each(change);
+            }
+        });
+        assert_eq!(one, [format!("{at}its port `veth0`: {reason}")]);
+    }
+}
+
+#[test]
+fn devices_without_native_xdp_are_told_of_with_the_reason() {
+    let off = Some("--xdp off".to_owned());
+    let names = |reason: &Option<String>| {
+        vec![("eth0".to_owned(), reason.clone()), ("bond0".to_owned(), reason.clone())]
+    };
+    assert_eq!(refusals(&two_bridges(), XdpSetting::Off), names(&off));
+    assert_eq!(refusals(&two_bridges(), XdpSetting::On), names(&None));
+
+    let of_uplink = |kind: LinkKind, setting| {
+        let host = Host::with_loopback()
+            .link(2, "up", kind)
+            .address("203.0.113.2/24")
+            .route("0.0.0.0/0")
+            .link(3, "virbr0", LinkKind::Bridge)
+            .link(5, "br0", LinkKind::Bridge);
+        refusals(&host, setting).remove(0).1
+    };
+    let veth = "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx \
+                off`: then `--xdp on`";
+    assert_eq!(of_uplink(LinkKind::Veth, XdpSetting::Auto).as_deref(), Some(veth));
+    assert_eq!(of_uplink(LinkKind::Veth, XdpSetting::On), None);
+    let vlan = of_uplink(LinkKind::Vlan, XdpSetting::On);
+    assert_eq!(vlan.as_deref(), Some("VLAN devices have no native XDP"));
+    let tun = of_uplink(LinkKind::Tun, XdpSetting::On);
+    assert_eq!(tun.as_deref(), Some("it has no Ethernet headers"));
+
+    let bond = |mode, slave: LinkKind| {
+        let host = two_bridges()
+            .change(|link| link.bond.iter_mut().for_each(|bond| bond.mode = mode))
+            .link(10, "third", slave)
+            .port(9, Some(Port::Bond));
+        refusals(&host, XdpSetting::Auto).remove(1).1
+    };
+    assert_eq!(bond(BondMode::BalanceXor, LinkKind::Physical), None);
+    assert_eq!(
+        bond(BondMode::BalanceAlb, LinkKind::Physical).as_deref(),
+        Some("bonds of mode 6 (balance-alb) have no native XDP")
+    );
+    let of_slave = bond(BondMode::ActiveBackup, LinkKind::Veth);
+    assert_eq!(of_slave, Some(format!("its slave `third`: {veth}")));
+}

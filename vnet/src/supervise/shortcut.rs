@@ -1,0 +1,298 @@
+//! The short ways: XDP where there is any, and what bridges know of stations.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use vnet_common::shortcut::XdpMode;
+
+use super::{
+    pause::pause,
+    startup::Running,
+    state,
+    stations::{Entries, Stations},
+};
+use crate::{
+    datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec},
+    host::{
+        NetlinkError, Snapshot, bridge_rules,
+        forwarding_database::{self, Batch, Event, NeighbourWatch},
+        xdp,
+    },
+    instance::state::{ShortcutState, XdpState},
+    notify,
+    plan::{Plan, Shortcuts, Surfaces, XdpPlace, XdpSetting},
+};
+
+/// What is known of the short ways.
+pub(super) struct Shortcut {
+    /// XDP programs that are attached.
+    pub hooks: Vec<Hook>,
+    /// What the host allows.
+    ways: Shortcuts,
+    setting: XdpSetting,
+    rules: Option<String>,
+    /// Why devices have no XDP, as it was said.
+    refusals: BTreeMap<u32, String>,
+    stations: Stations,
+    watch: NeighbourWatch,
+    /// Next hops by whose link-layer addresses flows may go.
+    gateways: BTreeSet<IpAddr>,
+    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+}
+
+impl Shortcut {
+    /// With the XDP programs of an earlier process, and the stations that it has entered.
+    pub fn begin(hooks: Vec<Hook>, datapath: &mut Datapath) -> anyhow::Result<Self> {
+        Ok(Self {
+            hooks,
+            ways: Shortcuts::default(),
+            setting: XdpSetting::default(),
+            rules: None,
+            refusals: BTreeMap::new(),
+            stations: Stations::of(datapath.stations()?),
+            watch: NeighbourWatch::open()?,
+            gateways: BTreeSet::new(),
+            neighbours: HashMap::new(),
+        })
+    }
+
+    /// Changes of what bridges and neighbour tables know. May be cancelled.
+    pub async fn next(&mut self) -> Result<Batch, NetlinkError> {
+        self.watch.next().await
+    }
+
+    /// What other processes are told.
+    pub fn state(&self) -> ShortcutState {
+        let xdp = self.ways.xdp.iter().map(|place| {
+            let hook = self.hooks.iter().find(|hook| hook.spec.ifindex == place.ifindex);
+            let refusal = place.refusal.as_ref().or(self.refusals.get(&place.ifindex));
+            XdpState {
+                interface: place.name.clone(),
+                ifindex: place.ifindex,
+                program: place.program.to_owned(),
+                program_id: hook.map(|hook| hook.program_id),
+                reason: refusal.filter(|_| hook.is_none()).cloned(),
+            }
+        });
+        ShortcutState {
+            setting: self.setting,
+            xdp: xdp.collect(),
+            long_ways: self.ways.long_ways.clone(),
+        }
+    }
+}
+
+/// Makes the programs' maps say what the plan and the host allow. Comes before a new epoch begins.
+pub(super) async fn enter(
+    running: &mut Running,
+    plan: &Plan,
+    host: &Snapshot,
+    setting: XdpSetting,
+) -> anyhow::Result<()> {
+    let rules = rules().await;
+    let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
+    let surfaces = Surfaces { rules: rules.clone(), xdp: features.ok().flatten() };
+    let ways = Shortcuts::of(plan, host, setting, &surfaces);
+    // The next step of a change begins one in any case.
+    running.datapath.write_shortcut(&ways.tables)?;
+    let shortcut = &mut running.shortcut;
+    for way in ways.long_ways.iter().filter(|way| !shortcut.ways.long_ways.contains(way)) {
+        log::info!("{way}");
+    }
+    shortcut.rules = rules;
+    shortcut.setting = setting;
+    shortcut.ways = ways;
+    shortcut.gateways = host
+        .routes
+        .iter()
+        .flat_map(|route| route.hops.iter().filter_map(|hop| hop.gateway))
+        .collect();
+    pause("short-ways").await;
+    Ok(())
+}
+
+/// Attaches XDP where it is to be and takes it off elsewhere, and enters what bridges know. None of it is a
+/// reason to go back: packets go on by TC. Returns what failed.
+pub(super) async fn settle(running: &mut Running, level: log::Level) -> Vec<String> {
+    let mut failures = Vec::new();
+    let before = running.shortcut.state();
+    failures.extend(detach_unwanted(running, level).await);
+    let mode = match running.shortcut.setting {
+        XdpSetting::On => XdpMode::On,
+        XdpSetting::Auto | XdpSetting::Off => XdpMode::Auto,
+    };
+    failures.extend(running.datapath.set_xdp_mode(mode).err().map(|error| error.to_string()));
+    attach_missing(running, level).await;
+    let ports = running.shortcut.ways.tables.ports.clone();
+    if running.shortcut.stations.set_ports(&ports) {
+        failures.extend(read_stations(running).await.err().map(|error| format!("{error:#}")));
+    }
+    pause("stations").await;
+    if running.shortcut.state() != before {
+        failures.extend(state::write(running).err().map(|error| format!("{error:#}")));
+    }
+    failures
+}
+
+/// Enters what has changed.
+pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
+    if batch.overrun {
+        log::debug!("notifications of forwarding databases were lost: reading them again");
+        return read_stations(running).await;
+    }
+    let mut entries = Entries::new();
+    let (mut has_moved, mut has_other_gateway) = (false, false);
+    for event in &batch.events {
+        has_moved |= running.shortcut.stations.note(event, &mut entries);
+        has_other_gateway |= is_other_gateway(running, event);
+    }
+    running.datapath.write_stations(&entries)?;
+    if has_moved {
+        running.datapath.note_move()?;
+    }
+    if has_other_gateway {
+        running.datapath.next_epoch()?;
+    }
+    Ok(())
+}
+
+/// Whether something has changed that the kernel sends no notice of.
+pub(super) async fn is_changed(running: &mut Running) -> bool {
+    let mut is_changed = rules().await != running.shortcut.rules;
+    for hook in &mut running.shortcut.hooks {
+        hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
+        is_changed |= hook.is_lost;
+    }
+    is_changed
+}
+
+/// What is not known is taken for a reason.
+async fn rules() -> Option<String> {
+    match bridge_rules::reason().await {
+        Ok(reason) => reason,
+        Err(error) => Some(format!("rules for bridges cannot be read: {error}")),
+    }
+}
+
+/// Whether a next hop has another link-layer address than before.
+fn is_other_gateway(running: &mut Running, event: &Event) -> bool {
+    let Event::Neighbour { interface, address, mac } = *event else { return false };
+    let is_uplink = || running.plan.uplinks.iter().any(|uplink| uplink.ifindex == interface);
+    let Some(mac) = mac else { return false };
+    if !running.shortcut.gateways.contains(&address) || !is_uplink() {
+        return false;
+    }
+    running.shortcut.neighbours.insert((interface, address), mac).is_some_and(|old| old != mac)
+}
+
+async fn read_stations(running: &mut Running) -> anyhow::Result<()> {
+    let known = forwarding_database::stations().await?;
+    let entries = running.shortcut.stations.reconcile(&known);
+    running.datapath.write_stations(&entries)?;
+    // Whatever has moved meanwhile.
+    Ok(running.datapath.note_move()?)
+}
+
+fn is_wanted(places: &[XdpPlace], hook: &Hook) -> bool {
+    places.iter().any(|place| place.refusal.is_none() && place.ifindex == hook.spec.ifindex)
+}
+
+async fn detach_unwanted(running: &mut Running, level: log::Level) -> Vec<String> {
+    let mut failures = Vec::new();
+    let places = running.shortcut.ways.xdp.clone();
+    let mut kept = Vec::new();
+    for hook in std::mem::take(&mut running.shortcut.hooks) {
+        notify::progress();
+        if is_wanted(&places, &hook) {
+            kept.push(hook);
+        } else if let Err(error) = hook.detach().await {
+            failures.push(error.to_string());
+            kept.push(hook);
+        } else {
+            log::log!(level, "XDP is off at `{}`", hook.spec.interface);
+            pause(&format!("detached-{}-{}", hook.spec.program, hook.spec.interface)).await;
+        }
+    }
+    running.shortcut.hooks = kept;
+    failures
+}
+
+/// Devices that take no program go without, which is said once.
+async fn attach_missing(running: &mut Running, level: log::Level) {
+    let places = running.shortcut.ways.xdp.clone();
+    let mut refusals = BTreeMap::new();
+    for place in &places {
+        notify::progress();
+        let refused = match &place.refusal {
+            Some(reason) => Some(reason.clone()),
+            None => attach(running, place, level).await.err().map(|error| match error {
+                DatapathError::Attach { reason, .. } => reason,
+                error => error.to_string(),
+            }),
+        };
+        refusals.extend(refused.map(|reason| (place.ifindex, reason)));
+    }
+    let setting = running.shortcut.setting;
+    for (ifindex, reason) in &refusals {
+        let name = places.iter().find(|place| place.ifindex == *ifindex);
+        let name = name.map_or("", |place| place.name.as_str());
+        if running.shortcut.refusals.get(ifindex) == Some(reason) {
+            continue;
+        }
+        let text = format!("no native XDP at `{name}`, where packets go by TC alone: {reason}");
+        match setting {
+            XdpSetting::On => log::warn!("{text}"),
+            XdpSetting::Auto => log::info!("{text}"),
+            XdpSetting::Off => {}
+        }
+    }
+    running.shortcut.refusals = refusals;
+}
+
+async fn attach(
+    running: &mut Running,
+    place: &XdpPlace,
+    level: log::Level,
+) -> Result<(), DatapathError> {
+    let at = running.shortcut.hooks.iter().position(|hook| hook.spec.ifindex == place.ifindex);
+    if let Some(hook) = at.and_then(|at| running.shortcut.hooks.get_mut(at)) {
+        // A renamed interface keeps its program.
+        hook.spec.interface.clone_from(&place.name);
+        if hook.spec.program == place.program && !hook.is_inherited && !hook.is_lost {
+            return Ok(());
+        }
+    }
+    let spec = HookSpec {
+        ifindex: place.ifindex,
+        interface: place.name.clone(),
+        direction: Direction::Xdp,
+        program: place.program,
+    };
+    let attachment = Attachment {
+        mode: running.attach,
+        pins: &running.pins,
+        filter: &running.instance.filter(),
+        journal: &mut running.journal,
+    };
+    match running.datapath.attach(spec, attachment).await {
+        Ok(hook) => {
+            match at.and_then(|at| running.shortcut.hooks.get_mut(at)) {
+                Some(former) => *former = hook,
+                None => running.shortcut.hooks.push(hook),
+            }
+            log::log!(level, "XDP is on at `{}`", place.name);
+            pause(&format!("attached-{}-{}", place.program, place.name)).await;
+            Ok(())
+        }
+        Err(error) => {
+            if let Some(at) = at {
+                // Whatever is at its pin is of no use.
+                let former = running.shortcut.hooks.swap_remove(at);
+                let _ = former.detach().await;
+            }
+            Err(error)
+        }
+    }
+}
