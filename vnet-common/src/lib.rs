@@ -18,6 +18,7 @@ pub mod limits;
 #[cfg(feature = "user")]
 mod map_element;
 pub mod migration;
+pub mod minimum;
 pub mod names;
 pub mod network;
 pub mod policy;

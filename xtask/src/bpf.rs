@@ -18,8 +18,9 @@ const RUSTC_FLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C
 pub fn build(workspace: &Workspace, ready: &Ready) -> Result<()> {
     let mut command = ready.toolchain.cargo(workspace);
     aim_at_bpf(command.arg("build"), workspace, ready).check()?;
-    let built = target_directory(workspace).join("bpfel-unknown-none/release/vnet-ebpf");
-    copy_if_different(&built, &workspace.bpf_object())
+    let built = target_directory(workspace).join("bpfel-unknown-none/release");
+    copy_if_different(&built.join("minimum"), &workspace.yardstick())?;
+    copy_if_different(&built.join("vnet-ebpf"), &workspace.bpf_object())
 }
 
 /// Clippy for the BPF target itself: the host's cannot compile BPF assembly.

@@ -38,6 +38,11 @@ impl Workspace {
         self.target.join("bpf/vnet-ebpf.o")
     }
 
+    /// What the benchmarks compare the programs with.
+    pub fn yardstick(&self) -> PathBuf {
+        self.target.join("bpf/minimum.o")
+    }
+
     /// Where our own tools are installed: the root of `cargo install --root`.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")

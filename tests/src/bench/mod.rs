@@ -2,6 +2,7 @@
 
 mod control;
 mod machine;
+mod programs;
 mod report;
 
 pub use report::{Figure, Report, Unit};
@@ -13,6 +14,8 @@ use anyhow::Result;
 pub enum Benchmark {
     /// Starting, applying and taking down 10, 100 and 1,000 networks with ten guests' ports each
     Control,
+    /// Nanoseconds of a run of each program with packets of each kind, beside the least program
+    Programs,
 }
 
 impl Benchmark {
@@ -20,6 +23,7 @@ impl Benchmark {
     pub fn run(self, vnet: &str, rounds: usize) -> Result<Vec<Figure>> {
         match self {
             Self::Control => control::measure(vnet, rounds),
+            Self::Programs => programs::measure(rounds),
         }
     }
 }
