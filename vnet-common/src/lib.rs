@@ -12,6 +12,7 @@ pub mod family;
 pub mod flow;
 pub mod former;
 pub mod forward;
+pub mod generator;
 pub mod guard;
 pub mod icmp;
 pub mod limits;

@@ -38,9 +38,9 @@ impl Workspace {
         self.target.join("bpf/vnet-ebpf.o")
     }
 
-    /// What the benchmarks compare the programs with.
-    pub fn yardstick(&self) -> PathBuf {
-        self.target.join("bpf/minimum.o")
+    /// Where the benchmarks look for programs of theirs.
+    pub fn bpf_object_of_benchmarks(&self, name: &str) -> PathBuf {
+        self.target.join("bpf").join(name).with_extension("o")
     }
 
     /// Where our own tools are installed: the root of `cargo install --root`.

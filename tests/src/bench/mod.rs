@@ -2,7 +2,9 @@
 
 mod control;
 mod machine;
+mod objects;
 mod programs;
+mod rate;
 mod report;
 
 pub use report::{Figure, Report, Unit};
@@ -16,6 +18,8 @@ pub enum Benchmark {
     Control,
     /// Nanoseconds of a run of each program with packets of each kind, beside the least program
     Programs,
+    /// CPU time of a forwarded packet of 64 bytes, beside what the kernel does by itself
+    Rate,
 }
 
 impl Benchmark {
@@ -24,6 +28,7 @@ impl Benchmark {
         match self {
             Self::Control => control::measure(vnet, rounds),
             Self::Programs => programs::measure(rounds),
+            Self::Rate => rate::measure(rounds),
         }
     }
 }

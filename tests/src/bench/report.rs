@@ -14,6 +14,8 @@ pub enum Unit {
     Seconds,
     /// Nanoseconds.
     Nanoseconds,
+    /// Packets per second.
+    PacketsPerSecond,
 }
 
 /// Something that was measured several times, beside its baseline.
@@ -90,6 +92,7 @@ impl Unit {
         match self {
             Self::Seconds => time(value),
             Self::Nanoseconds => format!("{value:.0} ns"),
+            Self::PacketsPerSecond => format!("{:.0} k/s", value / 1e3),
         }
     }
 }

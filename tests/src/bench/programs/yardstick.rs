@@ -1,9 +1,7 @@
 //! The least program that translates and redirects, and an empty one.
 
-use std::{env, fs};
-
 use anyhow::{Context as _, Result, ensure};
-use aya::{Ebpf, EbpfLoader, maps, programs::SchedClassifier};
+use aya::{Ebpf, maps, programs::SchedClassifier};
 use bytemuck::Pod as Bytes;
 use vnet_common::{
     address::{Address, PortBe},
@@ -13,6 +11,7 @@ use vnet_common::{
 };
 
 use super::{median, run};
+use crate::bench::objects;
 use crate::programs::{
     Plain, Rig, address, ipv4,
     modes::{Ends, port_of},
@@ -86,13 +85,7 @@ pub(super) struct Yardsticks {
 
 impl Yardsticks {
     pub fn load(rig: &Rig) -> Result<Self> {
-        // Beside the object that is embedded: `cargo xtask build` leaves both there.
-        let program = env::current_exe()?;
-        let target = program.ancestors().nth(2).context("no target directory")?;
-        let path = target.join("bpf/minimum.o");
-        let object = fs::read(&path)
-            .with_context(|| format!("cannot read {}: cargo xtask build", path.display()))?;
-        let mut ebpf = EbpfLoader::new().load(&object)?;
+        let mut ebpf = objects::load("minimum")?;
         for name in ["nothing", "minimum"] {
             let program: &mut SchedClassifier =
                 ebpf.program_mut(name).context("no such program")?.try_into()?;
