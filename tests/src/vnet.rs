@@ -276,8 +276,9 @@ fn program() -> Result<PathBuf> {
     }
     let test = env::current_exe()
         .map_err(|error| Error::unexpected("path of the test program", error.to_string()))?;
-    let built = test.parent().and_then(Path::parent).map(|profile| profile.join("vnet"));
-    built.filter(|path| path.is_file()).ok_or_else(|| {
+    // Tests are one directory further down than programs.
+    let mut places = test.ancestors().skip(1).take(2).map(|directory| directory.join("vnet"));
+    places.find(|path| path.is_file()).ok_or_else(|| {
         let what = format!("no program `vnet` beside {}", test.display());
         Error::unexpected(what, format!("run `cargo xtask test`, or set {PROGRAM_VARIABLE}"))
     })

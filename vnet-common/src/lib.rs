@@ -12,12 +12,14 @@ pub mod family;
 pub mod flow;
 pub mod former;
 pub mod forward;
+pub mod generator;
 pub mod guard;
 pub mod icmp;
 pub mod limits;
 #[cfg(feature = "user")]
 mod map_element;
 pub mod migration;
+pub mod minimum;
 pub mod names;
 pub mod network;
 pub mod policy;

@@ -14,12 +14,18 @@ use crate::{process::CommandExt as _, setup::Ready, workspace::Workspace};
 /// ISA v3 has the atomics; the linker writes BTF when it is told to and there is debug info.
 const RUSTC_FLAGS: [&str; 6] = ["-C", "debuginfo=2", "-C", "link-arg=--btf", "-C", "target-cpu=v3"];
 
+/// Programs that only the benchmarks use.
+const OF_BENCHMARKS: [&str; 2] = ["minimum", "generator"];
+
 /// Compiles vnet-ebpf and puts the object where the host's build finds it.
 pub fn build(workspace: &Workspace, ready: &Ready) -> Result<()> {
     let mut command = ready.toolchain.cargo(workspace);
     aim_at_bpf(command.arg("build"), workspace, ready).check()?;
-    let built = target_directory(workspace).join("bpfel-unknown-none/release/vnet-ebpf");
-    copy_if_different(&built, &workspace.bpf_object())
+    let built = target_directory(workspace).join("bpfel-unknown-none/release");
+    for name in OF_BENCHMARKS {
+        copy_if_different(&built.join(name), &workspace.bpf_object_of_benchmarks(name))?;
+    }
+    copy_if_different(&built.join("vnet-ebpf"), &workspace.bpf_object())
 }
 
 /// Clippy for the BPF target itself: the host's cannot compile BPF assembly.

@@ -38,6 +38,11 @@ impl Workspace {
         self.target.join("bpf/vnet-ebpf.o")
     }
 
+    /// Where the benchmarks look for programs of theirs.
+    pub fn bpf_object_of_benchmarks(&self, name: &str) -> PathBuf {
+        self.target.join("bpf").join(name).with_extension("o")
+    }
+
     /// Where our own tools are installed: the root of `cargo install --root`.
     pub fn tools(&self) -> PathBuf {
         self.target.join("tools")

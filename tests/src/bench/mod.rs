@@ -2,6 +2,9 @@
 
 mod control;
 mod machine;
+mod objects;
+mod programs;
+mod rate;
 mod report;
 
 pub use report::{Figure, Report, Unit};
@@ -13,6 +16,10 @@ use anyhow::Result;
 pub enum Benchmark {
     /// Starting, applying and taking down 10, 100 and 1,000 networks with ten guests' ports each
     Control,
+    /// Nanoseconds of a run of each program with packets of each kind, beside the least program
+    Programs,
+    /// CPU time of a forwarded packet of 64 bytes, beside what the kernel does by itself
+    Rate,
 }
 
 impl Benchmark {
@@ -20,6 +27,8 @@ impl Benchmark {
     pub fn run(self, vnet: &str, rounds: usize) -> Result<Vec<Figure>> {
         match self {
             Self::Control => control::measure(vnet, rounds),
+            Self::Programs => programs::measure(rounds),
+            Self::Rate => rate::measure(rounds),
         }
     }
 }

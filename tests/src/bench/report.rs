@@ -12,6 +12,10 @@ use super::machine::Machine;
 pub enum Unit {
     /// Seconds.
     Seconds,
+    /// Nanoseconds.
+    Nanoseconds,
+    /// Packets per second.
+    PacketsPerSecond,
 }
 
 /// Something that was measured several times, beside its baseline.
@@ -73,13 +77,23 @@ impl fmt::Display for Report {
                 formatter,
                 "{:width$}  {:>10}  {:>21}  {:>7.2}  {}",
                 figure.name,
-                time(median(&figure.values)),
-                format!("{} to {}", time(smallest), time(largest)),
+                figure.unit.text(median(&figure.values)),
+                format!("{} to {}", figure.unit.text(smallest), figure.unit.text(largest)),
                 figure.ratio,
                 figure.baseline,
             )?;
         }
         Ok(())
+    }
+}
+
+impl Unit {
+    fn text(self, value: f64) -> String {
+        match self {
+            Self::Seconds => time(value),
+            Self::Nanoseconds => format!("{value:.0} ns"),
+            Self::PacketsPerSecond => format!("{:.0} k/s", value / 1e3),
+        }
     }
 }
 

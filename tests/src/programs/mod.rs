@@ -12,7 +12,7 @@ mod configured;
 mod counters;
 pub mod guard;
 mod host_flows;
-mod load;
+pub(crate) mod load;
 pub mod modes;
 mod outcome;
 mod packet;
@@ -36,5 +36,6 @@ pub use rig::{
     EXTERNAL, GATEWAY, GUEST, NETWORK, OTHER_NETWORK, REMOTE, Rig, address, ipv4, with_large_rig,
     with_rig,
 };
+pub(crate) use run::context_at;
 pub use run::{Arrival, Origin};
 pub use tables::Tables;
