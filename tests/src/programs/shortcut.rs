@@ -215,6 +215,7 @@ impl Rig {
         frame: &[u8],
     ) -> Result<XdpOutcome> {
         let before = counters::read(self.ebpf())?;
+        xdp(self.ebpf_mut(), name)?;
         self.rejuvenate_ways()?;
         let mut context = Context::zeroed();
         context.data_end = u32::try_from(frame.len())?;
