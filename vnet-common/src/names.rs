@@ -145,6 +145,9 @@ pub mod map {
     pub const MOVES: &str = "MOVES";
     /// Interface index of a port to itself, for redirects of XDP.
     pub const XDP_PORTS: &str = "XDP_PORTS";
+    /// One time (`u64`), nanoseconds of `CLOCK_MONOTONIC`, until which short ways hold: userspace moves it on
+    /// while it watches the bridges. 0 where there are none.
+    pub const SHORTCUT_LEASE: &str = "SHORTCUT_LEASE";
     /// One [`crate::shortcut::XdpMode`] (`u32`).
     pub const XDP_MODE: &str = "XDP_MODE";
 
@@ -188,7 +191,7 @@ pub mod map {
         [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE];
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 38] = [
+    pub const ALL: [&str; 39] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -227,5 +230,6 @@ pub mod map {
         MOVES,
         XDP_PORTS,
         XDP_MODE,
+        SHORTCUT_LEASE,
     ];
 }

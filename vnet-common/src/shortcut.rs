@@ -26,6 +26,10 @@ pub const PORT_TAKES_XDP: u32 = 2;
 /// [`BridgePort::flags`]: it leads out of this host: frames between two such ports stay with the bridge.
 pub const PORT_IS_UPLINK: u32 = 4;
 
+/// [`BridgePort::flags`]: its bridge is of a network whose guests' packets are judged, translated or routed; at
+/// the others no flow is looked for.
+pub const PORT_JUDGED: u32 = 8;
+
 /// What a bridge has learned of a MAC address, and what its ports have seen since. The key is a
 /// [`crate::guard::MacKey`].
 ///
@@ -36,7 +40,8 @@ pub const PORT_IS_UPLINK: u32 = 4;
 pub struct Station {
     /// Interface index of the port that the bridge knows the address at.
     pub port: u32,
-    /// Interface index of the port where a frame with this source was seen last; 0 for none.
+    /// Interface index of the port where a frame with this source was seen last; 0 for none, and for a while
+    /// ([`STATION_REST_NS`]) after one was seen at another port.
     pub seen_at: u32,
     /// When that frame passed on to the bridge, nanoseconds of `CLOCK_MONOTONIC_COARSE`.
     pub seen: u64,
@@ -85,6 +90,14 @@ pub const WAY_UNIT_BITS: u32 = 20;
 /// it saves a few packets.
 pub const WAY_PAYS_NS: u64 = 250_000_000;
 
+/// How long nobody looks for a way again, whatever has made it stale, in its units: about 16 ms.
+pub const WAY_REST: u32 = 16;
+/// How old a way has to be before XDP uses it, in its units: about 8 ms, in which what TC has queued at the port
+/// is sent.
+pub const WAY_AGE_FOR_XDP: u32 = 8;
+/// How long a station that has moved is nowhere, in nanoseconds: so it moves ten times a second at most.
+pub const STATION_REST_NS: u64 = 100_000_000;
+
 /// A time in nanoseconds as ways have it, never 0.
 #[inline]
 #[must_use]
@@ -98,6 +111,21 @@ pub const fn way_time(nanoseconds: u64) -> u32 {
 #[must_use]
 pub const fn is_young(found: u32, now: u32) -> bool {
     found != 0 && now.wrapping_sub(found) < WAY_LIFE
+}
+
+/// Whether a way was looked for so lately that nobody does it again.
+#[inline]
+#[must_use]
+pub const fn is_just_found(found: u32, now: u32) -> bool {
+    // Another CPU may have found it a moment later.
+    found != 0 && (now.wrapping_sub(found) as i32) < WAY_REST as i32
+}
+
+/// Whether XDP may use what was found at a time.
+#[inline]
+#[must_use]
+pub const fn is_settled(found: u32, now: u32) -> bool {
+    is_young(found, now) && now.wrapping_sub(found) >= WAY_AGE_FOR_XDP
 }
 
 /// What packets XDP takes: the only element of `XDP_MODE`.
@@ -129,6 +157,14 @@ mod tests {
         assert!(is_young(u32::MAX, 3) && !is_young(u32::MAX, WAY_LIFE));
         // One that another CPU has found a moment later.
         assert!(!is_young(8, 7));
+        assert!(
+            is_just_found(8, 7) && is_just_found(1, WAY_REST) && !is_just_found(1, 1 + WAY_REST)
+        );
+        assert!(is_just_found(u32::MAX, 3) && !is_just_found(0, 1));
+        assert!(
+            !is_settled(8, 7) && !is_settled(1, 8) && is_settled(1, 9) && is_settled(1, WAY_LIFE)
+        );
+        assert!(!is_settled(1, 1 + WAY_LIFE));
         assert_eq!((way_time(0), way_time(1_000_000_000)), (1, WAY_LIFE));
     }
 }

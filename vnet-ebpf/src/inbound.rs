@@ -210,9 +210,10 @@ fn judge_again<V: Ip>(session: SessionSlot) -> bool {
 #[inline(always)]
 fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step<Verdict> {
     let skb = hook.skb;
-    let way = session.way_inbound();
-    let is_short = !hook.is_turned && way::is_good_inbound(&way, way::clock());
-    if !hook.is_turned && !is_short {
+    let may_be_short = !hook.is_turned && way::are_used();
+    let way = if may_be_short { session.way_inbound() } else { InboundWay::default() };
+    let is_short = may_be_short && way::is_good_inbound(&way, way::clock());
+    if may_be_short && !is_short {
         way::refresh_inbound(skb, session);
     }
     let bytes = skb.len();

@@ -313,6 +313,8 @@ pub fn renew_or_open<V: Ip>(
     if let Some(session) = known {
         if still_valid::<V>(session, way) {
             if let Some(new) = maps::new_flow() {
+                // Before and after: no way goes with another uplink than its own.
+                session.clear_ways();
                 session.set_next_hop(new.next_hop);
             }
             session.set_uplink_ifindex(way.ifindex);

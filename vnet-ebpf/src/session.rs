@@ -226,7 +226,7 @@ impl SessionSlot {
     }
 }
 
-/// Reads a way. Another CPU may write it meanwhile: a mixture of two is a frame lost at worst.
+/// Reads a way; none while another CPU writes it.
 ///
 /// # Safety
 ///
@@ -234,7 +234,9 @@ impl SessionSlot {
 #[inline(always)]
 unsafe fn read_words(raw: *const u64) -> [u64; 2] {
     // SAFETY: the caller vouches for the words.
-    unsafe { [raw.read_volatile(), raw.add(1).read_volatile()] }
+    let (first, second, again) =
+        unsafe { (raw.read_volatile(), raw.add(1).read_volatile(), raw.read_volatile()) };
+    if first == again { [first, second] } else { [0; 2] }
 }
 
 /// # Safety
@@ -242,8 +244,9 @@ unsafe fn read_words(raw: *const u64) -> [u64; 2] {
 /// As [`read_words`].
 #[inline(always)]
 unsafe fn write_words(raw: *mut u64, [first, second]: [u64; 2]) {
-    // SAFETY: the caller vouches for the words. The time, in the first one, comes last.
+    // SAFETY: the caller vouches for the words. The time is in the first one: none until both are there.
     unsafe {
+        raw.write_volatile(0);
         raw.add(1).write_volatile(second);
         raw.write_volatile(first);
     }

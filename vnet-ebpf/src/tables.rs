@@ -29,6 +29,15 @@ pub fn epoch() -> Option<u32> {
     EPOCH_OF_RUN.get(0).copied()
 }
 
+/// Whether the epoch of this run still is the current one.
+#[inline(always)]
+pub fn is_current() -> bool {
+    // SAFETY: as in `begin`.
+    let current =
+        CONFIG.get_ptr(0).map(|config| unsafe { (&raw const (*config).epoch).read_volatile() });
+    current.is_some() && current == epoch()
+}
+
 #[inline(always)]
 fn generation() -> u32 {
     epoch().map_or(0, network::generation)

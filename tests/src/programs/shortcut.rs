@@ -12,7 +12,8 @@ use vnet_common::{
     guard::{Mac, MacKey},
     names::{map, program},
     shortcut::{
-        BridgePort, InboundWay, OutboundWay, PORT_SHORT, PORT_TAKES_XDP, Station, XdpMode, way_time,
+        BridgePort, InboundWay, OutboundWay, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, Station,
+        WAY_REST, XdpMode, way_time,
     },
 };
 
@@ -81,6 +82,7 @@ impl Rig {
     /// Ways stay young.
     pub fn shorten(&mut self, network: u16, bridge: &str, port: &str) -> Result<()> {
         self.keep_ways_young(true);
+        self.set_lease(u64::MAX)?;
         self.set_bridge_port(bridge, port, |_| {})?;
         let ifindex = self.ifindex(port)?;
         let seen = self.clock()?;
@@ -101,7 +103,7 @@ impl Rig {
         let mut entry = BridgePort {
             bridge: self.ifindex(bridge)?,
             port: self.ifindex(port)?,
-            flags: PORT_SHORT | PORT_TAKES_XDP,
+            flags: PORT_SHORT | PORT_TAKES_XDP | PORT_JUDGED,
             ageing_ms: AGEING_MS,
         };
         let key = entry.port;
@@ -125,6 +127,11 @@ impl Rig {
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Says until when short ways hold.
+    pub fn set_lease(&mut self, until: u64) -> Result<()> {
+        Ok(load::array_mut::<u64>(self.ebpf_mut(), map::SHORTCUT_LEASE)?.set(0, Plain(until), 0)?)
     }
 
     /// How many stations have moved.
@@ -153,7 +160,8 @@ impl Rig {
         self.ways_stay_young = young;
     }
 
-    /// Makes ways and packets those of just now, if they are to stay young.
+    /// Makes packets those of just now, and ways so young that everybody uses them and may look for them again,
+    /// if they are to stay young.
     pub(super) fn rejuvenate_ways(&mut self) -> Result<()> {
         if !self.ways_stay_young {
             return Ok(());
@@ -161,13 +169,14 @@ impl Rig {
         let cursors = load::array::<SessionCursor>(self.ebpf(), map::SESSION_CURSOR)?;
         let end = cursors.get(&0, 0)?.0.fresh as u32;
         let now = self.clock()?;
+        let found_now = way_time(now) - 2 * WAY_REST;
         let renew = |time: u64, now: u64| if time == 0 { 0 } else { now };
         for index in 0..end {
             self.set_session(index, |session| {
                 session.last_outbound = renew(session.last_outbound, now);
                 session.last_inbound = renew(session.last_inbound, now);
                 for found in [&mut session.way_outbound.found, &mut session.way_inbound.found] {
-                    *found = renew((*found).into(), way_time(now).into()) as u32;
+                    *found = renew((*found).into(), found_now.into()) as u32;
                 }
             })?;
         }
@@ -215,6 +224,7 @@ impl Rig {
         frame: &[u8],
     ) -> Result<XdpOutcome> {
         let before = counters::read(self.ebpf())?;
+        xdp(self.ebpf_mut(), name)?;
         self.rejuvenate_ways()?;
         let mut context = Context::zeroed();
         context.data_end = u32::try_from(frame.len())?;

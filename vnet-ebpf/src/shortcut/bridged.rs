@@ -18,6 +18,10 @@ use crate::flow;
 /// A frame from outside.
 #[inline(always)]
 pub fn forward(frame: Frame) -> u32 {
+    // It knows no flows: a former datapath does not matter.
+    if !way::holds(way::lease()) {
+        return XDP_PASS;
+    }
     to_station(frame).unwrap_or(XDP_PASS)
 }
 

@@ -29,4 +29,7 @@ pub static MOVES: Array<u32> = Array::with_max_entries(1, 0);
 pub static XDP_PORTS: DevMapHash = DevMapHash::with_max_entries(limits::BRIDGE_PORTS, 0);
 
 #[map]
+pub static SHORTCUT_LEASE: Array<u64> = Array::with_max_entries(1, 0);
+
+#[map]
 pub static XDP_MODE: Array<u32> = Array::with_max_entries(1, 0);

@@ -2,7 +2,7 @@
 
 use vnet_common::{
     guard::MacKey,
-    shortcut::{BridgePort, Station},
+    shortcut::{BridgePort, PORT_SHORT, STATION_REST_NS, Station},
     timeout::NANOSECONDS,
 };
 
@@ -61,9 +61,13 @@ pub fn may_pass_by(key: MacKey, ifindex: u32, now: u64) -> bool {
 
 /// Notes a frame of a station at a port, which goes on to the bridge.
 #[inline(always)]
-pub fn note(key: MacKey, ifindex: u32, now: u64) {
-    if let Some(station) = STATIONS.get_ptr_mut(key) {
-        note_at(station, ifindex, now, SEEN_EVERY_NS);
+pub fn note(key: MacKey, port: &BridgePort, now: u64) {
+    let Some(station) = STATIONS.get_ptr_mut(key) else { return };
+    // SAFETY: map memory outlives the program; the field is aligned plain data.
+    let known_at = unsafe { (&raw const (*station).port).read_volatile() };
+    // The bridge may drop what comes in there, and then nothing has moved.
+    if port.flags & PORT_SHORT != 0 || known_at == port.port {
+        note_at(station, port.port, now, SEEN_EVERY_NS);
     }
 }
 
@@ -77,16 +81,20 @@ fn note_at(station: *mut Station, ifindex: u32, now: u64, every: u64) -> bool {
             (&raw const (*station).seen).read_volatile(),
         )
     };
-    let is_new = seen_at != ifindex;
-    if is_new || now.saturating_sub(seen) >= every {
-        // SAFETY: as above.
-        unsafe {
-            (&raw mut (*station).seen).write_volatile(now);
-            (&raw mut (*station).seen_at).write_volatile(ifindex);
-        }
+    let age = now.saturating_sub(seen);
+    let is_here = seen_at == ifindex;
+    if if is_here { age < every } else { seen_at == 0 && age < STATION_REST_NS } {
+        return !is_here;
     }
-    if is_new && seen_at != 0 {
+    let has_moved = !is_here && seen_at != 0;
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut (*station).seen).write_volatile(now);
+        (&raw mut (*station).seen_at).write_volatile(if has_moved { 0 } else { ifindex });
+    }
+    // Ways that are found from now on do not find it.
+    if has_moved {
         way::note_move();
     }
-    is_new
+    !is_here
 }

@@ -8,7 +8,7 @@ use vnet_common::{
     family::Family,
     flow::{Direction, protocol},
     reason::DropReason,
-    shortcut::{WAY_TAKES_XDP, XdpMode},
+    shortcut::XdpMode,
     tcp::flags::{ACK, FIN, RST, SYN},
 };
 
@@ -18,12 +18,12 @@ use super::{
     maps::{XDP_MODE, XDP_PORTS},
     way::{self, MacPair},
 };
-use crate::{count, flow, former, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
+use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
 
 /// A frame from outside.
 #[inline(always)]
 pub fn forward(frame: Frame) -> u32 {
-    if !former::is_absent() {
+    if !way::are_used() {
         return XDP_PASS;
     }
     match frame.family() {
@@ -54,8 +54,7 @@ fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
     // What the NIC only hears because somebody listens is none of ours.
     let is_ours = session.way_outbound().source == destination;
     let inbound = session.way_inbound();
-    let has_way =
-        way::is_good_inbound(&inbound, way::clock()) && inbound.moves & WAY_TAKES_XDP != 0;
+    let has_way = way::is_good_in_xdp(&inbound, way::clock());
     if !(is_current && fits && is_ours && has_way && way::may_have(session)) {
         return None;
     }

@@ -6,21 +6,43 @@ use vnet_common::{
     guard::{Mac, MacKey},
     shortcut::{
         BridgePort, InboundWay, MOVES_MASK, OutboundWay, PORT_IS_UPLINK, PORT_SHORT,
-        PORT_TAKES_XDP, WAY_PAYS_NS, WAY_TAKES_XDP, is_young, way_time,
+        PORT_TAKES_XDP, WAY_PAYS_NS, WAY_TAKES_XDP, is_just_found, is_settled, is_young, way_time,
     },
+    timeout::NANOSECONDS,
 };
 
 use super::{
-    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS, MOVES},
+    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS, MOVES, SHORTCUT_LEASE},
     station,
 };
-use crate::{atomic::increment_half, flow::now, policy, route, session::SessionSlot, skb::Skb};
+use crate::{
+    atomic::increment_half, flow::now, former, policy, route, session::SessionSlot, skb::Skb,
+    tables,
+};
 
 /// Two MAC addresses as they begin a frame: destination, source.
 pub type MacPair = [[u8; 6]; 2];
 
 /// Flows that have no short way: those that turn round, and those to which the host's stack takes packets.
 const WITHOUT_WAY: u8 = FLAG_HAIRPIN | FLAG_INSIDE_IS_HOST | FLAG_INSIDE_IS_ROUTED;
+
+/// Until when short ways hold, in nanoseconds; 0 where there are none.
+#[inline(always)]
+pub fn lease() -> u64 {
+    // SAFETY: map memory outlives the program; the element is one aligned word.
+    SHORTCUT_LEASE.get_ptr(0).map_or(0, |lease| unsafe { lease.read_volatile() })
+}
+
+/// Whether flows have short ways now: somebody watches the bridges, and no former datapath has some of the flows.
+#[inline(always)]
+pub fn are_used() -> bool {
+    former::is_absent() && holds(lease())
+}
+
+#[inline(always)]
+pub fn holds(lease: u64) -> bool {
+    lease != 0 && now() < lease
+}
 
 /// The time, as ways have it.
 #[inline(always)]
@@ -46,6 +68,12 @@ pub fn is_good_inbound(way: &InboundWay, clock: u32) -> bool {
     way.port != 0 && is_current(way, clock)
 }
 
+/// Whether it is so old that what TC has sent that way is ahead of what XDP sends.
+#[inline(always)]
+pub fn is_good_in_xdp(way: &InboundWay, clock: u32) -> bool {
+    way.port != 0 && way.moves == moves() | WAY_TAKES_XDP && is_settled(way.found, clock)
+}
+
 /// Whether it was looked for less than a second ago, and no station has moved since.
 #[inline(always)]
 fn is_current(way: &InboundWay, clock: u32) -> bool {
@@ -64,24 +92,34 @@ pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
 #[inline(always)]
 pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
     // Flows of a single packet are many.
-    if !may_have(session) || !session.has_sent() || !pays(session.last_outbound()) {
+    if !are_used() || !may_have(session) || !session.has_sent() || !pays(session.last_outbound()) {
         return;
     }
     let clock = clock();
-    if !is_young(session.way_outbound().found, clock) {
+    let found = session.way_outbound().found;
+    if !is_young(found, clock) && !is_just_found(found, clock) {
         vnet_find_outbound_way(skb.raw(), session.raw());
     }
-    if !is_current(&session.way_inbound(), clock) {
+    // While packets come in, they look for it, and so confirm that the guest's neighbour entry is true.
+    let way = session.way_inbound();
+    let comes_in = now().saturating_sub(session.last_inbound()) < NANOSECONDS;
+    let is_stale = way.found == 0 || way.moves & MOVES_MASK != moves();
+    if needs_look(&way, clock) && (is_stale || !comes_in) {
         vnet_find_inbound_way(skb.raw(), session.raw());
     }
 }
 
-/// The same for one on the long way in.
+#[inline(always)]
+fn needs_look(way: &InboundWay, clock: u32) -> bool {
+    !is_current(way, clock) && !is_just_found(way.found, clock)
+}
+
+/// The same for one on the long way in; only where [`are_used`].
 #[inline(always)]
 pub fn refresh_inbound(skb: Skb, session: SessionSlot) {
     if may_have(session)
         && pays(session.last_inbound())
-        && !is_current(&session.way_inbound(), clock())
+        && needs_look(&session.way_inbound(), clock())
     {
         vnet_find_inbound_way(skb.raw(), session.raw());
     }
@@ -99,15 +137,15 @@ extern "C" fn vnet_find_outbound_way(ctx: *mut __sk_buff, session: *mut Session)
     let Some(session) = SessionSlot::from_raw(session) else { return 0 };
     let mut way = OutboundWay { found: clock(), ..OutboundWay::default() };
     let next_hop = session.next_hop();
-    if let Some([destination, source]) =
-        route::neighbour(Skb::from_raw(ctx), next_hop, session.uplink_ifindex())
-    {
+    let uplink = session.uplink_ifindex();
+    if let Some([destination, source]) = route::neighbour(Skb::from_raw(ctx), next_hop, uplink) {
         way.destination = destination;
         way.source = source;
     }
     session.set_way_outbound(way);
     // Another CPU may have routed the flow anew meanwhile.
-    if session.next_hop() != next_hop {
+    if session.next_hop() != next_hop || session.uplink_ifindex() != uplink || !tables::is_current()
+    {
         session.clear_ways();
     }
     1
@@ -122,6 +160,10 @@ extern "C" fn vnet_find_inbound_way(ctx: *mut __sk_buff, session: *mut Session) 
     let mut way = InboundWay { found: clock(), moves: moves(), ..InboundWay::default() };
     let _ = find_inbound(Skb::from_raw(ctx), session, &mut way);
     session.set_way_inbound(way);
+    // Another CPU may have judged the flow anew meanwhile.
+    if !tables::is_current() {
+        session.clear_ways();
+    }
     1
 }
 

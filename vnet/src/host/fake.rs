@@ -121,6 +121,12 @@ impl Host {
         self
     }
 
+    /// Changes the route that was added last.
+    pub fn change_route(mut self, change: impl FnOnce(&mut Route)) -> Self {
+        change(self.0.routes.last_mut().unwrap());
+        self
+    }
+
     /// Changes the link that was added last.
     pub fn change(mut self, change: impl FnOnce(&mut Link)) -> Self {
         change(self.0.links.last_mut().unwrap());

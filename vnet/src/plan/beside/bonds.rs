@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Advice, Plan};
+use super::{Advice, Plan, lost_when_down};
 use crate::host::{Bond, BondMode, Link, LinkKind, Snapshot};
 
 /// What a bond carries.
@@ -138,7 +138,8 @@ fn fault_of_monitoring(name: &str, bond: &Bond, carries: Carries) -> Option<Advi
     })
 }
 
-/// The kernel changes the mode of a bond that is down and has no slaves.
+/// The kernel changes the mode of a bond that is down and has no slaves; what it takes from one that is down
+/// is given back.
 fn other_mode(bond: &Link, host: &Snapshot) -> String {
     let slaves: Vec<&str> = host.ports_of(bond.index).map(|slave| slave.name.as_str()).collect();
     let name = &bond.name;
@@ -151,5 +152,6 @@ fn other_mode(bond: &Link, host: &Snapshot) -> String {
             .map(|slave| format!("ip link set {slave} down && ip link set {slave} master {name}")),
     );
     commands.push(format!("ip link set {name} up"));
+    commands.extend(lost_when_down::commands(bond, host));
     commands.join(" && ")
 }

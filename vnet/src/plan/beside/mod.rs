@@ -4,6 +4,7 @@
 
 mod bonds;
 mod collisions;
+mod lost_when_down;
 mod ports;
 mod surroundings;
 mod translation;

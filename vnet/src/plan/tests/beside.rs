@@ -3,10 +3,11 @@
 use super::*;
 use crate::{
     host::{
-        BondMode, Link, Port,
+        BondMode, Hop, Link, Port, Route,
+        address::{AddressFlags, AddressScope},
         listening::Listening,
         netfilter::Ruleset,
-        route::{RouteType, TABLE_LOCAL, TABLE_MAIN},
+        route::{RouteProtocol, RouteType, TABLE_LOCAL, TABLE_MAIN},
     },
     instance::{self, state::NetworkState},
     plan::beside::{Advice, Surroundings, advice, bonds},
@@ -191,6 +192,73 @@ fn bonds_have_modes_that_keep_order_and_addresses() {
              ip link set bond0 up"
                 .to_owned()
         )]
+    );
+}
+
+#[test]
+fn other_mode_of_an_uplink_gives_back_what_it_loses_when_it_is_down() {
+    let hop = |interface, gateway: Option<&str>| Hop {
+        interface: Some(interface),
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+    };
+    let host = bond(false, |link| link.bond.as_mut().unwrap().mode = BondMode::BalanceRr);
+    let mut host = host
+        .address_of("fe80::5/64", AddressScope::Link, AddressFlags::Permanent)
+        .link(6, "bond0.7", LinkKind::Vlan)
+        .change(|link| link.parent = Some(4))
+        .address("192.0.2.9/24")
+        .address("2001:db8:7::9/64")
+        .address_of("2001:db8:8::9/64", AddressScope::Universe, AddressFlags::empty())
+        .address_of("fe80::9/64", AddressScope::Link, AddressFlags::Permanent)
+        .route("192.0.2.0/24")
+        .change_route(|route| route.protocol = RouteProtocol::Kernel)
+        .route("0.0.0.0/0")
+        .change_route(|route| {
+            route.protocol = RouteProtocol::Dhcp;
+            route.preferred_source = Some("192.0.2.9".parse().unwrap());
+            route.hops = vec![hop(6, Some("192.0.2.1"))];
+        })
+        .route("192.0.2.128/25")
+        .route("10.0.0.0/8")
+        .change_route(|route| {
+            (route.table, route.protocol) = (7, RouteProtocol::Boot);
+            route.hops = vec![hop(4, Some("203.0.113.77")), hop(6, Some("192.0.2.2"))];
+        })
+        .route("fe80::/64")
+        .change_route(|route| route.protocol = RouteProtocol::Kernel)
+        .route("::/0")
+        .change_route(|route| {
+            (route.priority, route.protocol) = (1024, RouteProtocol::Boot);
+            route.hops = vec![hop(6, Some("fe80::1"))];
+        })
+        .route("172.16.0.0/12")
+        .change_route(|route| {
+            route.priority = 5;
+            route.hops = vec![hop(6, Some("fe80::1"))];
+        });
+    // These stay, or come back by themselves.
+    for (destination, protocol, interface) in
+        [("10.9.0.0/16", RouteProtocol::Bird, 6), ("10.8.0.0/16", RouteProtocol::Static, 2)]
+    {
+        let route = |route: &mut Route| {
+            (route.protocol, route.hops) = (protocol, vec![hop(4, None), hop(interface, None)]);
+        };
+        host = host.route(destination).change_route(route);
+    }
+    let (_, _, mend) = found(&host, &around()).remove(0);
+    let (_, given_back) = mend.split_once(" && ip link set bond0 up && ").unwrap();
+    assert_eq!(
+        given_back.split(" && ").collect::<Vec<_>>(),
+        [
+            "ip address replace 2001:db8:7::9/64 dev bond0.7 nodad",
+            "ip -4 route replace 198.51.100.0/24 proto static dev bond0",
+            "ip -4 route replace 192.0.2.128/25 proto static dev bond0.7",
+            "ip -4 route replace default proto dhcp src 192.0.2.9 via 192.0.2.1 dev bond0.7",
+            "ip -4 route replace 10.0.0.0/8 table 7 nexthop via 203.0.113.77 dev bond0 onlink nexthop via \
+             192.0.2.2 dev bond0.7",
+            "ip -6 route replace default via fe80::1 dev bond0.7",
+            "ip -4 route replace 172.16.0.0/12 proto static metric 5 via inet6 fe80::1 dev bond0.7",
+        ]
     );
 }
 
