@@ -1,6 +1,6 @@
 //! What the kernel takes from an interface that is set down, as commands that give it back once it is up again.
 
-use std::net::IpAddr;
+use std::{fmt::Write as _, net::IpAddr};
 
 use crate::host::{
     Hop, InterfaceAddress, Link, LinkKind, Route, Snapshot,
@@ -75,13 +75,13 @@ fn route_command(route: &Route, host: &Snapshot) -> Option<String> {
         _ => {}
     }
     if route.table != TABLE_MAIN {
-        command += &format!(" table {}", route.table);
+        let _ = write!(command, " table {}", route.table);
     }
     if route.priority != usual_metric {
-        command += &format!(" metric {}", route.priority);
+        let _ = write!(command, " metric {}", route.priority);
     }
     if let Some(source) = route.preferred_source {
-        command += &format!(" src {source}");
+        let _ = write!(command, " src {source}");
     }
     let next_hop = if route.hops.len() == 1 { "" } else { " nexthop" };
     for hop in &route.hops {
