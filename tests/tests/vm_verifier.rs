@@ -12,7 +12,7 @@ use std::{
 
 use aya::{
     EbpfLoader,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError},
 };
 use vnet_common::names;
 use vnet_tests::lab::require_root;
@@ -25,6 +25,10 @@ const RECORDED: &str = include_str!("../verifier/instructions.txt");
 
 /// In percent of what is recorded.
 const TOLERANCE: u64 = 2;
+
+/// As [`TOLERANCE`], of programs that another rustc has compiled: it may place registers otherwise, which moves
+/// counts by some percent; more than this is worth a look, because these are the programs that are used.
+const TOLERANCE_OF_ANOTHER_COMPILER: u64 = 10;
 
 /// Set by `cargo xtask test --record`: counts are told, in lines as of [`RECORDED`], and not compared.
 const RECORD_VARIABLE: &str = "VNET_TEST_RECORD";
@@ -50,8 +54,15 @@ fn verify(migrates: u8, programs: &[&str], suffix: &str) {
     let mut counted = Vec::new();
     let mut refusals = String::new();
     for name in programs {
-        let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
-        match program.load() {
+        let program = ebpf.program_mut(name).unwrap();
+        let loaded = match program {
+            Program::SchedClassifier(program) => program.load(),
+            Program::Xdp(program) => program.load(),
+            other => {
+                panic!("{name} is of type {:?}, which this test does not load", other.prog_type())
+            }
+        };
+        match loaded {
             Ok(()) => {
                 let count = program.info().unwrap().verified_instruction_count();
                 println!("{name}: {} instructions verified", count.unwrap_or_default());
@@ -74,24 +85,27 @@ fn verify(migrates: u8, programs: &[&str], suffix: &str) {
 
 fn compare(counted: &[(String, u64)], series: &str, compiler: &str) {
     let by = RECORDED.lines().find_map(|line| line.strip_prefix("compiler ")).unwrap();
-    if by != compiler {
-        say(&format!("not compared: recorded with rustc {by}, and this is of rustc {compiler}"));
-        return;
-    }
+    let tolerance = if by == compiler {
+        TOLERANCE
+    } else {
+        let of = format!("recorded with rustc {by}, and this is of rustc {compiler}");
+        say(&format!("{of}: {TOLERANCE_OF_ANOTHER_COMPILER} % more are no growth"));
+        TOLERANCE_OF_ANOTHER_COMPILER
+    };
     let mut grown = String::new();
     for (program, count) in counted {
-        let known = recorded(series, program);
-        match known {
-            None => {
-                say(&format!(
-                    "not compared: nothing is recorded of {program} under Linux {series}"
-                ));
+        let Some(known) = recorded(series, program) else {
+            let missing = format!("nothing is recorded of {program} under Linux {series}");
+            if must_be_recorded(series) {
+                writeln!(grown, "{program}: {count} instructions verified, {missing}").unwrap();
+            } else {
+                say(&format!("not compared: {missing}"));
             }
-            Some(known) if *count * 100 > known * (100 + TOLERANCE) => {
-                writeln!(grown, "{program}: {count} instructions verified, {known} are recorded")
-                    .unwrap();
-            }
-            Some(_) => {}
+            continue;
+        };
+        if *count * 100 > known * (100 + tolerance) {
+            writeln!(grown, "{program}: {count} instructions verified, {known} are recorded")
+                .unwrap();
         }
     }
     assert!(
@@ -99,6 +113,15 @@ fn compare(counted: &[(String, u64)], series: &str, compiler: &str) {
         "{grown}If that is as it should be: `cargo xtask test --record vm_verifier`, or for another kernel \
          `cargo xtask test --vm --record {series} vm_verifier`"
     );
+}
+
+/// In CI: every program of a kernel that is recorded, and every kernel that `test --vm` boots. The machine's own
+/// kernel is whatever it is.
+fn must_be_recorded(series: &str) -> bool {
+    let is_known = RECORDED.lines().any(|line| line.split(' ').next() == Some(series));
+    let required = env::var("VNET_TEST_REQUIRE").unwrap_or_default();
+    let is_of_matrix = required.split(',').any(|word| word == "counts");
+    env::var_os("CI").is_some() && (is_known || is_of_matrix)
 }
 
 fn recorded(series: &str, program: &str) -> Option<u64> {

@@ -185,7 +185,7 @@ fn environment() -> String {
     let ours = [
         ("HOME", "/root"),
         ("VNET_REQUIRE_ROOT", "1"),
-        ("VNET_TEST_REQUIRE", "vlan,sctp,gre,esp,bond"),
+        ("VNET_TEST_REQUIRE", "vlan,sctp,gre,esp,bond,counts"),
         ("VNET_TEST_PATIENCE", PATIENCE),
     ]
     .map(|(name, value)| (name.to_owned(), value.into()));
