@@ -98,5 +98,5 @@ fn run(
         ..TestRunOptions::default()
     };
     let result = program.test_run(options)?;
-    Ok((result.return_value, result.duration.as_nanos() as f64))
+    Ok((result.return_value, result.duration.as_secs_f64() * 1e9))
 }

@@ -87,7 +87,7 @@ fn figures_of(way: Way, samples: &[Vec<Sample>]) -> Vec<Figure> {
     add("CPU gross", Unit::Nanoseconds, &gross, &Forwarding::ALL);
     // Each beside the floor of its own round.
     let net = |forwarding: Forwarding| {
-        let floor = of(forwarding.floor());
+        let floor = of(forwarding.floor(way));
         of(forwarding).iter().zip(floor).map(|(sample, floor)| sample.gross - floor.gross).collect()
     };
     add("CPU net", Unit::Nanoseconds, &net, &Forwarding::FORWARDS);

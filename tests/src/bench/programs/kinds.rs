@@ -116,9 +116,9 @@ const fn hook(is_out: bool) -> (&'static str, &'static str) {
 /// Enters for each live flow of a protocol one whose inside and external endpoint are the other way round.
 fn mirror(rig: &mut Rig, ends: Ends, transport: u8) -> Result<()> {
     let tables = rig.tables()?;
-    let live = tables.live().into_iter().map(|(_, session)| session);
-    let session = live
-        .into_iter()
+    let session = tables
+        .live()
+        .map(|(_, session)| session)
         .find(|session| {
             session.protocol == transport
                 && session.is_ipv4() == matches!(ends.family, Family::Ipv4)

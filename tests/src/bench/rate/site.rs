@@ -43,15 +43,27 @@ pub(super) enum Forwarding {
     Plain,
     /// The kernel masquerades them by libvirt's rules.
     Masquerade,
-    /// vnet masquerades them, at TC alone.
+    /// vnet masquerades them, at TC, by way of the bridge.
     Vnet,
+    /// vnet masquerades them, at TC, past the bridge.
+    ShortWays,
+    /// Likewise, and at XDP on the uplink.
+    Xdp,
 }
 
 impl Forwarding {
-    pub const ALL: [Self; 5] =
-        [Self::Floor, Self::FloorOfXdp, Self::Plain, Self::Masquerade, Self::Vnet];
+    pub const ALL: [Self; 7] = [
+        Self::Floor,
+        Self::FloorOfXdp,
+        Self::Plain,
+        Self::Masquerade,
+        Self::Vnet,
+        Self::ShortWays,
+        Self::Xdp,
+    ];
     /// Those that let packets through.
-    pub const FORWARDS: [Self; 3] = [Self::Plain, Self::Masquerade, Self::Vnet];
+    pub const FORWARDS: [Self; 5] =
+        [Self::Plain, Self::Masquerade, Self::Vnet, Self::ShortWays, Self::Xdp];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -59,18 +71,31 @@ impl Forwarding {
             Self::FloorOfXdp => "dropped at XDP",
             Self::Plain => "plain forwarding",
             Self::Masquerade => "nft masquerade",
-            Self::Vnet => "vnet, TC",
+            Self::Vnet => "vnet",
+            Self::ShortWays => "vnet, short ways",
+            Self::Xdp => "vnet, XDP",
         }
     }
 
     /// What is the same rig without forwarding.
-    pub const fn floor(self) -> Self {
-        Self::Floor
+    pub fn floor(self, way: Way) -> Self {
+        // Nothing comes in from a guest by XDP.
+        if self == Self::Xdp && way == Way::In { Self::FloorOfXdp } else { Self::Floor }
+    }
+
+    /// What vnet is told, if it runs.
+    const fn arguments(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Vnet => Some(&[]),
+            Self::ShortWays => Some(&["--short-ways", "on", "--xdp", "off"]),
+            Self::Xdp => Some(&["--short-ways", "on", "--xdp", "on"]),
+            _ => None,
+        }
     }
 
     /// Whether the outside sees the host's address.
     const fn translates(self) -> bool {
-        matches!(self, Self::Masquerade | Self::Vnet)
+        !matches!(self, Self::Plain)
     }
 }
 
@@ -125,9 +150,10 @@ impl Site {
                 let net = Net::new("default", Forward::Nat, "virbr0", &[GATEWAY]);
                 host.run_with_input(&["nft", "-f", "-"], libvirt_rules(&[net]).as_bytes())?;
             }
-            Forwarding::Vnet => {
+            Forwarding::Vnet | Forwarding::ShortWays | Forwarding::Xdp => {
                 let definition = nat_network("default", "virbr0", &[GATEWAY]);
-                vnet = Some(Vnet::start(&host, &[definition])?);
+                let arguments = forwarding.arguments().unwrap_or_default();
+                vnet = Some(Vnet::start_with(&host, &[definition], arguments)?);
             }
         }
         let seen = if forwarding.translates() { EXTERNAL } else { GUEST };
@@ -156,11 +182,11 @@ impl Site {
         if way == Way::In {
             self.outside_wire.send(self.back, WARM_UP)?;
         }
-        let (receiver, interface, leaves_by) = match way {
+        let (thread, interface, leaves_by) = match way {
             Way::Out => (&self.of_port, self.port.as_str(), "eth0"),
             Way::In => (&self.of_uplink, "eth0", self.port.as_str()),
         };
-        let time = receiver.time_at_rest()?;
+        let time = thread.time_at_rest()?;
         let received = self.counter(interface, "rx_packets")?;
         let (left, taken) = (self.left(leaves_by)?, self.taken(way)?);
         let begin = Instant::now();
@@ -169,14 +195,16 @@ impl Site {
             Way::In => self.outside_wire.send(self.back, TIME)?,
         }
         let elapsed = begin.elapsed();
-        let time = receiver.time_at_rest()? - time;
+        let time = thread.time_at_rest()? - time;
         let received = self.counter(interface, "rx_packets")? - received;
         let taken = self.taken(way)? - taken;
         // What the other end has no room for was forwarded all the same.
         let left = (self.left(leaves_by)? - left).max(taken);
         self.check(way, received, left)?;
-        let [time, received, left] = [time, received, left].map(|count| count as f64);
-        Ok(Sample { gross: time / received, rate: left / elapsed.as_secs_f64() })
+        Ok(Sample {
+            gross: number(time) / number(received),
+            rate: number(left) / elapsed.as_secs_f64(),
+        })
     }
 
     /// What does not leave was not forwarded, and was cheaper.
@@ -213,6 +241,11 @@ impl Site {
     pub fn finish(self) -> Result<()> {
         Ok(self.vnet.map_or(Ok(()), Vnet::stop)?)
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "none of them has more than 52 bits")]
+fn number(count: u64) -> f64 {
+    count as f64
 }
 
 fn mac(node: &Node, interface: &str) -> Result<String> {
