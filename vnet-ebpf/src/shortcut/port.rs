@@ -9,7 +9,7 @@ use vnet_common::{
 };
 
 use super::{
-    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS},
+    maps::BRIDGE_PORTS,
     station,
     way::{self, MacPair},
 };
@@ -86,7 +86,7 @@ fn flow_with_way<V: Ip>(skb: Skb, [destination, source]: MacPair) -> Option<Sess
     let is_own = inbound.port == skb.ifindex()
         && inbound.destination == source
         && way::is_good_inbound(&inbound, clock);
-    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    let bridge = way::bridge_address(session)?;
     let is_short = is_own
         && bridge.to_bytes() == destination
         && way::is_good_outbound(&session.way_outbound(), clock)

@@ -55,8 +55,14 @@ fn is_current(way: &InboundWay, clock: u32) -> bool {
 /// The MAC addresses of a flow's inbound packets.
 #[inline(always)]
 pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
-    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    let bridge = bridge_address(session)?;
     Some([way.destination, bridge.to_bytes()])
+}
+
+/// The MAC address of the bridge of a flow's network; none where there are no short ways.
+#[inline(always)]
+pub fn bridge_address(session: SessionSlot) -> Option<&'static Mac> {
+    BRIDGE_ADDRESSES.get(u32::from(session.network())).filter(|mac| **mac != Mac::NONE)
 }
 
 /// Looks for the ways of a flow whose packet is about to take the long way out, if they are over and its packets
@@ -65,6 +71,9 @@ pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
 pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
     // Flows of a single packet are many.
     if !may_have(session) || !session.has_sent() || !pays(session.last_outbound()) {
+        return;
+    }
+    if bridge_address(session).is_none() {
         return;
     }
     let clock = clock();
@@ -81,6 +90,7 @@ pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
 pub fn refresh_inbound(skb: Skb, session: SessionSlot) {
     if may_have(session)
         && pays(session.last_inbound())
+        && bridge_address(session).is_some()
         && !is_current(&session.way_inbound(), clock())
     {
         vnet_find_inbound_way(skb.raw(), session.raw());
