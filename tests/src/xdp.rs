@@ -1,4 +1,4 @@
-//! `cargo xtask test --xdp off|on|random`: how the daemons that tests run use XDP.
+//! `cargo xtask test --xdp off|on|random`: the daemons that tests run have short ways, and use XDP like this.
 
 use std::{
     env,
@@ -20,7 +20,7 @@ const PAUSES: std::ops::Range<u64> = 20..500;
 /// How the daemons use XDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// As they do when nobody tells them.
+    /// There are no short ways, as when nobody asks for them.
     Unsaid,
     /// In one way.
     Always(&'static str),
@@ -52,14 +52,14 @@ pub fn needs_checksums() -> bool {
     matches!(told(), Use::Always("on") | Use::Random { .. })
 }
 
-/// Arguments of `vnet run`; none if they say themselves how XDP is used.
+/// Arguments of `vnet run`; none if they say themselves what is used.
 #[must_use]
 pub fn arguments(others: &[&str]) -> Vec<&'static str> {
     match told() {
-        _ if others.contains(&"--xdp") => Vec::new(),
+        _ if others.iter().any(|other| ["--xdp", "--short-ways"].contains(other)) => Vec::new(),
         Use::Unsaid => Vec::new(),
-        Use::Always(setting) => vec!["--xdp", setting],
-        Use::Random { .. } => vec!["--xdp", "on"],
+        Use::Always(setting) => vec!["--short-ways", "on", "--xdp", setting],
+        Use::Random { .. } => vec!["--short-ways", "on", "--xdp", "on"],
     }
 }
 

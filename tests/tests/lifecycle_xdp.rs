@@ -3,10 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use vnet_common::{guard::MacKey, names::map, shortcut::Station};
+use vnet_common::{
+    guard::{Mac, MacKey},
+    names::map,
+    shortcut::{BridgePort, Station},
+};
 use vnet_tests::{
     lab::{require_root, services::UdpEcho, wait_until},
     lifecycle::{DEADLINE, Scene},
@@ -40,7 +44,7 @@ fn xdp_is_switched_while_flows_go_on_and_leaves_the_host_as_it_was() -> Result<(
         Ok(())
     })?;
     let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
-    let running = scene.ready(&["--xdp", "off"])?;
+    let running = scene.ready(&["--short-ways", "on", "--xdp", "off"])?;
     let here = "192.168.122.11:4000".parse()?;
     let flow = scene.lab.tap_guest.udp_socket(here, echo.address(), Duration::from_secs(5))?;
     let ask = |question: &[u8]| -> Result<()> {
@@ -79,7 +83,7 @@ fn xdp_is_not_used_on_its_own_where_frames_lack_their_checksums() -> Result<()> 
         return Ok(());
     }
     let scene = Scene::new()?;
-    let mut running = scene.ready(&["--xdp", "auto"])?;
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "auto"])?;
     ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
     let reason = "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx \
                   off`: then `--xdp on`";
@@ -98,7 +102,7 @@ fn sigkill_at_any_step_of_the_short_ways_leaves_what_detach_takes_down() -> Resu
     }
     for step in ["short-ways", "attached-uplink_xdp-eth0", "stations"] {
         let scene = Scene::new()?;
-        let mut running = scene.paused_at(step, &["--xdp", "on"])?;
+        let mut running = scene.paused_at(step, &["--short-ways", "on", "--xdp", "on"])?;
         running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
         scene.wait_for_end()?;
         scene.detach()?;
@@ -114,19 +118,87 @@ fn next_run_takes_xdp_over_and_detach_takes_it_off() -> Result<()> {
         return Ok(());
     }
     let scene = Scene::new()?;
-    let mut running = scene.ready(&["--xdp", "on"])?;
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
     let first = device(&scene)?["program_id"].clone();
     running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
     ensure!(has_xdp(&scene)?);
-    let mut running = scene.ready(&["--xdp", "on"])?;
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
     let second = device(&scene)?["program_id"].clone();
     ensure!(second.is_u64() && first != second, "{first} {second}");
     ensure!(uplink(&scene)?.contains(&format!("prog/xdp id {second} ")), "{}", uplink(&scene)?);
     running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
-    let mut running = scene.ready(&["--xdp", "off"])?;
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "off"])?;
     ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
     running.terminate(DEADLINE)?.success()?;
     scene.assert_clean("taken over")
+}
+
+/// Programs at guests' ports without a guard.
+fn port_hooks(scene: &Scene) -> Result<usize> {
+    let state = scene.state()?;
+    let hooks = state["hooks"].as_array().into_iter().flatten();
+    Ok(hooks.filter(|hook| hook["program"] == "port_shortcut").count())
+}
+
+/// Entries of the tables of the short ways.
+fn entries(scene: &Scene) -> Result<usize> {
+    let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
+    let open = |name: &str| -> Result<MapData> {
+        let pin = format!("{pins}/maps/{name}");
+        Ok(scene.lab.host.enter(|| MapData::from_pin(pin))??)
+    };
+    let ports: HashMap<_, u32, BridgePort> =
+        HashMap::try_from(Map::HashMap(open(map::BRIDGE_PORTS)?))?;
+    let addresses: Array<_, Mac> = Array::try_from(Map::Array(open(map::BRIDGE_ADDRESSES)?))?;
+    let addresses = addresses.iter().flatten().filter(|mac| *mac != Mac::NONE);
+    Ok(ports.keys().count() + addresses.count() + entered(scene)?.len())
+}
+
+#[test]
+fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::with(|lab| {
+        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
+        Ok(())
+    })?;
+    let mut running = scene.ready(&["--short-ways", "off", "--xdp", "on"])?;
+    let switch = |setting: &str, wanted: &str| -> Result<()> {
+        let arguments = ["apply", "--instance", &scene.instance, "--short-ways", setting];
+        let output = scene.vnet(&arguments)?;
+        ensure!(output.stdout == wanted, "{setting}: {}{}", output.stdout, output.stderr);
+        Ok(())
+    };
+    let assert_off = || -> Result<()> {
+        scene.assert_guests_get_out()?;
+        ensure!(!has_xdp(&scene)? && port_hooks(&scene)? == 0, "{}", uplink(&scene)?);
+        ensure!(entries(&scene)? == 0, "{}", entries(&scene)?);
+        let status = scene.vnet(&["status", "--instance", &scene.instance])?.stdout;
+        ensure!(status.contains("\nShort ways are off (experimental, `--short-ways on`)\n"));
+        ensure!(!status.contains("XDP") && !status.contains("long way"), "{status}");
+        Ok(())
+    };
+    assert_off()?;
+    let vain = "`--xdp on` does nothing without `--short-ways on`";
+    ensure!(running.stderr().matches(vain).count() == 1, "{}", running.stderr());
+    for _ in 0..2 {
+        switch("on", "~ settings\n    short-ways: off -> on\n")?;
+        ensure!(has_xdp(&scene)? && port_hooks(&scene)? == 2, "{}", scene.state()?);
+        scene.assert_guests_get_out()?;
+        wait_until_alike(&scene)?;
+        ensure!(entries(&scene)? >= 5, "{}", entries(&scene)?);
+        switch("on", "no changes\n")?;
+        switch("off", "~ settings\n    short-ways: on -> off\n")?;
+        assert_off()?;
+    }
+    switch("on", "~ settings\n    short-ways: off -> on\n")?;
+    running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
+    // The next run has the default again.
+    let mut running = scene.ready(&["--short-ways", "off"])?;
+    assert_off()?;
+    running.terminate(DEADLINE)?.success()?;
+    scene.assert_clean("off")
 }
 
 /// MAC addresses that are entered for a bridge, with their ports.
@@ -180,7 +252,7 @@ fn stations_follow_the_bridge_and_no_port_fills_the_table() -> Result<()> {
         return Ok(());
     }
     let scene = Scene::new()?;
-    let mut running = scene.ready(&[])?;
+    let mut running = scene.ready(&["--short-ways", "on"])?;
     scene.assert_guests_get_out()?;
     wait_until_alike(&scene)?;
     ensure!(entered(&scene)?.len() >= 2, "{:?}", entered(&scene)?);

@@ -35,12 +35,13 @@ const RECORD_VARIABLE: &str = "VNET_TEST_RECORD";
 
 #[test]
 fn every_program_passes_the_verifier() {
-    verify(0, &names::program::ALL, "");
+    verify(0, &[&names::program::ALL[..], &names::program::XDP].concat(), "");
 }
 
 #[test]
 fn programs_of_a_migration_pass_the_verifier() {
-    verify(1, &[&names::program::ALL[..], &[names::program::ADOPT]].concat(), "+migration");
+    let programs = [&names::program::ALL[..], &[names::program::ADOPT], &names::program::XDP];
+    verify(1, &programs.concat(), "+migration");
 }
 
 fn verify(migrates: u8, programs: &[&str], suffix: &str) {
@@ -55,14 +56,14 @@ fn verify(migrates: u8, programs: &[&str], suffix: &str) {
     let mut refusals = String::new();
     for name in programs {
         let program = ebpf.program_mut(name).unwrap();
-        let loaded = match program {
+        let result = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::Xdp(program) => program.load(),
             other => {
                 panic!("{name} is of type {:?}, which this test does not load", other.prog_type())
             }
         };
-        match loaded {
+        match result {
             Ok(()) => {
                 let count = program.info().unwrap().verified_instruction_count();
                 println!("{name}: {} instructions verified", count.unwrap_or_default());

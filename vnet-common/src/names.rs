@@ -187,8 +187,8 @@ pub mod map {
     ];
 
     /// Maps that came after others of their layout: a datapath that is taken over may lack them.
-    pub const LATER: [&str; 6] =
-        [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE];
+    pub const LATER: [&str; 7] =
+        [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE, SHORTCUT_LEASE];
 
     /// Every map that userspace opens by name.
     pub const ALL: [&str; 39] = [

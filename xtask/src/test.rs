@@ -17,7 +17,7 @@ use crate::{
     workspace::Workspace,
 };
 
-/// How daemons use XDP in tests that do not say it.
+/// How daemons use XDP in tests that do not say it, with short ways on.
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Xdp {
     /// Never

@@ -10,7 +10,7 @@ use vnet_common::{
 };
 
 use super::{
-    maps::{BRIDGE_ADDRESSES, BRIDGE_PORTS},
+    maps::BRIDGE_PORTS,
     station,
     way::{self, MacPair},
 };
@@ -98,7 +98,7 @@ fn flow_with_way<V: Ip>(skb: Skb, [destination, source]: MacPair) -> Option<(Ses
         && inbound.destination == source
         && way::is_good_inbound(&inbound, clock);
     let (uplink_ifindex, way) = (session.uplink_ifindex(), session.way_outbound());
-    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    let bridge = way::bridge_address(session)?;
     let is_short = is_own
         && bridge.to_bytes() == destination
         && way::is_good_outbound(&way, clock)

@@ -83,8 +83,14 @@ fn is_current(way: &InboundWay, clock: u32) -> bool {
 /// The MAC addresses of a flow's inbound packets.
 #[inline(always)]
 pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
-    let bridge = BRIDGE_ADDRESSES.get(u32::from(session.network()))?;
+    let bridge = bridge_address(session)?;
     Some([way.destination, bridge.to_bytes()])
+}
+
+/// The MAC address of the bridge of a flow's network; none where there are no short ways.
+#[inline(always)]
+pub fn bridge_address(session: SessionSlot) -> Option<&'static Mac> {
+    BRIDGE_ADDRESSES.get(u32::from(session.network())).filter(|mac| **mac != Mac::NONE)
 }
 
 /// Looks for the ways of a flow whose packet is about to take the long way out, if they are over and its packets
@@ -119,6 +125,7 @@ fn needs_look(way: &InboundWay, clock: u32) -> bool {
 pub fn refresh_inbound(skb: Skb, session: SessionSlot) {
     if may_have(session)
         && pays(session.last_inbound())
+        && bridge_address(session).is_some()
         && needs_look(&session.way_inbound(), clock())
     {
         vnet_find_inbound_way(skb.raw(), session.raw());

@@ -63,10 +63,11 @@ impl Apply {
 }
 
 fn apply(options: &supervise::Options) -> Result<Vec<Difference>, RunError> {
-    match options.xdp.filter(|_| options.definitions.is_empty()) {
-        Some(setting) => give(options, &Order::Xdp(setting)),
-        None => apply_told(options, &told(options)?),
+    if options.definitions.is_empty() {
+        let order = Order::ShortWays { on: options.short_ways, xdp: options.xdp };
+        return give(options, &order);
     }
+    apply_told(options, &told(options)?)
 }
 
 /// What is to run: uplinks that are not given stay as they are.
@@ -80,13 +81,16 @@ pub fn told(options: &supervise::Options) -> Result<Told, RunError> {
     if told.settings.uplinks.is_empty() {
         told.settings.uplinks = settings.uplinks;
     }
+    if options.short_ways.is_none() {
+        told.settings.short_ways = settings.short_ways;
+    }
     if options.xdp.is_none() {
         told.settings.xdp = settings.xdp;
     }
     Ok(told)
 }
 
-/// What the instance was told, but for XDP.
+/// What the instance was told, but for short ways and XDP.
 fn as_before(options: &supervise::Options) -> Result<Told, RunError> {
     let before = Told::read(&options.instance).ok().flatten();
     let mut told = before.ok_or_else(|| {
@@ -95,7 +99,9 @@ fn as_before(options: &supervise::Options) -> Result<Told, RunError> {
             options.instance
         ))
     })?;
-    told.settings.xdp = options.xdp.unwrap_or(told.settings.xdp);
+    let settings = &mut told.settings;
+    settings.short_ways = options.short_ways.unwrap_or(settings.short_ways);
+    settings.xdp = options.xdp.unwrap_or(settings.xdp);
     Ok(told)
 }
 
@@ -120,7 +126,7 @@ fn give(options: &supervise::Options, order: &Order) -> Result<Vec<Difference>, 
         let runtime = runtime().map_err(anyhow::Error::from)?;
         let told = match order {
             Order::Apply(told) => told.clone(),
-            Order::Xdp(_) => as_before(options)?,
+            Order::ShortWays { .. } => as_before(options)?,
         };
         match runtime.block_on(supervise::apply(options, told)) {
             // A daemon that starts or ends at this moment, or another `vnet apply`.

@@ -37,7 +37,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Start {
     /// libvirt network XML, or directories of it
-    #[arg(required_unless_present = "xdp", value_name = "FILE|DIR")]
+    #[arg(required_unless_present_any = ["short_ways", "xdp"], value_name = "FILE|DIR")]
     definitions: Vec<PathBuf>,
     /// Interface towards outside; may be repeated [default: all that the host's routes use]
     #[arg(long = "uplink", value_name = "IF")]
@@ -64,9 +64,22 @@ pub struct Start {
     /// Start no dnsmasq for networks with DHCP, DNS or IPv6: somebody else serves them
     #[arg(long)]
     no_services: bool,
-    /// When native XDP is used [default: auto, or what `vnet apply` finds]
+    /// Experimental: packets of known flows pass by the bridge [default: off, or what `vnet apply`
+    /// finds]
+    #[arg(long, value_name = "SWITCH")]
+    short_ways: Option<Switch>,
+    /// When native XDP is used, with `--short-ways on` only [default: auto, or what `vnet apply`
+    /// finds]
     #[arg(long, value_name = "WHEN")]
     xdp: Option<Xdp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// With the limits that docs/xdp.md lists
+    On,
+    /// Every packet goes through its bridge
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -120,7 +133,7 @@ impl Run {
     }
 }
 
-/// `vnet apply --xdp` alone goes without.
+/// `vnet apply --xdp` or `--short-ways` alone goes without.
 const NO_DEFINITIONS: &str = "give the definitions to serve: FILE or DIR";
 
 impl Start {
@@ -140,6 +153,7 @@ impl Start {
             keep,
             create_bridges: self.create_bridges,
             no_services: self.no_services,
+            short_ways: self.short_ways.map(|switch| switch == Switch::On),
             xdp: self.xdp.map(Xdp::setting),
             watch: false,
         }

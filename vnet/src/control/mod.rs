@@ -19,8 +19,13 @@ const ORDER_LIMIT: u64 = 100 << 20;
 pub enum Order {
     /// Run these definitions instead.
     Apply(Told),
-    /// Use XDP otherwise, and leave all else as it is.
-    Xdp(XdpSetting),
+    /// Use short ways or XDP otherwise, and leave all else as it is.
+    ShortWays {
+        /// Whether there are short ways; as before if it is not said.
+        on: Option<bool>,
+        /// When XDP is used; as before if it is not said.
+        xdp: Option<XdpSetting>,
+    },
 }
 
 /// How an order went.

@@ -1,8 +1,12 @@
 //! Filling the maps of the short ways past the bridge.
 
-use std::collections::{BTreeMap, HashMap as StdHashMap};
+use std::{
+    collections::{BTreeMap, HashMap as StdHashMap},
+    time::Duration,
+};
 
 use aya::maps::{Array, HashMap, xdp::DevMapHash};
+use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     guard::{Mac, MacKey},
     names::map,
@@ -107,6 +111,17 @@ impl Datapath {
             }
         }
         Ok(())
+    }
+
+    /// Lets short ways hold for a time from now on; none do after that, whatever has become of this process.
+    pub fn lease_short_ways(&mut self, time: Duration) -> Result<(), DatapathError> {
+        if !self.has_shortcut() {
+            return Ok(());
+        }
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+        let until = if time.is_zero() { 0 } else { (now + time).as_nanos() };
+        let mut map: Array<_, u64> = self.map(map::SHORTCUT_LEASE)?;
+        map.set(0, u64::try_from(until).unwrap_or(0), ANY).map_err(failed(map::SHORTCUT_LEASE))
     }
 
     /// What packets XDP takes where it is attached.

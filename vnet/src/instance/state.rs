@@ -59,6 +59,9 @@ pub struct State {
 /// The short ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShortcutState {
+    /// Whether there are any (`--short-ways`).
+    #[serde(default)]
+    pub on: bool,
     /// When XDP is used.
     pub setting: XdpSetting,
     /// The devices for XDP, by rising index.

@@ -53,7 +53,10 @@ pub struct Settings {
     /// Whether guests are served addresses and names by somebody else in any case.
     #[serde(default)]
     pub no_services: bool,
-    /// When XDP is used.
+    /// Whether packets may pass by the bridges.
+    #[serde(default)]
+    pub short_ways: bool,
+    /// When XDP is used; with short ways only.
     #[serde(default)]
     pub xdp: XdpSetting,
 }
@@ -72,16 +75,21 @@ impl Settings {
         (!settings.is_empty()).then_some(Difference::Settings { settings })
     }
 
-    fn texts(&self) -> [(&'static str, Option<String>); 4] {
+    fn texts(&self) -> [(&'static str, Option<String>); 5] {
         let uplinks = (!self.uplinks.is_empty()).then(|| self.uplinks.join(", "));
         let yes = |is_set: bool| is_set.then(|| "yes".to_owned());
         [
             ("uplinks", uplinks),
             ("create-bridges", yes(self.create_bridges)),
             ("no-services", yes(self.no_services)),
+            ("short-ways", Some(on_or_off(self.short_ways).to_owned())),
             ("xdp", Some(self.xdp.name().to_owned())),
         ]
     }
+}
+
+const fn on_or_off(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
 }
 
 impl Told {

@@ -89,6 +89,8 @@ pub struct Plan {
     pub ports: Vec<PlannedPort>,
     /// What the guard knows of guests.
     pub guard: GuardTables,
+    /// Whether packets may pass by the bridges (`--short-ways`).
+    pub short_ways: bool,
 }
 
 /// A network on its bridge.
@@ -201,7 +203,8 @@ pub fn plan(
     truncate(&mut forwards);
     let (ports, guard) = (Vec::new(), GuardTables::default());
     let own = own_addresses(host);
-    let plan = Plan { networks, uplinks, forwards, own, host_ports, ports, guard };
+    let plan =
+        Plan { networks, uplinks, forwards, own, host_ports, ports, guard, short_ways: false };
     Planned { plan, problems, warnings }
 }
 
@@ -230,6 +233,7 @@ impl Plan {
             host_ports: HostPorts { ephemeral: 0..=0, reserved: Vec::new() },
             ports: Vec::new(),
             guard: GuardTables::default(),
+            short_ways: false,
         }
     }
 

@@ -130,10 +130,13 @@ impl fmt::Display for LongWay {
 }
 
 impl Shortcuts {
-    /// The short ways that the host allows.
+    /// The short ways that the host allows; none if they are off.
     #[must_use]
     pub fn of(plan: &Plan, host: &Snapshot, setting: XdpSetting, surfaces: &Surfaces) -> Self {
         let mut ways = Self::default();
+        if !plan.short_ways {
+            return ways;
+        }
         for network in &plan.networks {
             let bridge = network.bridge_ifindex.and_then(|bridge| host.link(bridge));
             if let Some(mac) = bridge.and_then(|bridge| bridge.mac) {

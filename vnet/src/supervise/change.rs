@@ -37,6 +37,7 @@ struct Before {
     guard: GuardTables,
     tables: Tables,
     shortcut: ShortcutTables,
+    allowed: shortcut::Allowed,
 }
 
 /// Programs come before the tables send packets there, and go after the tables no longer do. With `told`
@@ -46,10 +47,11 @@ struct Before {
 /// before.
 pub(super) async fn change_to(
     running: &mut Running,
-    plan: Plan,
+    mut plan: Plan,
     told: Option<&Told>,
     host: &Snapshot,
 ) -> anyhow::Result<Vec<String>> {
+    plan.short_ways = told.unwrap_or(&running.told).settings.short_ways;
     let on_failure = if told.is_some() { OnFailure::RollBack } else { OnFailure::GoOn };
     if on_failure == OnFailure::GoOn {
         report(&running.plan, &plan);
@@ -62,6 +64,7 @@ pub(super) async fn change_to(
         guard: running.datapath.guard().clone(),
         tables: running.datapath.shown(),
         shortcut: running.datapath.shown_shortcut().clone(),
+        allowed: running.shortcut.allowed.clone(),
     };
     let prepared = prepare(running, &plan, told, host).await;
     let mut failures = match prepared {
@@ -178,6 +181,7 @@ async fn roll_back(running: &mut Running, before: &Before) -> Vec<String> {
         running.hooks.iter().filter(|hook| unknown(hook)).map(|hook| hook.spec.clone()).collect();
     let kept: Vec<_> = before.hooks.iter().chain(&unknown).cloned().collect();
     failures.extend(hooks::detach_unwanted(running, &kept, OnFailure::RollBack).await.err());
+    running.shortcut.allowed.clone_from(&before.allowed);
     let narrowed = running.datapath.write_shortcut(&before.shortcut);
     let is_narrower = narrowed.as_ref().is_ok_and(|is_narrower| *is_narrower);
     failures.extend(narrowed.err().map(|error| error.to_string()));

@@ -30,6 +30,7 @@ pub(super) fn wanted(plan: &Plan) -> Vec<HookSpec> {
     for port in &plan.ports {
         let program = match port.guard {
             Some(_) => program::PORT_GUARD,
+            None if !plan.short_ways => continue,
             // What an object of an earlier layout does not have.
             None if object::layout() != names::LAYOUT => continue,
             None => program::PORT_SHORTCUT,

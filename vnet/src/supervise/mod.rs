@@ -75,6 +75,8 @@ pub struct Options {
     pub create_bridges: bool,
     /// Whether guests are served addresses and names by somebody else in any case.
     pub no_services: bool,
+    /// Whether packets may pass by the bridges; no, or as before, if it is not set.
+    pub short_ways: Option<bool>,
     /// When XDP is used; automatically, or as before, if it is not set.
     pub xdp: Option<XdpSetting>,
     /// Whether files of definitions are applied when they change, while a daemon runs.
@@ -261,6 +263,7 @@ impl Options {
             keep: true,
             create_bridges: false,
             no_services: false,
+            short_ways: None,
             xdp: None,
             watch: false,
         }
@@ -272,6 +275,7 @@ impl Options {
             leases: Some(self.leases.clone()),
             create_bridges: self.create_bridges,
             no_services: self.no_services,
+            short_ways: self.short_ways.unwrap_or_default(),
             xdp: self.xdp.unwrap_or_default(),
         }
     }

@@ -12,9 +12,11 @@ use crate::{
 pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
     let told = match order {
         Order::Apply(told) => told,
-        Order::Xdp(setting) => {
+        Order::ShortWays { on, xdp } => {
             let mut told = running.told.clone();
-            told.settings.xdp = setting;
+            let settings = &mut told.settings;
+            settings.short_ways = on.unwrap_or(settings.short_ways);
+            settings.xdp = xdp.unwrap_or(settings.xdp);
             told
         }
     };

@@ -217,6 +217,7 @@ mod tests {
             host_ports: HostPorts { ephemeral: 32768..=60999, reserved: Vec::new() },
             ports: ports.to_vec(),
             guard: GuardTables::default(),
+            short_ways: false,
         }
     }
 

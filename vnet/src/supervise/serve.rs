@@ -100,6 +100,8 @@ pub(super) async fn serve(
             _ = round.tick() => {
                 if is_needed(running).await {
                     serving.follow().await;
+                } else if let Err(error) = shortcut::renew_lease(running) {
+                    log::error!("packets take the long way: {error:#}");
                 } else if serving.sweep.is_done() {
                     serving.sweep = begin_sweep(running);
                 }
@@ -154,6 +156,9 @@ impl<'a> Serving<'a> {
 
     /// A sweep follows each change: what may not live on ends without a packet.
     fn end_change(&mut self) {
+        if let Err(error) = shortcut::renew_lease(self.running) {
+            log::error!("packets take the long way: {error:#}");
+        }
         self.sweep = begin_sweep(self.running);
         let status = status(self.running, &self.ignored);
         if status != self.status {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
+    time::Duration,
 };
 
 use vnet_common::shortcut::XdpMode;
@@ -29,17 +30,26 @@ use crate::{
 pub(super) struct Shortcut {
     /// XDP programs that are attached.
     pub hooks: Vec<Hook>,
-    /// What the host allows.
-    ways: Shortcuts,
-    setting: XdpSetting,
-    rules: Option<String>,
+    pub allowed: Allowed,
     /// Why devices have no XDP, as it was said.
     refusals: BTreeMap<u32, String>,
     stations: Stations,
-    watch: NeighbourWatch,
+    /// None where there are no short ways.
+    watch: Option<NeighbourWatch>,
+    /// Whether what the bridges know has to be read.
+    must_read: bool,
+    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+}
+
+/// What the settings and the host allow.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Allowed {
+    is_on: bool,
+    ways: Shortcuts,
+    setting: XdpSetting,
+    rules: Option<String>,
     /// Next hops by whose link-layer addresses flows may go.
     gateways: BTreeSet<IpAddr>,
-    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
 }
 
 impl Shortcut {
@@ -47,25 +57,26 @@ impl Shortcut {
     pub fn begin(hooks: Vec<Hook>, datapath: &mut Datapath) -> anyhow::Result<Self> {
         Ok(Self {
             hooks,
-            ways: Shortcuts::default(),
-            setting: XdpSetting::default(),
-            rules: None,
+            allowed: Allowed::default(),
             refusals: BTreeMap::new(),
             stations: Stations::of(datapath.stations()?),
-            watch: NeighbourWatch::open()?,
-            gateways: BTreeSet::new(),
+            watch: None,
+            must_read: false,
             neighbours: HashMap::new(),
         })
     }
 
-    /// Changes of what bridges and neighbour tables know. May be cancelled.
+    /// Changes of what bridges and neighbour tables know; never any without short ways. May be cancelled.
     pub async fn next(&mut self) -> Result<Batch, NetlinkError> {
-        self.watch.next().await
+        match &mut self.watch {
+            Some(watch) => watch.next().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// What other processes are told.
     pub fn state(&self) -> ShortcutState {
-        let xdp = self.ways.xdp.iter().map(|place| {
+        let xdp = self.allowed.ways.xdp.iter().map(|place| {
             let hook = self.hooks.iter().find(|hook| hook.spec.ifindex == place.ifindex);
             let refusal = place.refusal.as_ref().or(self.refusals.get(&place.ifindex));
             XdpState {
@@ -77,9 +88,10 @@ impl Shortcut {
             }
         });
         ShortcutState {
-            setting: self.setting,
+            on: self.allowed.is_on,
+            setting: self.allowed.setting,
             xdp: xdp.collect(),
-            long_ways: self.ways.long_ways.clone(),
+            long_ways: self.allowed.ways.long_ways.clone(),
         }
     }
 }
@@ -91,24 +103,31 @@ pub(super) async fn enter(
     host: &Snapshot,
     setting: XdpSetting,
 ) -> anyhow::Result<()> {
-    let rules = rules().await;
-    let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
-    let surfaces = Surfaces { rules: rules.clone(), xdp: features.ok().flatten() };
+    let surfaces = if plan.short_ways {
+        let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
+        Surfaces { rules: rules().await, xdp: features.ok().flatten() }
+    } else {
+        Surfaces::default()
+    };
     let ways = Shortcuts::of(plan, host, setting, &surfaces);
     // The next step of a change begins one in any case.
     running.datapath.write_shortcut(&ways.tables)?;
-    let shortcut = &mut running.shortcut;
-    for way in ways.long_ways.iter().filter(|way| !shortcut.ways.long_ways.contains(way)) {
+    let before = &running.shortcut.allowed;
+    for way in ways.long_ways.iter().filter(|way| !before.ways.long_ways.contains(way)) {
         log::info!("{way}");
     }
-    shortcut.rules = rules;
-    shortcut.setting = setting;
-    shortcut.ways = ways;
-    shortcut.gateways = host
-        .routes
-        .iter()
-        .flat_map(|route| route.hops.iter().filter_map(|hop| hop.gateway))
-        .collect();
+    let is_vain = |is_on: bool, setting| !is_on && setting == XdpSetting::On;
+    if is_vain(plan.short_ways, setting) && !is_vain(before.is_on, before.setting) {
+        log::warn!("`--xdp on` does nothing without `--short-ways on`");
+    }
+    let hops = host.routes.iter().flat_map(|route| &route.hops);
+    running.shortcut.allowed = Allowed {
+        is_on: plan.short_ways,
+        ways,
+        setting,
+        rules: surfaces.rules,
+        gateways: hops.filter_map(|hop| hop.gateway).collect(),
+    };
     pause("short-ways").await;
     Ok(())
 }
@@ -119,21 +138,60 @@ pub(super) async fn settle(running: &mut Running, level: log::Level) -> Vec<Stri
     let mut failures = Vec::new();
     let before = running.shortcut.state();
     failures.extend(detach_unwanted(running, level).await);
-    let mode = match running.shortcut.setting {
+    let mode = match running.shortcut.allowed.setting {
         XdpSetting::On => XdpMode::On,
         XdpSetting::Auto | XdpSetting::Off => XdpMode::Auto,
     };
     failures.extend(running.datapath.set_xdp_mode(mode).err().map(|error| error.to_string()));
     attach_missing(running, level).await;
-    let ports = running.shortcut.ways.tables.ports.clone();
-    if running.shortcut.stations.set_ports(&ports) {
-        failures.extend(read_stations(running).await.err().map(|error| format!("{error:#}")));
-    }
+    let watched =
+        if running.shortcut.allowed.is_on { watch(running).await } else { unwatch(running) };
+    failures.extend(watched.err().map(|error| format!("{error:#}")));
     pause("stations").await;
     if running.shortcut.state() != before {
         failures.extend(state::write(running).err().map(|error| format!("{error:#}")));
     }
     failures
+}
+
+/// Follows what the bridges know, and reads it where that is needed.
+async fn watch(running: &mut Running) -> anyhow::Result<()> {
+    let shortcut = &mut running.shortcut;
+    let ports = shortcut.allowed.ways.tables.ports.clone();
+    shortcut.must_read |= shortcut.stations.set_ports(&ports);
+    if shortcut.watch.is_none() {
+        // Before the tables are read, so that no change is lost.
+        shortcut.must_read = true;
+        shortcut.watch = Some(NeighbourWatch::open()?);
+    }
+    if shortcut.must_read { read_stations(running).await } else { Ok(()) }
+}
+
+/// Lets the short ways hold on, while there are any: what is known of bridges is true as long as somebody follows
+/// them.
+pub(super) fn renew_lease(running: &mut Running) -> anyhow::Result<()> {
+    /// Some rounds of the daemon.
+    const LEASE: Duration = Duration::from_secs(15);
+    if running.shortcut.watch.is_some() && !running.shortcut.must_read {
+        running.datapath.lease_short_ways(LEASE)?;
+    }
+    Ok(())
+}
+
+/// Leaves nothing of what the bridges know, and hears no more of it.
+fn unwatch(running: &mut Running) -> anyhow::Result<()> {
+    running.datapath.lease_short_ways(Duration::ZERO)?;
+    let shortcut = &mut running.shortcut;
+    shortcut.watch = None;
+    shortcut.must_read = false;
+    shortcut.neighbours.clear();
+    shortcut.stations.set_ports(&BTreeMap::new());
+    let entries = shortcut.stations.reconcile(&[]);
+    if !entries.is_empty() {
+        running.datapath.write_stations(&entries)?;
+        running.datapath.note_move()?;
+    }
+    Ok(())
 }
 
 /// Enters what has changed.
@@ -160,7 +218,9 @@ pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result
 
 /// Whether something has changed that the kernel sends no notice of.
 pub(super) async fn is_changed(running: &mut Running) -> bool {
-    let mut is_changed = rules().await != running.shortcut.rules;
+    let allowed = &running.shortcut.allowed;
+    let mut is_changed = allowed.is_on && rules().await != allowed.rules;
+    is_changed |= running.shortcut.must_read;
     for hook in &mut running.shortcut.hooks {
         hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
         is_changed |= hook.is_lost;
@@ -181,7 +241,7 @@ fn is_other_gateway(running: &mut Running, event: &Event) -> bool {
     let Event::Neighbour { interface, address, mac } = *event else { return false };
     let is_uplink = || running.plan.uplinks.iter().any(|uplink| uplink.ifindex == interface);
     let Some(mac) = mac else { return false };
-    if !running.shortcut.gateways.contains(&address) || !is_uplink() {
+    if !running.shortcut.allowed.gateways.contains(&address) || !is_uplink() {
         return false;
     }
     running.shortcut.neighbours.insert((interface, address), mac).is_some_and(|old| old != mac)
@@ -192,7 +252,9 @@ async fn read_stations(running: &mut Running) -> anyhow::Result<()> {
     let entries = running.shortcut.stations.reconcile(&known);
     running.datapath.write_stations(&entries)?;
     // Whatever has moved meanwhile.
-    Ok(running.datapath.note_move()?)
+    running.datapath.note_move()?;
+    running.shortcut.must_read = false;
+    Ok(())
 }
 
 fn is_wanted(places: &[XdpPlace], hook: &Hook) -> bool {
@@ -201,7 +263,7 @@ fn is_wanted(places: &[XdpPlace], hook: &Hook) -> bool {
 
 async fn detach_unwanted(running: &mut Running, level: log::Level) -> Vec<String> {
     let mut failures = Vec::new();
-    let places = running.shortcut.ways.xdp.clone();
+    let places = running.shortcut.allowed.ways.xdp.clone();
     let mut kept = Vec::new();
     for hook in std::mem::take(&mut running.shortcut.hooks) {
         notify::progress();
@@ -221,7 +283,7 @@ async fn detach_unwanted(running: &mut Running, level: log::Level) -> Vec<String
 
 /// Devices that take no program go without, which is said once.
 async fn attach_missing(running: &mut Running, level: log::Level) {
-    let places = running.shortcut.ways.xdp.clone();
+    let places = running.shortcut.allowed.ways.xdp.clone();
     let mut refusals = BTreeMap::new();
     for place in &places {
         notify::progress();
@@ -234,7 +296,7 @@ async fn attach_missing(running: &mut Running, level: log::Level) {
         };
         refusals.extend(refused.map(|reason| (place.ifindex, reason)));
     }
-    let setting = running.shortcut.setting;
+    let setting = running.shortcut.allowed.setting;
     for (ifindex, reason) in &refusals {
         let name = places.iter().find(|place| place.ifindex == *ifindex);
         let name = name.map_or("", |place| place.name.as_str());

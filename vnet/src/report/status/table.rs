@@ -23,8 +23,12 @@ pub fn render(status: &Status) -> String {
     }
     section(&mut text, "DHCP and DNS", &services(&status.services));
     section(&mut text, "Uplinks", &uplinks(&status.uplinks));
-    let title = format!("XDP (--xdp {})", status.shortcut.setting.name());
-    section(&mut text, &title, &xdp(&status.shortcut));
+    if status.shortcut.on {
+        let title = format!("XDP (--xdp {})", status.shortcut.setting.name());
+        section(&mut text, &title, &xdp(&status.shortcut));
+    } else {
+        text.push_str("\nShort ways are off (experimental, `--short-ways on`)\n");
+    }
     if !status.shortcut.long_ways.is_empty() {
         let title = "Packets that take the long way through their bridge";
         section(&mut text, title, &long_ways(&status.shortcut));

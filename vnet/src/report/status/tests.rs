@@ -97,6 +97,7 @@ fn status() -> Status {
                 .to_vec(),
         }],
         shortcut: ShortcutState {
+            on: true,
             setting: XdpSetting::Auto,
             xdp: vec![
                 XdpState {
@@ -251,8 +252,7 @@ none
 Uplinks
 none
 
-XDP (--xdp auto)
-none
+Short ways are off (experimental, `--short-ways on`)
 
 Drops
 none
