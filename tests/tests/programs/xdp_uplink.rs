@@ -4,7 +4,7 @@ use anyhow::Result;
 use vnet_common::{
     flow::{FLAG_HAIRPIN, Session},
     names::program::UPLINK_XDP,
-    shortcut::{PORT_SHORT, WAY_LIFE, XdpMode, way_time},
+    shortcut::{PORT_SHORT, WAY_LIFE, XdpMode},
     tcp::flags::*,
 };
 use vnet_tests::programs::{guard::GUEST_MAC, modes::*, shortcut::*, *};
@@ -194,19 +194,6 @@ fn whatever_makes_a_way_doubtful_leaves_answers_to_tc() -> Result<()> {
         assert_eq!(outcome.verdict, XdpVerdict::Redirect);
         rig.bump_epoch()?;
         are_left_to_tc(rig, &frames)
-    })
-}
-
-#[test]
-fn way_that_has_just_been_found_is_left_to_tc_which_may_have_packets_queued() -> Result<()> {
-    with_rig(|rig| {
-        rig.set_xdp_mode(XdpMode::On)?;
-        with_way(rig, "port0", &tcp(GUEST_PORT, REMOTE_PORT, SYN))?;
-        rig.keep_ways_young(false);
-        // A little ahead, for a slow test: at most 8 ms old for as long.
-        let found = way_time(rig.clock()?) + WAY_LIFE;
-        rig.set_live_sessions(|session| session.way_inbound.found = found)?;
-        are_left_to_tc(rig, &[data().frame()])
     })
 }
 
