@@ -118,7 +118,7 @@ pub const fn is_young(found: u32, now: u32) -> bool {
 #[must_use]
 pub const fn is_just_found(found: u32, now: u32) -> bool {
     // Another CPU may have found it a moment later.
-    found != 0 && (now.wrapping_sub(found) as i32) < WAY_REST as i32
+    found != 0 && now.wrapping_sub(found).cast_signed() < WAY_REST.cast_signed()
 }
 
 /// Whether XDP may use what was found at a time.
