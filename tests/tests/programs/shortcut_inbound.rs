@@ -66,6 +66,19 @@ fn whatever_makes_a_way_doubtful_leaves_answers_to_the_bridge() -> Result<()> {
 }
 
 #[test]
+fn answers_go_by_the_bridge_when_the_lease_of_short_ways_is_over() -> Result<()> {
+    with_rig(|rig| {
+        with_way(rig)?;
+        let back = answer().to("192.168.122.10:20000").ttl(63);
+        for lease in [0, 1] {
+            rig.set_lease(lease)?;
+            rig.from_outside(&answer())?.assert_redirected(NETWORK, Inbound, &back);
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn answer_that_needs_the_stack_gets_it() -> Result<()> {
     with_rig(|rig| {
         with_way(rig)?;

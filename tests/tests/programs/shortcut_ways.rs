@@ -6,6 +6,7 @@ use vnet_common::{
     port::PortRange,
     shortcut::{
         InboundWay, OutboundWay, PORT_IS_UPLINK, PORT_SHORT, Station, WAY_LIFE, WAY_TAKES_XDP,
+        way_time,
     },
     timeout::NANOSECONDS,
 };
@@ -45,7 +46,7 @@ fn later_packets_find_both_ways() -> Result<()> {
         assert_eq!((outbound.destination, outbound.source), (ROUTER_MAC, HOST_MAC));
         assert_eq!((inbound.destination, inbound.port), (GUEST_MAC, rig.ifindex(PORT)?));
         assert_eq!(inbound.moves, 5 | WAY_TAKES_XDP);
-        let now = vnet_common::shortcut::way_time(rig.clock()?);
+        let now = way_time(rig.clock()?);
         assert!(now - outbound.found < WAY_LIFE && now - inbound.found < WAY_LIFE);
         Ok(())
     })
@@ -63,6 +64,70 @@ fn first_answer_of_a_flow_looks_for_no_way_and_later_ones_find_the_guest() -> Re
             rig.from_outside(&answer)?;
         }
         assert_eq!(rig.tables()?.only().way_inbound.port, rig.ifindex(PORT)?);
+        Ok(())
+    })
+}
+
+#[test]
+fn no_way_is_looked_for_when_its_lease_is_over() -> Result<()> {
+    with_rig(|rig| {
+        rig.shorten(NETWORK, "virbr0", PORT)?;
+        for lease in [0, 1] {
+            rig.set_lease(lease)?;
+            for _ in 0..5 {
+                rig.from_guest(&query())?;
+                rig.from_outside(&udp("192.0.2.10:53", "198.51.100.1:20000"))?;
+            }
+            let session = rig.tables()?.only();
+            assert_eq!(session.way_outbound, OutboundWay::default());
+            assert_eq!(session.way_inbound, InboundWay::default());
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn way_that_has_just_been_looked_for_is_not_looked_for_again() -> Result<()> {
+    with_rig(|rig| {
+        rig.shorten(NETWORK, "virbr0", PORT)?;
+        ways(rig)?;
+        rig.set_moves(1)?;
+        rig.keep_ways_young(false);
+        // Ahead, for a slow test.
+        let found = way_time(rig.clock()?) + WAY_LIFE;
+        rig.set_live_sessions(|session| session.way_inbound.found = found)?;
+        rig.from_guest(&query())?;
+        rig.from_outside(&udp("192.0.2.10:53", "198.51.100.1:20000"))?;
+        assert_eq!(rig.tables()?.only().way_inbound.found, found);
+        rig.keep_ways_young(true);
+        ways(rig)?;
+        rig.from_guest(&query())?;
+        Ok(())
+    })
+}
+
+#[test]
+fn packets_out_leave_the_inbound_way_to_packets_that_come_in() -> Result<()> {
+    with_rig(|rig| {
+        rig.shorten(NETWORK, "virbr0", PORT)?;
+        ways(rig)?;
+        rig.keep_ways_young(false);
+        let (now, long_ago) = (rig.clock()?, way_time(rig.clock()?) - 2 * WAY_LIFE);
+        // Ahead, for a slow test.
+        let later = now + 3600 * NANOSECONDS;
+        rig.set_live_sessions(|session| {
+            session.last_outbound = later;
+            session.last_inbound = later;
+            session.way_inbound.found = long_ago;
+        })?;
+        rig.from_guest(&query())?;
+        assert_eq!(rig.tables()?.only().way_inbound.found, long_ago);
+        rig.set_live_sessions(|session| {
+            session.last_outbound = later;
+            session.last_inbound = now - 2 * NANOSECONDS;
+        })?;
+        rig.from_guest(&query())?;
+        assert_ne!(rig.tables()?.only().way_inbound.found, long_ago);
         Ok(())
     })
 }

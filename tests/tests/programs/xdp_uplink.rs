@@ -185,6 +185,11 @@ fn whatever_makes_a_way_doubtful_leaves_answers_to_tc() -> Result<()> {
         rig.set_moves(1)?;
         are_left_to_tc(rig, &frames)?;
         rig.set_moves(0)?;
+        for lease in [0, 1] {
+            rig.set_lease(lease)?;
+            are_left_to_tc(rig, &frames)?;
+        }
+        rig.set_lease(u64::MAX)?;
         let outcome = rig.frame_in_xdp(UPLINK_XDP, None, &frames[0])?;
         assert_eq!(outcome.verdict, XdpVerdict::Redirect);
         rig.bump_epoch()?;

@@ -83,7 +83,8 @@ fn note_at(station: *mut Station, ifindex: u32, now: u64, every: u64) -> bool {
     };
     let age = now.saturating_sub(seen);
     let is_here = seen_at == ifindex;
-    if if is_here { age < every } else { seen_at == 0 && age < STATION_REST_NS } {
+    let is_noted = if is_here { age < every } else { seen_at == 0 && age < STATION_REST_NS };
+    if is_noted {
         return !is_here;
     }
     let has_moved = !is_here && seen_at != 0;

@@ -144,14 +144,17 @@ extern "C" fn vnet_find_outbound_way(ctx: *mut __sk_buff, session: *mut Session)
     let Some(session) = SessionSlot::from_raw(session) else { return 0 };
     let mut way = OutboundWay { found: clock(), ..OutboundWay::default() };
     let next_hop = session.next_hop();
-    let uplink = session.uplink_ifindex();
+    let (uplink, tenant) = (session.uplink_ifindex(), session.generation());
     if let Some([destination, source]) = route::neighbour(Skb::from_raw(ctx), next_hop, uplink) {
         way.destination = destination;
         way.source = source;
     }
     session.set_way_outbound(way);
-    // Another CPU may have routed the flow anew meanwhile.
-    if session.next_hop() != next_hop || session.uplink_ifindex() != uplink || !tables::is_current()
+    // Another CPU may have routed the flow anew meanwhile, or ended it.
+    if session.next_hop() != next_hop
+        || session.uplink_ifindex() != uplink
+        || session.generation() != tenant
+        || !tables::is_current()
     {
         session.clear_ways();
     }
@@ -163,12 +166,13 @@ extern "C" fn vnet_find_outbound_way(ctx: *mut __sk_buff, session: *mut Session)
 #[inline(never)]
 extern "C" fn vnet_find_inbound_way(ctx: *mut __sk_buff, session: *mut Session) -> u32 {
     let Some(session) = SessionSlot::from_raw(session) else { return 0 };
+    let tenant = session.generation();
     // Before anything is looked up: whoever moves from now on makes the way stale.
     let mut way = InboundWay { found: clock(), moves: moves(), ..InboundWay::default() };
     let _ = find_inbound(Skb::from_raw(ctx), session, &mut way);
     session.set_way_inbound(way);
-    // Another CPU may have judged the flow anew meanwhile.
-    if !tables::is_current() {
+    // Another CPU may have judged the flow anew meanwhile, or ended it.
+    if session.generation() != tenant || !tables::is_current() {
         session.clear_ways();
     }
     1
