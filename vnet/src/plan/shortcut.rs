@@ -185,7 +185,12 @@ impl Shortcuts {
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {
-            if self.tables.ports.len() >= limits::BRIDGE_PORTS as usize {
+            let slaves: Vec<_> = if port.kind == LinkKind::Bond {
+                host.ports_of(port.index).collect()
+            } else {
+                Vec::new()
+            };
+            if self.tables.ports.len() + slaves.len() >= limits::BRIDGE_PORTS as usize {
                 return;
             }
             let why = why_one(port);
@@ -206,7 +211,7 @@ impl Shortcuts {
             };
             self.tables.ports.insert(port.index, entry);
             // XDP of a bond sees its slaves' numbers.
-            for slave in host.ports_of(port.index).filter(|_| port.kind == LinkKind::Bond) {
+            for slave in slaves {
                 self.tables.ports.insert(slave.index, entry);
             }
         }
