@@ -79,7 +79,11 @@ impl Guardian {
         tried: Option<&Told>,
     ) -> Result<(), Option<anyhow::Error>> {
         let present = Told::read(&self.instance).map_err(anyhow::Error::from)?;
-        if tried.is_some() && present.as_ref() != tried {
+        let is_tried = match (&present, tried) {
+            (Some(present), Some(tried)) => with_ways_of(tried, present, None) == *present,
+            (present, tried) => present.as_ref() == tried,
+        };
+        if tried.is_some() && !is_tried {
             log::warn!("something else has been applied meanwhile: it stays");
             return Err(None);
         }
@@ -89,7 +93,11 @@ impl Guardian {
                 let mut options = supervise::Options::of_instance(self.instance.clone());
                 let leases = told.settings.leases.clone();
                 options.leases = leases.unwrap_or_else(|| LIBVIRT_DIRECTORY.into());
-                apply_told(&options, told).map(drop).map_err(anyhow::Error::from)
+                let told = match (&present, tried) {
+                    (Some(present), Some(tried)) => with_ways_of(told, present, Some(tried)),
+                    _ => told.clone(),
+                };
+                apply_told(&options, &told).map(drop).map_err(anyhow::Error::from)
             }
             None if control::is_anybody(&self.instance) => {
                 log::warn!("a daemon has taken it over meanwhile: it stays");
@@ -101,6 +109,20 @@ impl Guardian {
         };
         gone_back.map_err(Some)
     }
+}
+
+/// What was told, with the short ways and XDP that run now, where those are not what was tried: they are switched
+/// alone, too.
+fn with_ways_of(told: &Told, present: &Told, tried: Option<&Told>) -> Told {
+    let mut told = told.clone();
+    let (settings, present) = (&mut told.settings, &present.settings);
+    if tried.is_none_or(|tried| tried.settings.short_ways != present.short_ways) {
+        settings.short_ways = present.short_ways;
+    }
+    if tried.is_none_or(|tried| tried.settings.xdp != present.xdp) {
+        settings.xdp = present.xdp;
+    }
+    told
 }
 
 /// It outlives the terminal, and whoever ends the process that tries.

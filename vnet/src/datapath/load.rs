@@ -189,7 +189,10 @@ impl Datapath {
             if is_absent_later(&ebpf, name) {
                 continue;
             }
-            xdp(&mut ebpf, name)?.load().map_err(|error| DatapathError::program(name, &error))?;
+            // Packets go by TC then; attaching it says so, too.
+            if let Err(error) = xdp(&mut ebpf, name)?.load() {
+                log::warn!("{}", DatapathError::program(name, &error));
+            }
         }
         let config =
             Config { session_limit: limit, host_ports: PortRange::EMPTY, ..Config::default() };

@@ -1,7 +1,7 @@
 //! Filling the maps of the short ways past the bridge.
 
 use std::{
-    collections::{BTreeMap, HashMap as StdHashMap},
+    collections::{BTreeMap, BTreeSet, HashMap as StdHashMap},
     time::Duration,
 };
 
@@ -27,6 +27,8 @@ const STEP: u32 = 1 << 8;
 #[derive(Debug, Default)]
 pub(super) struct Shortcut {
     tables: ShortcutTables,
+    /// Whether a write has failed half way, so that the maps have to be read.
+    is_torn: bool,
 }
 
 impl Datapath {
@@ -42,41 +44,46 @@ impl Datapath {
         if !self.has_shortcut() {
             return Ok(false);
         }
-        let old = std::mem::take(&mut self.shortcut.tables);
+        if self.shortcut.is_torn {
+            self.read_shortcut()?;
+        }
+        self.shortcut.is_torn = true;
+        let old = self.shortcut.tables.clone();
         let mut new = new.clone();
-        // Whatever fails half way: what may be in the maps is known.
-        self.shortcut.tables = ShortcutTables {
-            ports: old.ports.iter().chain(&new.ports).map(|(port, at)| (*port, *at)).collect(),
-            addresses: old
-                .addresses
-                .iter()
-                .chain(&new.addresses)
-                .map(|(at, of)| (*at, *of))
-                .collect(),
+        // What is allowed no more goes first: whatever fails then, nothing is allowed that should not be.
+        let is_wrong = |(index, at): &(&u32, &BridgePort)| {
+            new.ports.get(index).is_none_or(|new| {
+                (new.bridge, new.port) != (at.bridge, at.port) || at.flags & !new.flags != 0
+            })
         };
-        self.enter_xdp_ports(&mut new)?;
         let mut ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
-        for port in old.ports.keys().filter(|port| !new.ports.contains_key(port)) {
+        let wrong: BTreeSet<u32> = old.ports.iter().filter(is_wrong).map(|(at, _)| *at).collect();
+        for port in &wrong {
             match ports.remove(port) {
                 Err(error) if !is_absent(&error) => return Err(failed(map::BRIDGE_PORTS)(error)),
                 _ => {}
             }
         }
-        for (port, at) in new.ports.iter().filter(|(port, at)| old.ports.get(port) != Some(at)) {
-            ports.insert(port, at, ANY).map_err(failed(map::BRIDGE_PORTS))?;
-        }
         let mut addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
-        for slot in old.addresses.keys().filter(|slot| !new.addresses.contains_key(slot)) {
+        let others =
+            |slot: &u32, mac: &Mac, of: &ShortcutTables| of.addresses.get(slot) != Some(mac);
+        for (slot, _) in old.addresses.iter().filter(|(slot, mac)| others(slot, mac, &new)) {
             addresses.set(*slot, Mac::NONE, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
         }
-        for (slot, mac) in
-            new.addresses.iter().filter(|(slot, mac)| old.addresses.get(slot) != Some(mac))
-        {
+        self.leave_xdp_ports(&old, &new)?;
+        self.enter_xdp_ports(&mut new)?;
+        let mut addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
+        for (slot, mac) in new.addresses.iter().filter(|(slot, mac)| others(slot, mac, &old)) {
             addresses.set(*slot, *mac, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
         }
-        self.leave_xdp_ports(&old, &new)?;
+        let mut ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
+        for (port, at) in &new.ports {
+            if wrong.contains(port) || old.ports.get(port) != Some(at) {
+                ports.insert(port, at, ANY).map_err(failed(map::BRIDGE_PORTS))?;
+            }
+        }
         let is_narrower = old.is_wider_than(&new);
-        self.shortcut.tables = new;
+        self.shortcut = Shortcut { tables: new, is_torn: false };
         Ok(is_narrower)
     }
 

@@ -10,7 +10,7 @@ use vnet_common::{
     guard::Mac,
     limits,
     names::program,
-    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_SHORT, PORT_TAKES_XDP},
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
 };
 
 use super::{Plan, ports::is_guests};
@@ -185,7 +185,12 @@ impl Shortcuts {
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {
-            if self.tables.ports.len() >= limits::BRIDGE_PORTS as usize {
+            let slaves: Vec<_> = if port.kind == LinkKind::Bond {
+                host.ports_of(port.index).collect()
+            } else {
+                Vec::new()
+            };
+            if self.tables.ports.len() + slaves.len() >= limits::BRIDGE_PORTS as usize {
                 return;
             }
             let why = why_one(port);
@@ -200,13 +205,14 @@ impl Shortcuts {
                 port: port.index,
                 flags: flag(is_short, PORT_SHORT)
                     | flag(takes_frames(port, surfaces), PORT_TAKES_XDP)
-                    | flag(is_nic(port), PORT_IS_UPLINK),
+                    | flag(is_nic(port), PORT_IS_UPLINK)
+                    | flag(!is_bridged, PORT_JUDGED),
                 // From hundredths of a second.
                 ageing_ms: bridge.ageing_time.unwrap_or_default().saturating_mul(10),
             };
             self.tables.ports.insert(port.index, entry);
             // XDP of a bond sees its slaves' numbers.
-            for slave in host.ports_of(port.index).filter(|_| port.kind == LinkKind::Bond) {
+            for slave in slaves {
                 self.tables.ports.insert(slave.index, entry);
             }
         }

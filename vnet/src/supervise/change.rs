@@ -136,11 +136,12 @@ async fn prepare(
         anyhow::bail!(failures.join("; "));
     }
     pause("attached").await;
-    depart(running, plan, host)?;
     let setting = told.map_or(running.told.settings.xdp, |told| told.settings.xdp);
-    shortcut::enter(running, plan, host, setting).await?;
+    failures.extend(shortcut::enter(running, plan, host, setting).await?);
     state::stage(running, plan, told)?;
     pause("staged").await;
+    // After what fails on a full file system: their flows do not come back.
+    depart(running, plan, host)?;
     let tables = Tables::of(&served(running, plan));
     // Bridges that lose their hooks are named until they have lost them.
     running.datapath.write(&tables.with_networks_of(&running.datapath.shown()))?;

@@ -6,7 +6,7 @@ use vnet_common::names::{self, program};
 
 use super::{change::OnFailure, pause::pause, startup::Running};
 use crate::{
-    datapath::{AttachMode, Attachment, DatapathError, Direction, Hook, HookSpec},
+    datapath::{AttachMode, Attachment, DatapathError, Direction, Hook, HookSpec, Mechanism},
     host::Snapshot,
     instance::{self, JournalError, Undo},
     notify, object,
@@ -88,12 +88,12 @@ async fn attach(
     }
 }
 
-/// A clsact qdisc that comes to a device stops its queues for a moment (`qdisc_graft` in `net/sched/sch_api.c`).
-/// A guest that is served already does without a short way, rather than without its packets.
-fn would_lose_packets(running: &Running, spec: &HookSpec) -> bool {
+/// A clsact qdisc at a guest's port keeps libvirt from limiting its rate by an `ingress` one, and stops its
+/// queues for a moment when it comes (`qdisc_graft` in `net/sched/sch_api.c`). A short way is not worth that.
+fn would_need_qdisc(running: &Running, spec: &HookSpec) -> bool {
+    let is_clsact = |hook: &Hook| hook.mechanism == Mechanism::Clsact;
     spec.program == program::PORT_SHORTCUT
-        && running.attach == AttachMode::Clsact
-        && running.plan.ports.iter().any(|port| port.ifindex == spec.ifindex)
+        && (running.attach == AttachMode::Clsact || running.hooks.iter().any(is_clsact))
 }
 
 fn is_at_port(program: &str) -> bool {
@@ -155,11 +155,16 @@ pub(super) async fn attach_missing(
                 continue;
             }
         }
-        if at.is_none() && would_lose_packets(running, &spec) {
+        if at.is_none() && would_need_qdisc(running, &spec) {
             continue;
         }
         log::log!(level, "attaching to {} of `{}`", spec.direction.name(), spec.interface);
+        let is_needed = spec.program != program::PORT_SHORTCUT;
         if let Err(error) = attach(running, spec, at).await {
+            if !is_needed {
+                log::info!("packets of a port take the long way: {error}");
+                continue;
+            }
             failures.push(error.to_string());
             if on_failure == OnFailure::RollBack {
                 break;

@@ -88,6 +88,11 @@ async fn attach(
         };
         match migration.datapath().attach(spec, attachment).await {
             Err(_) if if_indextoname(ifindex).is_err() => {}
+            // XDP is never a reason to fail. What cannot be replaced is not to see other flows than TC.
+            Err(error) if hook.spec.direction == Direction::Xdp => {
+                log::warn!("{error}");
+                hook.detach().await?;
+            }
             attached => drop(attached?),
         }
         pause(&format!("migration-{place}")).await;

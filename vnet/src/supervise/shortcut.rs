@@ -23,7 +23,7 @@ use crate::{
     },
     instance::state::{ShortcutState, XdpState},
     notify,
-    plan::{Plan, Shortcuts, Surfaces, XdpPlace, XdpSetting},
+    plan::{Plan, ShortcutTables, Shortcuts, Surfaces, XdpPlace, XdpSetting},
 };
 
 /// What is known of the short ways.
@@ -96,22 +96,28 @@ impl Shortcut {
     }
 }
 
-/// Makes the programs' maps say what the plan and the host allow. Comes before a new epoch begins.
+/// Makes the programs' maps say what the plan and the host allow. Comes before a new epoch begins. Returns what
+/// failed without harm; with an error the maps may allow what they should not.
 pub(super) async fn enter(
     running: &mut Running,
     plan: &Plan,
     host: &Snapshot,
     setting: XdpSetting,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<String>> {
     let surfaces = if plan.short_ways {
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
         Surfaces { rules: rules().await, xdp: features.ok().flatten() }
     } else {
         Surfaces::default()
     };
-    let ways = Shortcuts::of(plan, host, setting, &surfaces);
+    let mut ways = Shortcuts::of(plan, host, setting, &surfaces);
     // The next step of a change begins one in any case.
-    running.datapath.write_shortcut(&ways.tables)?;
+    let written = running.datapath.write_shortcut(&ways.tables);
+    if written.is_err() {
+        // Whatever is wrong with the maps: packets can do without.
+        ways.tables = ShortcutTables::default();
+        running.datapath.write_shortcut(&ways.tables)?;
+    }
     let before = &running.shortcut.allowed;
     for way in ways.long_ways.iter().filter(|way| !before.ways.long_ways.contains(way)) {
         log::info!("{way}");
@@ -129,7 +135,7 @@ pub(super) async fn enter(
         gateways: hops.filter_map(|hop| hop.gateway).collect(),
     };
     pause("short-ways").await;
-    Ok(())
+    Ok(written.err().map(|error| error.to_string()))
 }
 
 /// Attaches XDP where it is to be and takes it off elsewhere, and enters what bridges know. None of it is a
