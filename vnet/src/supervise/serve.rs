@@ -75,8 +75,14 @@ pub(super) async fn serve(
                 serving.follow().await;
             }
             batch = running.shortcut.next() => {
-                let batch = batch.context("cannot follow the bridges' forwarding databases")?;
-                if let Err(error) = shortcut::note(running, &batch).await {
+                let noted = match &batch {
+                    Ok(batch) => shortcut::note(running, batch).await,
+                    Err(error) => {
+                        shortcut::listen_anew(running);
+                        Err(anyhow::anyhow!("{error}"))
+                    }
+                };
+                if let Err(error) = noted {
                     log::error!("cannot enter what bridges know of stations: {error:#}");
                 }
             }

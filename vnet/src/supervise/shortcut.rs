@@ -200,11 +200,18 @@ fn unwatch(running: &mut Running) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Listens anew, and reads what bridges know, in the next round.
+pub(super) fn listen_anew(running: &mut Running) {
+    running.shortcut.watch = None;
+}
+
 /// Enters what has changed.
 pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     if batch.overrun {
+        // With its queue, which is older than what is read then: the round reads, so that a flood costs little.
+        running.shortcut.watch = None;
         log::debug!("notifications of forwarding databases were lost: reading them again");
-        return read_stations(running).await;
+        return Ok(());
     }
     let mut entries = Entries::new();
     let (mut has_moved, mut has_other_gateway) = (false, false);
@@ -212,7 +219,10 @@ pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result
         has_moved |= running.shortcut.stations.note(event, &mut entries);
         has_other_gateway |= is_other_gateway(running, event);
     }
-    running.datapath.write_stations(&entries)?;
+    if let Err(error) = running.datapath.write_stations(&entries) {
+        running.shortcut.must_read = true;
+        return Err(error.into());
+    }
     if has_moved {
         running.datapath.note_move()?;
     }
@@ -226,7 +236,13 @@ pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result
 pub(super) async fn is_changed(running: &mut Running) -> bool {
     let allowed = &running.shortcut.allowed;
     let mut is_changed = allowed.is_on && rules().await != allowed.rules;
-    is_changed |= running.shortcut.must_read;
+    let is_unread = running.shortcut.must_read || running.shortcut.watch.is_none();
+    if running.shortcut.allowed.is_on && is_unread {
+        let watched = watch(running).await;
+        if let Err(error) = watched {
+            log::warn!("cannot read what bridges know of stations: {error:#}");
+        }
+    }
     for hook in &mut running.shortcut.hooks {
         hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
         is_changed |= hook.is_lost;
@@ -254,7 +270,11 @@ fn is_other_gateway(running: &mut Running, event: &Event) -> bool {
 }
 
 async fn read_stations(running: &mut Running) -> anyhow::Result<()> {
+    running.shortcut.must_read = true;
     let known = forwarding_database::stations().await?;
+    // What was entered last may not be there.
+    let entered = running.datapath.stations()?;
+    running.shortcut.stations.set_entered(entered);
     let entries = running.shortcut.stations.reconcile(&known);
     running.datapath.write_stations(&entries)?;
     // Whatever has moved meanwhile.

@@ -32,11 +32,18 @@ pub(super) struct Stations {
 impl Stations {
     /// What an earlier process has entered.
     pub fn of(entered: HashMap<MacKey, u32>) -> Self {
-        let mut counts = HashMap::new();
+        let mut stations = Self::default();
+        stations.set_entered(entered);
+        stations
+    }
+
+    /// Goes on with what is entered.
+    pub fn set_entered(&mut self, entered: HashMap<MacKey, u32>) {
+        self.counts.clear();
         for port in entered.values() {
-            *counts.entry(*port).or_default() += 1;
+            *self.counts.entry(*port).or_default() += 1;
         }
-        Self { entered, counts, ..Self::default() }
+        self.entered = entered;
     }
 
     /// Goes on with other ports. Whether everything has to be read again.
