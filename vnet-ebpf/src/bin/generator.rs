@@ -48,9 +48,10 @@ fn send(ctx: &XdpContext) -> Option<u32> {
         return None;
     }
     let stream = STREAM.get(0)?;
-    // SAFETY: checked against the frame's end; any bytes are words; the kernel aligns frames.
+    // SAFETY: checked against the frame's end; any bytes are words; the kernel aligns frames, and that of the
+    // stream is its first field.
     let (to, from) = unsafe {
-        (&mut *(start as *mut [u32; WORDS]), &*stream.frame.as_ptr().cast::<[u32; WORDS]>())
+        (&mut *(start as *mut [u32; WORDS]), &*core::ptr::from_ref(stream).cast::<[u32; WORDS]>())
     };
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;

@@ -124,7 +124,7 @@ fn ipv4(ctx: &TcContext, frame: &Ipv4Frame) -> Option<i32> {
         (frame.destination, frame.destination_port),
     );
     // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND.get(&key) }?;
+    let to = unsafe { OUTBOUND.get(key) }?;
     let address = to.address.ipv4_part();
     let at = TRANSPORT + offset;
     let flags = u64::from(BPF_F_PSEUDO_HDR) | zero | 4;
@@ -160,13 +160,13 @@ fn ipv6(ctx: &TcContext) -> Option<i32> {
         (frame.destination, frame.destination_port),
     );
     // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND_IPV6.get(&key) }?;
+    let to = unsafe { OUTBOUND_IPV6.get(key) }?;
     let at = TRANSPORT_IPV6 + offset;
     let (mut from, mut address) = (source.to_wire(), to.address.to_wire());
     // SAFETY: both arrays are as long as told.
     let difference = unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, address.as_mut_ptr(), 16, 0) };
     let flags = u64::from(BPF_F_PSEUDO_HDR) | zero;
-    ctx.l4_csum_replace(at, 0, difference as u64 & 0xffff_ffff, flags).ok()?;
+    ctx.l4_csum_replace(at, 0, difference.cast_unsigned() & 0xffff_ffff, flags).ok()?;
     ctx.l4_csum_replace(at, port.to_wire().into(), to.port.to_wire().into(), zero | 2).ok()?;
     let start = ctx.data();
     if start + size_of::<Ipv6Frame>() > ctx.data_end() {
@@ -212,7 +212,7 @@ fn xdp_ipv4(frame: &mut Ipv4Frame, start: usize) -> Option<u32> {
         (frame.destination, frame.destination_port),
     );
     // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND.get(&key) }?;
+    let to = unsafe { OUTBOUND.get(key) }?;
     let address = to.address.ipv4_part();
     // SAFETY: 18 bytes behind the ports were checked; both offsets are within.
     let sum = unsafe { &mut *((start + TRANSPORT + offset) as *mut [u8; 2]) };
@@ -243,7 +243,7 @@ fn xdp_ipv6(ctx: &XdpContext) -> Option<u32> {
         (frame.destination, frame.destination_port),
     );
     // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND_IPV6.get(&key) }?;
+    let to = unsafe { OUTBOUND_IPV6.get(key) }?;
     // SAFETY: as in `xdp_ipv4`.
     let sum = unsafe { &mut *((start + TRANSPORT_IPV6 + offset) as *mut [u8; 2]) };
     let (from, address) = (source.to_wire(), to.address.to_wire());

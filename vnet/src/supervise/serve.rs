@@ -76,7 +76,7 @@ pub(super) async fn serve(
             }
             batch = running.shortcut.next() => {
                 let noted = match &batch {
-                    Ok(batch) => shortcut::note(running, batch).await,
+                    Ok(batch) => shortcut::note(running, batch),
                     Err(error) => {
                         shortcut::listen_anew(running);
                         Err(anyhow::anyhow!("{error}"))

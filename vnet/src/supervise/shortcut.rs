@@ -206,7 +206,7 @@ pub(super) fn listen_anew(running: &mut Running) {
 }
 
 /// Enters what has changed.
-pub(super) async fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
+pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     if batch.overrun {
         // With its queue, which is older than what is read then: the round reads, so that a flood costs little.
         running.shortcut.watch = None;
