@@ -46,10 +46,14 @@ pub fn run(
             )
         }
     }
+    command.args(["test", "--no-fail-fast"]);
+    if records {
+        // Whatever it is filtered by: in a virtual machine that is the program's name.
+        command.args(["--package", "vnet-tests", "--test", "vm_verifier"]);
+    } else {
+        command.args(["--workspace", "--exclude", "vnet-ebpf", "--"]).args(filters);
+    }
     command
-        .args(["test", "--workspace", "--exclude", "vnet-ebpf", "--no-fail-fast"])
-        .arg("--")
-        .args(filters)
         // Tests that cannot run must fail, not skip: everything they need is here.
         .env("VNET_REQUIRE_ROOT", "1");
     if records {
