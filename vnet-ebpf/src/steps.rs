@@ -4,7 +4,7 @@
 //! out the next one finds in per-CPU maps: the headers in `PACKET`, and in its `known` the flow.
 
 use crate::{
-    forwarded, guard,
+    forwarded,
     hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, OF_THE_HOST, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
@@ -109,14 +109,6 @@ pub fn at_bridge_egress<V: Ip>(skb: Skb) -> i32 {
 #[inline(always)]
 pub fn at_uplink_egress<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     egress::<V, RAW>(skb, to_outside::<V, RAW>(skb))
-}
-
-/// The guard, alone: what a guest may send goes on.
-#[inline(never)]
-pub fn at_guarded_port(skb: Skb) -> i32 {
-    let mut hook = Hook::new(skb, Link::Ethernet);
-    let verdict = guard::from_guest(&mut hook);
-    hook.finish(verdict)
 }
 
 /// What follows the first step at an egress.

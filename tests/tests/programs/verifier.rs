@@ -7,9 +7,9 @@ use vnet_tests::programs::*;
 /// Instructions that the verifier may process for each program; the kernel's limit is a million
 /// (`BPF_COMPLEXITY_LIMIT_INSNS`, `include/linux/bpf.h`).
 const BOUNDS: [(&str, u32); 9] = [
-    (program::BRIDGE_INGRESS, 150_000),
-    (program::BRIDGE_EGRESS, 100_000),
-    (program::UPLINK_INGRESS, 100_000),
+    (program::BRIDGE_INGRESS, 170_000),
+    (program::BRIDGE_EGRESS, 110_000),
+    (program::UPLINK_INGRESS, 120_000),
     (program::UPLINK_EGRESS, 100_000),
     (program::UPLINK_INGRESS_RAW, 100_000),
     (program::UPLINK_EGRESS_RAW, 100_000),
