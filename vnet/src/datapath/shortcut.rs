@@ -127,8 +127,12 @@ impl Datapath {
         }
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         let until = if time.is_zero() { 0 } else { (now + time).as_nanos() };
+        let until = u64::try_from(until).unwrap_or(0);
         let mut map: Array<_, u64> = self.map(map::SHORTCUT_LEASE)?;
-        map.set(0, u64::try_from(until).unwrap_or(0), ANY).map_err(failed(map::SHORTCUT_LEASE))
+        if map.get(&0, ANY).map_err(failed(map::SHORTCUT_LEASE))? == until {
+            return Ok(());
+        }
+        map.set(0, until, ANY).map_err(failed(map::SHORTCUT_LEASE))
     }
 
     /// What packets XDP takes where it is attached.
@@ -137,6 +141,9 @@ impl Datapath {
             return Ok(());
         }
         let mut map: Array<_, u32> = self.map(map::XDP_MODE)?;
+        if map.get(&0, ANY).map_err(failed(map::XDP_MODE))? == mode as u32 {
+            return Ok(());
+        }
         map.set(0, mode as u32, ANY).map_err(failed(map::XDP_MODE))
     }
 

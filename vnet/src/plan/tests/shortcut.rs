@@ -1,7 +1,7 @@
 use vnet_common::{
     guard::Mac,
     names::program,
-    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_SHORT, PORT_TAKES_XDP},
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
 };
 
 use super::*;
@@ -58,7 +58,7 @@ fn ports_of_guests_and_of_bridges_to_outside_may_be_passed_by() {
     let port = |bridge, port, flags| BridgePort { bridge, port, flags, ageing_ms: 300_000 };
     let bond = port(5, 9, PORT_SHORT | PORT_IS_UPLINK);
     let expected = [
-        (4, port(3, 4, PORT_SHORT | PORT_TAKES_XDP)),
+        (4, port(3, 4, PORT_SHORT | PORT_TAKES_XDP | PORT_JUDGED)),
         (6, port(5, 6, PORT_SHORT)),
         // XDP of a bond sees its slaves' numbers.
         (7, bond),
@@ -79,7 +79,7 @@ fn kernel_says_which_ports_take_frames_of_xdp_and_which_drivers_have_it() {
     let xdp = [(2, features(false, false)), (4, features(false, false)), (6, features(true, true))];
     let surfaces = Surfaces { rules: None, xdp: Some(xdp.into()) };
     let ways = ways(&two_bridges(), XdpSetting::On, &surfaces);
-    assert_eq!(ways.tables.ports[&4].flags, PORT_SHORT);
+    assert_eq!(ways.tables.ports[&4].flags, PORT_SHORT | PORT_JUDGED);
     assert_eq!(ways.tables.ports[&6].flags, PORT_SHORT | PORT_TAKES_XDP);
     assert_eq!(ways.xdp[0].refusal.as_deref(), Some("its driver has no native XDP"));
 }
