@@ -28,6 +28,14 @@ fn device(scene: &Scene) -> Result<Value> {
     Ok(scene.state()?["shortcut"]["xdp"][0].clone())
 }
 
+/// A scene whose outside sends whole checksums, as a NIC delivers them.
+fn scene_for_xdp() -> Result<Scene> {
+    Scene::with(|lab| {
+        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
+        Ok(())
+    })
+}
+
 fn switch(scene: &Scene, setting: &str, wanted: &str) -> Result<()> {
     let output = scene.vnet(&["apply", "--instance", &scene.instance, "--xdp", setting])?;
     ensure!(output.stdout == wanted, "{setting}: {}{}", output.stdout, output.stderr);
@@ -39,10 +47,7 @@ fn xdp_is_switched_while_flows_go_on_and_leaves_the_host_as_it_was() -> Result<(
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with(|lab| {
-        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
-        Ok(())
-    })?;
+    let scene = scene_for_xdp()?;
     let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
     let running = scene.ready(&["--short-ways", "on", "--xdp", "off"])?;
     let here = "192.168.122.11:4000".parse()?;
@@ -159,10 +164,7 @@ fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with(|lab| {
-        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
-        Ok(())
-    })?;
+    let scene = scene_for_xdp()?;
     let mut running = scene.ready(&["--short-ways", "off", "--xdp", "on"])?;
     let switch = |setting: &str, wanted: &str| -> Result<()> {
         let arguments = ["apply", "--instance", &scene.instance, "--short-ways", setting];

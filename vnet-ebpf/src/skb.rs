@@ -39,7 +39,7 @@ macro_rules! context_fields {
         $($(#[$meta])*
         #[inline(always)]
         pub fn $name(self) -> u32 {
-            context_word::<{ offset_of!(__sk_buff, $field) }>(self.raw)
+            context_word::<{ offset_of!(__sk_buff, $field) }, _>(self.raw.cast_const())
         })+
     };
 }
@@ -47,7 +47,7 @@ macro_rules! context_fields {
 /// Reads a field of the context in one instruction: the verifier refuses pointers into it, which the
 /// compiler would make to share loads.
 #[inline(always)]
-fn context_word<const OFFSET: usize>(context: *const __sk_buff) -> u32 {
+pub fn context_word<const OFFSET: usize, C>(context: *const C) -> u32 {
     #[cfg(target_arch = "bpf")]
     {
         let word: u64;

@@ -52,7 +52,6 @@ pub fn require_real_guests() -> bool {
 pub struct RealGuest {
     name: String,
     port: String,
-    mac: String,
     qemu: Running,
     agent: BufReader<UnixStream>,
 }
@@ -86,7 +85,7 @@ impl Lab {
         let link =
             Link::Port { bridge: bridge.to_owned(), guest: name.to_owned(), kind: PortKind::Tap };
         host.record(&port, &[], ETHERNET_MTU, link);
-        Ok(RealGuest { name: name.to_owned(), port, mac, qemu, agent: BufReader::new(agent) })
+        Ok(RealGuest { name: name.to_owned(), port, qemu, agent: BufReader::new(agent) })
     }
 }
 
@@ -95,12 +94,6 @@ impl RealGuest {
     #[must_use]
     pub fn port(&self) -> &str {
         &self.port
-    }
-
-    /// Of its NIC.
-    #[must_use]
-    pub fn mac(&self) -> &str {
-        &self.mac
     }
 
     /// Waits until it takes commands.

@@ -2,10 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use vnet_tests::{
-    lab::{
-        Guest, Node, require_bonding,
-        services::{TcpEcho, UdpEcho},
-    },
+    lab::{Guest, Node, require_bonding},
     vnet::Vnet,
 };
 
@@ -33,15 +30,7 @@ fn bridges(mode: &'static str) -> Result<()> {
     take_the_slaves_of(host, &veth_guest)?;
     let vnet = Vnet::start(host, &[LAN.to_owned()])?;
 
-    let echo = UdpEcho::start(&bonded.station, at(STATION, 7))?;
-    let tcp = TcpEcho::start(&bonded.station, at(STATION, 7))?;
-    for guest in [&tap_guest, &veth_guest] {
-        assert_eq!(guest.udp_ask(echo.address(), b"who am I", DEADLINE)?, b"who am I");
-        assert_eq!(guest.ping_with(STATION, 3, &["-W", "10"])?.received, 3);
-        drop(guest.tcp_connect(tcp.address(), DEADLINE)?);
-    }
-    let outside: Vec<_> = echo.peers().iter().map(|peer| peer.ip().to_string()).collect();
-    assert_eq!(outside, ["203.0.113.11", "203.0.113.12"]);
+    let echo = bonded.serve([&tap_guest, &veth_guest], ["203.0.113.11", "203.0.113.12"])?;
 
     let flows = Flows::start([
         veth_guest.udp_socket(at("203.0.113.12", 4000), echo.address(), DEADLINE)?,

@@ -2,10 +2,7 @@
 
 use anyhow::Result;
 use vnet_tests::{
-    lab::{
-        Guest, require_bonding,
-        services::{TcpEcho, UdpEcho},
-    },
+    lab::{Guest, require_bonding},
     vnet::{Vnet, nat_network},
 };
 
@@ -26,15 +23,7 @@ fn masquerades(mode: &'static str) -> Result<()> {
     let veth_guest = plug(Guest::veth("guest2"), "192.168.122.12/24")?;
     let vnet = Vnet::start(host, &[nat_network("default", "virbr0", &["192.168.122.1/24"])])?;
 
-    let echo = UdpEcho::start(&bonded.station, at(STATION, 7))?;
-    let tcp = TcpEcho::start(&bonded.station, at(STATION, 7))?;
-    for guest in [&tap_guest, &veth_guest] {
-        assert_eq!(guest.udp_ask(echo.address(), b"who am I", DEADLINE)?, b"who am I");
-        assert_eq!(guest.ping_with(STATION, 3, &["-W", "10"])?.received, 3);
-        drop(guest.tcp_connect(tcp.address(), DEADLINE)?);
-    }
-    let outside: Vec<_> = echo.peers().iter().map(|peer| peer.ip().to_string()).collect();
-    assert_eq!(outside, ["203.0.113.2", "203.0.113.2"]);
+    let echo = bonded.serve([&tap_guest, &veth_guest], ["203.0.113.2", "203.0.113.2"])?;
 
     let flows = Flows::start([
         veth_guest.udp_socket(at("192.168.122.12", 4000), echo.address(), DEADLINE)?,

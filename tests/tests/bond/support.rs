@@ -12,7 +12,11 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use vnet_tests::lab::{End, Lab, Node, wait_until};
+use vnet_tests::lab::{
+    End, Lab, Node,
+    services::{TcpEcho, UdpEcho},
+    wait_until,
+};
 
 /// For a change of the links, or for an answer.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -62,6 +66,20 @@ impl Bonded {
         let bonded = Self { lab, host, station, mode };
         bonded.wait_for(&["s0", "s1"])?;
         Ok(bonded)
+    }
+
+    /// Serves guests at the station, which sees them by these addresses, and shows that they get there.
+    pub fn serve(&self, guests: [&Node; 2], seen_as: [&str; 2]) -> Result<UdpEcho> {
+        let echo = UdpEcho::start(&self.station, at(STATION, 7))?;
+        let tcp = TcpEcho::start(&self.station, at(STATION, 7))?;
+        for guest in guests {
+            assert_eq!(guest.udp_ask(echo.address(), b"who am I", DEADLINE)?, b"who am I");
+            assert_eq!(guest.ping_with(STATION, 3, &["-W", "10"])?.received, 3);
+            drop(guest.tcp_connect(tcp.address(), DEADLINE)?);
+        }
+        let outside: Vec<_> = echo.peers().iter().map(|peer| peer.ip().to_string()).collect();
+        assert_eq!(outside, seen_as);
+        Ok(echo)
     }
 
     /// Until the bond sends by exactly these slaves.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use vnet_common::{
-    flow::{FLAG_HAIRPIN, protocol},
+    flow::{FLAG_HAIRPIN, Session, protocol},
     port::PortRange,
     shortcut::{
         InboundWay, OutboundWay, PORT_IS_UPLINK, PORT_SHORT, Station, WAY_LIFE, WAY_TAKES_XDP,
@@ -25,14 +25,18 @@ fn ways(rig: &mut Rig) -> Result<(OutboundWay, InboundWay)> {
     Ok((session.way_outbound, session.way_inbound))
 }
 
+fn assert_without_ways(session: &Session) {
+    assert_eq!(session.way_outbound, OutboundWay::default());
+    assert_eq!(session.way_inbound, InboundWay::default());
+}
+
 #[test]
 fn first_packet_of_a_flow_looks_for_no_way() -> Result<()> {
     with_rig(|rig| {
         rig.shorten(NETWORK, "virbr0", PORT)?;
         rig.from_guest(&query())?;
         let session = rig.tables()?.only();
-        assert_eq!(session.way_outbound, OutboundWay::default());
-        assert_eq!(session.way_inbound, InboundWay::default());
+        assert_without_ways(&session);
         Ok(())
     })
 }
@@ -79,8 +83,7 @@ fn no_way_is_looked_for_when_its_lease_is_over() -> Result<()> {
                 rig.from_outside(&udp("192.0.2.10:53", "198.51.100.1:20000"))?;
             }
             let session = rig.tables()?.only();
-            assert_eq!(session.way_outbound, OutboundWay::default());
-            assert_eq!(session.way_inbound, InboundWay::default());
+            assert_without_ways(&session);
         }
         Ok(())
     })
@@ -244,8 +247,7 @@ fn new_flow_has_no_ways_of_its_slots_former_tenant() -> Result<()> {
         })?;
         rig.from_guest(&query())?;
         let session = rig.tables()?.only();
-        assert_eq!(session.way_outbound, OutboundWay::default());
-        assert_eq!(session.way_inbound, InboundWay::default());
+        assert_without_ways(&session);
         Ok(())
     })
 }

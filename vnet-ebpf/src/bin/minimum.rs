@@ -81,6 +81,45 @@ struct Ipv6Frame {
     destination_port: PortBe,
 }
 
+impl Ipv4Frame {
+    /// What becomes of the packet, if anything.
+    #[inline(always)]
+    fn rewrite(&self) -> Option<&'static Rewrite> {
+        if self.version_and_length != 0x45
+            || self.fragment & 0x3fff_u16.to_be() != 0
+            || self.ttl <= 1
+        {
+            return None;
+        }
+        let source = (self.source, self.source_port);
+        let destination = (self.destination, self.destination_port);
+        // SAFETY: nobody removes entries.
+        unsafe { OUTBOUND.get(FlowKey::outbound(self.protocol, source, destination)) }
+    }
+}
+
+impl Ipv6Frame {
+    /// As [`Ipv4Frame::rewrite`].
+    #[inline(always)]
+    fn rewrite(&self) -> Option<&'static Rewrite> {
+        if self.ttl <= 1 {
+            return None;
+        }
+        let source = (self.source, self.source_port);
+        let destination = (self.destination, self.destination_port);
+        // SAFETY: nobody removes entries.
+        unsafe { OUTBOUND_IPV6.get(FlowKey::outbound(self.protocol, source, destination)) }
+    }
+
+    /// Writes a source and counts the hop limit down.
+    #[inline(always)]
+    fn translate(&mut self, address: Address, port: PortBe) {
+        self.source = address;
+        self.source_port = port;
+        self.ttl -= 1;
+    }
+}
+
 /// Nothing at all: what a run costs by itself.
 #[classifier]
 pub fn nothing(_ctx: TcContext) -> i32 {
@@ -110,21 +149,9 @@ pub fn minimum(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn ipv4(ctx: &TcContext, frame: &Ipv4Frame) -> Option<i32> {
-    if frame.version_and_length != 0x45
-        || frame.fragment & 0x3fff_u16.to_be() != 0
-        || frame.ttl <= 1
-    {
-        return None;
-    }
     let (offset, zero) = checksum_of(frame.protocol)?;
     let (source, port) = (frame.source, frame.source_port);
-    let key = FlowKey::outbound(
-        frame.protocol,
-        (source, port),
-        (frame.destination, frame.destination_port),
-    );
-    // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND.get(key) }?;
+    let to = frame.rewrite()?;
     let address = to.address.ipv4_part();
     let at = TRANSPORT + offset;
     let flags = u64::from(BPF_F_PSEUDO_HDR) | zero | 4;
@@ -149,18 +176,9 @@ fn ipv6(ctx: &TcContext) -> Option<i32> {
     }
     // SAFETY: as in `minimum`.
     let frame = unsafe { &*(start as *const Ipv6Frame) };
-    if frame.ttl <= 1 {
-        return None;
-    }
     let (offset, zero) = checksum_of(frame.protocol)?;
     let (source, port) = (frame.source, frame.source_port);
-    let key = FlowKey::outbound(
-        frame.protocol,
-        (source, port),
-        (frame.destination, frame.destination_port),
-    );
-    // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND_IPV6.get(key) }?;
+    let to = frame.rewrite()?;
     let at = TRANSPORT_IPV6 + offset;
     let (mut from, mut address) = (source.to_wire(), to.address.to_wire());
     // SAFETY: both arrays are as long as told.
@@ -174,9 +192,7 @@ fn ipv6(ctx: &TcContext) -> Option<i32> {
     }
     // SAFETY: as in `ipv4`.
     let frame = unsafe { &mut *(start as *mut Ipv6Frame) };
-    frame.source = to.address;
-    frame.source_port = to.port;
-    frame.ttl -= 1;
+    frame.translate(to.address, to.port);
     Some(redirect(to.ifindex, Neighbour { family: AF_INET6, next_hop: to.next_hop.to_wire() }))
 }
 
@@ -198,21 +214,9 @@ pub fn minimum_xdp(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn xdp_ipv4(frame: &mut Ipv4Frame, start: usize) -> Option<u32> {
-    if frame.version_and_length != 0x45
-        || frame.fragment & 0x3fff_u16.to_be() != 0
-        || frame.ttl <= 1
-    {
-        return None;
-    }
     let (offset, _) = checksum_of(frame.protocol)?;
     let (source, port) = (frame.source, frame.source_port);
-    let key = FlowKey::outbound(
-        frame.protocol,
-        (source, port),
-        (frame.destination, frame.destination_port),
-    );
-    // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND.get(key) }?;
+    let to = frame.rewrite()?;
     let address = to.address.ipv4_part();
     // SAFETY: 18 bytes behind the ports were checked; both offsets are within.
     let sum = unsafe { &mut *((start + TRANSPORT + offset) as *mut [u8; 2]) };
@@ -232,18 +236,9 @@ fn xdp_ipv6(ctx: &XdpContext) -> Option<u32> {
     }
     // SAFETY: as in `ipv4`.
     let frame = unsafe { &mut *(start as *mut Ipv6Frame) };
-    if frame.ttl <= 1 {
-        return None;
-    }
     let (offset, _) = checksum_of(frame.protocol)?;
     let (source, port) = (frame.source, frame.source_port);
-    let key = FlowKey::outbound(
-        frame.protocol,
-        (source, port),
-        (frame.destination, frame.destination_port),
-    );
-    // SAFETY: nobody removes entries.
-    let to = unsafe { OUTBOUND_IPV6.get(key) }?;
+    let to = frame.rewrite()?;
     // SAFETY: as in `xdp_ipv4`.
     let sum = unsafe { &mut *((start + TRANSPORT_IPV6 + offset) as *mut [u8; 2]) };
     let (from, address) = (source.to_wire(), to.address.to_wire());
@@ -252,9 +247,7 @@ fn xdp_ipv6(ctx: &XdpContext) -> Option<u32> {
         changed = checksum::replace_long(changed, from, to);
     }
     *sum = checksum::replace_word(changed, port.to_wire(), to.port.to_wire()).to_ne_bytes();
-    frame.source = to.address;
-    frame.source_port = to.port;
-    frame.ttl -= 1;
+    frame.translate(to.address, to.port);
     frame.link = to.link;
     Some(DEVICES.redirect(to.ifindex, 0).unwrap_or(xdp_action::XDP_ABORTED))
 }

@@ -1,12 +1,12 @@
 //! The only place that touches the buffer of an XDP program: checked accessors over its context.
 
-#[cfg(target_arch = "bpf")]
-use core::arch::asm;
 use core::mem::offset_of;
 
 use aya_ebpf::{bindings::xdp_md, programs::XdpContext};
 use bytemuck::Pod;
 use vnet_common::family::Family;
+
+use crate::skb::context_word;
 
 /// `ETH_P_IP` and `ETH_P_IPV6` in network byte order.
 const ETHERTYPE_IPV4: u16 = 0x0800_u16.to_be();
@@ -28,7 +28,7 @@ impl Frame {
     /// The interface at which it came in: of a bond the slave.
     #[inline(always)]
     pub fn ingress_ifindex(self) -> u32 {
-        context_word::<{ offset_of!(xdp_md, ingress_ifindex) }>(self.raw)
+        context_word::<{ offset_of!(xdp_md, ingress_ifindex) }, _>(self.raw.cast_const())
     }
 
     #[inline(always)]
@@ -90,30 +90,5 @@ impl Frame {
     fn pointer<T>(self, offset: usize) -> Option<*mut T> {
         let start = self.data() + offset;
         (start + size_of::<T>() <= self.data_end()).then_some(start as *mut T)
-    }
-}
-
-/// As `skb::context_word`.
-#[inline(always)]
-fn context_word<const OFFSET: usize>(context: *const xdp_md) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let word: u64;
-        // SAFETY: the context is valid while the program runs; the verifier checks the field.
-        unsafe {
-            asm!(
-                "{word} = *(u32 *)({context} + {offset})",
-                word = out(reg) word,
-                context = in(reg) context,
-                offset = const OFFSET,
-                options(nostack, preserves_flags, readonly)
-            );
-        }
-        word as u32
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    // SAFETY: as above.
-    unsafe {
-        context.byte_add(OFFSET).cast::<u32>().read()
     }
 }

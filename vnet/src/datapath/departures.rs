@@ -10,10 +10,7 @@ use vnet_common::{
     names::map,
 };
 
-use super::{
-    Datapath, DatapathError,
-    tables::{failed, is_absent},
-};
+use super::{Datapath, DatapathError, tables::absent_is_fine};
 use crate::definition::MacAddress;
 
 /// An address that a guest was the first to use.
@@ -60,10 +57,7 @@ impl Datapath {
         let mut departures: HashMap<_, Address, u64> = self.map(map::DEPARTURES)?;
         let addresses: Vec<_> = departures.keys().flatten().collect();
         for address in addresses {
-            match departures.remove(&address) {
-                Err(error) if !is_absent(&error) => return Err(failed(map::DEPARTURES)(error)),
-                _ => {}
-            }
+            absent_is_fine(departures.remove(&address), map::DEPARTURES)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use vnet_common::{
 
 use super::{
     Datapath, DatapathError,
-    tables::{failed, is_absent},
+    tables::{absent_is_fine, failed, is_absent},
 };
 use crate::{
     definition::MacAddress,
@@ -187,13 +187,6 @@ fn changed<K: Ord + Copy, V: PartialEq + Copy>(
 
 fn gone<K: Ord + Copy, V>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
     old.keys().filter(|key| !new.contains_key(key)).copied().collect()
-}
-
-fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), DatapathError> {
-    match result {
-        Err(error) if !is_absent(&error) => Err(failed(name)(error)),
-        _ => Ok(()),
-    }
 }
 
 fn is_present(error: &MapError) -> bool {

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Array, HashMap, xdp::DevMapHash};
+use aya::{
+    Pod,
+    maps::{Array, HashMap, xdp::DevMapHash},
+};
 use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     guard::{Mac, MacKey},
@@ -15,7 +18,7 @@ use vnet_common::{
 
 use super::{
     Datapath, DatapathError,
-    tables::{failed, is_absent},
+    tables::{absent_is_fine, failed},
 };
 use crate::plan::ShortcutTables;
 
@@ -59,10 +62,7 @@ impl Datapath {
         let mut ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
         let wrong: BTreeSet<u32> = old.ports.iter().filter(is_wrong).map(|(at, _)| *at).collect();
         for port in &wrong {
-            match ports.remove(port) {
-                Err(error) if !is_absent(&error) => return Err(failed(map::BRIDGE_PORTS)(error)),
-                _ => {}
-            }
+            absent_is_fine(ports.remove(port), map::BRIDGE_PORTS)?;
         }
         let mut addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
         let others =
@@ -111,10 +111,7 @@ impl Datapath {
         let mut map: DevMapHash<_> = self.map(map::XDP_PORTS)?;
         for (port, _) in old.ports.iter().filter(|(_, at)| takes(at)) {
             if !new.ports.get(port).is_some_and(takes) {
-                match map.remove(*port) {
-                    Err(error) if !is_absent(&error) => return Err(failed(map::XDP_PORTS)(error)),
-                    _ => {}
-                }
+                absent_is_fine(map.remove(*port), map::XDP_PORTS)?;
             }
         }
         Ok(())
@@ -128,11 +125,7 @@ impl Datapath {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         let until = if time.is_zero() { 0 } else { (now + time).as_nanos() };
         let until = u64::try_from(until).unwrap_or(0);
-        let mut map: Array<_, u64> = self.map(map::SHORTCUT_LEASE)?;
-        if map.get(&0, ANY).map_err(failed(map::SHORTCUT_LEASE))? == until {
-            return Ok(());
-        }
-        map.set(0, until, ANY).map_err(failed(map::SHORTCUT_LEASE))
+        self.set_word(map::SHORTCUT_LEASE, until)
     }
 
     /// What packets XDP takes where it is attached.
@@ -140,11 +133,20 @@ impl Datapath {
         if !self.has_shortcut() {
             return Ok(());
         }
-        let mut map: Array<_, u32> = self.map(map::XDP_MODE)?;
-        if map.get(&0, ANY).map_err(failed(map::XDP_MODE))? == mode as u32 {
+        self.set_word(map::XDP_MODE, mode as u32)
+    }
+
+    /// Writes the only element of a map, if it says something else.
+    fn set_word<T: Pod + PartialEq>(
+        &mut self,
+        name: &'static str,
+        word: T,
+    ) -> Result<(), DatapathError> {
+        let mut map: Array<_, T> = self.map(name)?;
+        if map.get(&0, ANY).map_err(failed(name))? == word {
             return Ok(());
         }
-        map.set(0, mode as u32, ANY).map_err(failed(map::XDP_MODE))
+        map.set(0, word, ANY).map_err(failed(name))
     }
 
     /// Enters stations at the ports where their bridges know them, which nobody has seen there yet, and
@@ -163,10 +165,7 @@ impl Datapath {
                     let station = Station { port: *port, seen_at: 0, seen: 0 };
                     map.insert(key, station, ANY).map_err(failed(map::STATIONS))?;
                 }
-                None => match map.remove(key) {
-                    Err(error) if !is_absent(&error) => return Err(failed(map::STATIONS)(error)),
-                    _ => {}
-                },
+                None => absent_is_fine(map.remove(key), map::STATIONS)?,
             }
         }
         Ok(())

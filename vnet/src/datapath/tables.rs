@@ -231,12 +231,7 @@ impl Datapath {
             if !forgotten && new.masquerades_to(key.external) {
                 continue;
             }
-            match port_maps.remove(&key) {
-                Err(error) if !is_absent(&error) => {
-                    return Err(failed(names::map::PORT_MAPS)(error));
-                }
-                _ => {}
-            }
+            absent_is_fine(port_maps.remove(&key), names::map::PORT_MAPS)?;
         }
         Ok(())
     }
@@ -321,6 +316,17 @@ fn replace<M, K: Ord, V: PartialEq>(
         insert(map, key, value)?;
     }
     Ok(())
+}
+
+/// The result of a removal from a map, where what is not there need not be removed.
+pub(super) fn absent_is_fine(
+    result: Result<(), MapError>,
+    map: &'static str,
+) -> Result<(), DatapathError> {
+    match result {
+        Err(error) if !is_absent(&error) => Err(failed(map)(error)),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn is_absent(error: &MapError) -> bool {
