@@ -136,8 +136,10 @@ impl Site {
         let of_port = Receiver::of(&host, &port, FORWARDS)?;
         let of_uplink = Receiver::of(&host, "eth0", FORWARDS)?;
         let (guest_wire, outside_wire) = (Wire::at(&guest)?, Wire::at(&outside)?);
-        let of_ends =
-            [Receiver::of(&guest, "eth0", GENERATES)?, Receiver::of(&outside, "eth0", GENERATES)?];
+        let of_ends = [
+            Receiver::coalescing(&guest, "eth0", GENERATES)?,
+            Receiver::coalescing(&outside, "eth0", GENERATES)?,
+        ];
         let mut vnet = None;
         let mut stops = None;
         match forwarding {

@@ -16,8 +16,8 @@ use vnet_common::generator::{FRAME_BYTES, Stream};
 use super::threads::{GENERATES, bind};
 use crate::{bench::objects, lab::Node, programs::Plain};
 
-/// Frames that one call sends.
-const AT_ONCE: u32 = 1 << 14;
+/// Frames that one call sends: each call waits for RCU's grace periods, in which nothing is sent.
+const AT_ONCE: u32 = 1 << 18;
 /// Frames that the kernel handles together, as a driver's receive function does.
 const BATCH: u32 = 64;
 
