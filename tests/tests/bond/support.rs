@@ -1,6 +1,7 @@
 //! Two bonded wires to an outside station, and two equal flows by them.
 
 use std::{
+    collections::BTreeSet,
     io::ErrorKind,
     net::{SocketAddr, UdpSocket},
     sync::{
@@ -25,11 +26,17 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 const PACE: Duration = Duration::from_millis(10);
 
 /// Datagrams of each flow that have to be answered before a test goes on.
-const ENOUGH: u64 = 30;
+const ENOUGH: usize = 30;
 
-/// Two flows send in turn, so that what takes the wire away from one takes it from the other; but each time
-/// that a wire goes or comes it may do so between the two.
-const BETWEEN: u64 = 1;
+/// How often the bonds look at their slaves, in milliseconds.
+const MIIMON: u64 = 50;
+
+/// A change of the links loses what is in flight: a datagram more or less of two flows that send in turn.
+const IN_FLIGHT: u64 = 1;
+
+/// Of two runs one after the other, one may lose a slave just before the bond looks at it and the other just
+/// after: the datagrams of one such interval.
+const UNSEEN: u64 = MIIMON / PACE.as_millis() as u64;
 
 /// The outside's address.
 pub const STATION: &str = "203.0.113.1";
@@ -68,26 +75,35 @@ impl Bonded {
         Ok(bonded)
     }
 
-    /// Serves guests at the station, which sees them by these addresses, and shows that they get there.
-    pub fn serve(&self, guests: [&Node; 2], seen_as: [&str; 2]) -> Result<UdpEcho> {
-        let echo = UdpEcho::start(&self.station, at(STATION, 7))?;
+    /// Answers at the station.
+    pub fn echo(&self) -> Result<UdpEcho> {
+        Ok(UdpEcho::start(&self.station, at(STATION, 7))?)
+    }
+
+    /// Guests reach the station, which sees them by these addresses.
+    pub fn reach(&self, echo: &UdpEcho, guests: [&Node; 2], seen_as: [&str; 2]) -> Result<()> {
         let tcp = TcpEcho::start(&self.station, at(STATION, 7))?;
+        let asked = echo.peers().len();
         for guest in guests {
             assert_eq!(guest.udp_ask(echo.address(), b"who am I", DEADLINE)?, b"who am I");
             assert_eq!(guest.ping_with(STATION, 3, &["-W", "10"])?.received, 3);
             drop(guest.tcp_connect(tcp.address(), DEADLINE)?);
         }
-        let outside: Vec<_> = echo.peers().iter().map(|peer| peer.ip().to_string()).collect();
-        assert_eq!(outside, seen_as);
-        Ok(echo)
+        let peers = echo.peers();
+        let new: Vec<_> = peers.iter().skip(asked).map(|peer| peer.ip().to_string()).collect();
+        assert_eq!(new, seen_as);
+        Ok(())
     }
 
-    /// Until the bond sends by exactly these slaves.
+    /// Until the bond sends by exactly these slaves, which are sorted.
     pub fn wait_for(&self, slaves: &[&str]) -> Result<()> {
         wait_until(&format!("bond0 has {slaves:?}"), DEADLINE, || {
             let text = self.host.run(&["cat", "/proc/net/bonding/bond0"]);
             let text = text.map_err(|error| error.to_string())?;
-            if usable(&text, self.mode) == slaves { Ok(()) } else { Err(text) }
+            // In the order in which they came to the bond.
+            let mut usable = usable(&text, self.mode);
+            usable.sort_unstable();
+            if usable == slaves { Ok(()) } else { Err(text) }
         })?;
         Ok(())
     }
@@ -98,8 +114,15 @@ impl Bonded {
         Ok(())
     }
 
-    /// Fails each slave in turn, then takes one out and puts it in again, while both flows go on.
-    pub fn fail_each_slave(&self, flows: &Flows) -> Result<()> {
+    /// What two flows lose that send in turn while each slave fails in turn, and then one is taken out and put
+    /// in again.
+    pub fn losses(&self, sockets: [UdpSocket; 2]) -> Result<[u64; 2]> {
+        let flows = Flows::start(sockets)?;
+        self.fail_each_slave(&flows)?;
+        Ok(flows.finish())
+    }
+
+    fn fail_each_slave(&self, flows: &Flows) -> Result<()> {
         flows.wait_for_answers()?;
         for (peer, left) in [("p0", "s1"), ("p1", "s0")] {
             self.plug(peer, "down")?;
@@ -116,17 +139,33 @@ impl Bonded {
         self.host
             .ip_batch(&["link set s0 down".to_owned(), "link set s0 master bond0".to_owned()])?;
         self.plug("p0", "up")?;
-        self.wait_for(&["s1", "s0"])?;
+        self.wait_for(&["s0", "s1"])?;
         flows.wait_for_answers()
     }
 }
 
 /// How often [`Bonded::fail_each_slave`] takes a wire away or gives it back.
-pub const CHANGES: u64 = 6;
+const CHANGES: u64 = 6;
+
+/// How many of these take one away.
+const FAILURES: u64 = 3;
+
+/// The first of each two flows is compared: with the bond's other one of the same moments, and with what was lost
+/// when the same was done without vnet, before it and after it.
+pub fn is_no_worse(with: [u64; 2], without: [[u64; 2]; 2]) -> Result<()> {
+    println!("lost with vnet, and by the other flow: {with:?}; without vnet: {without:?}");
+    let in_flight = CHANGES * IN_FLIGHT;
+    ensure!(with[0] <= with[1] + in_flight, "{with:?}");
+    let most = without.iter().map(|losses| losses[0]).max().unwrap_or_default();
+    ensure!(with[0] <= most + in_flight + FAILURES * UNSEEN, "{with:?}, without: {without:?}");
+    Ok(())
+}
 
 /// Makes a bond with settings that find a dead slave soon, and waits for nothing.
 fn bond(on: &Node, name: &str, mode: &str, slaves: [&str; 2]) -> Result<()> {
-    let mut add = vec!["ip", "link", "add", name, "type", "bond", "mode", mode, "miimon", "50"];
+    let interval = MIIMON.to_string();
+    let mut add =
+        vec!["ip", "link", "add", name, "type", "bond", "mode", mode, "miimon", &interval];
     if mode == "802.3ad" {
         add.extend(["lacp_rate", "fast"]);
     }
@@ -168,66 +207,58 @@ fn usable(text: &str, mode: &str) -> Vec<String> {
 }
 
 /// What became of a flow's datagrams.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Count {
-    pub sent: u64,
-    pub answered: u64,
+#[derive(Debug, Clone, Default)]
+struct Count {
+    sent: u64,
+    /// Which of them were answered.
+    answered: BTreeSet<u64>,
 }
 
 impl Count {
-    const fn lost(self) -> u64 {
-        self.sent - self.answered
+    fn lost(&self) -> u64 {
+        (0..self.sent).filter(|number| !self.answered.contains(number)).count() as u64
     }
 }
 
 /// Two flows to one echo server that send in turn.
-pub struct Flows {
+struct Flows {
     counts: Arc<Mutex<[Count; 2]>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Flows {
-    /// The first one is vnet's, the second one does without.
-    pub fn start(sockets: [UdpSocket; 2]) -> Result<Self> {
+    fn start(sockets: [UdpSocket; 2]) -> Result<Self> {
         for socket in &sockets {
             socket.set_nonblocking(true)?;
         }
-        let counts = Arc::new(Mutex::new([Count::default(); 2]));
+        let counts = Arc::new(Mutex::new([Count::default(), Count::default()]));
         let stop = Arc::new(AtomicBool::new(false));
         let shared = (Arc::clone(&counts), Arc::clone(&stop));
         let thread = thread::spawn(move || exchange(&sockets, &shared.0, &shared.1));
         Ok(Self { counts, stop, thread: Some(thread) })
     }
 
-    fn so_far(&self) -> [Count; 2] {
-        *self.counts.lock().unwrap()
+    fn answered(&self) -> [usize; 2] {
+        self.counts.lock().unwrap().each_ref().map(|count| count.answered.len())
     }
 
     /// Until both have got some more answers.
-    pub fn wait_for_answers(&self) -> Result<()> {
-        let before = self.so_far();
+    fn wait_for_answers(&self) -> Result<()> {
+        let before = self.answered();
         wait_until("answers of both flows", DEADLINE, || {
-            let now = self.so_far();
-            let is_enough = |flow: usize| now[flow].answered >= before[flow].answered + ENOUGH;
+            let now = self.answered();
+            let is_enough = |flow: usize| now[flow] >= before[flow] + ENOUGH;
             if is_enough(0) && is_enough(1) { Ok(()) } else { Err(format!("{before:?} {now:?}")) }
         })?;
         Ok(())
     }
 
-    /// Ends both: vnet's has lost no more than the other, but for what went between the two.
-    pub fn finish(mut self, changes: u64) -> Result<()> {
+    /// Ends both; how many datagrams each has lost.
+    fn finish(mut self) -> [u64; 2] {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
-        let [ours, plain] = self.so_far();
-        println!(
-            "of {} datagrams vnet's flow lost {}, the other {}",
-            ours.sent,
-            ours.lost(),
-            plain.lost()
-        );
-        ensure!(ours.lost() <= plain.lost() + changes * BETWEEN, "{ours:?} {plain:?}");
-        Ok(())
+        self.counts.lock().unwrap().each_ref().map(Count::lost)
     }
 }
 
@@ -240,28 +271,42 @@ impl Drop for Flows {
 fn exchange(sockets: &[UdpSocket; 2], counts: &Mutex<[Count; 2]>, stop: &AtomicBool) {
     /// After the last datagram, for its answer.
     const LAST: Duration = Duration::from_secs(2);
-    let mut own = [Count::default(); 2];
     let mut end = None;
     while end.is_none_or(|end: Instant| end.elapsed() < LAST) {
         if end.is_none() && stop.load(Ordering::Relaxed) {
             end = Some(Instant::now());
         }
-        for (socket, count) in sockets.iter().zip(&mut own) {
+        for (socket, count) in sockets.iter().zip(counts.lock().unwrap().iter_mut()) {
             if end.is_none() {
                 // A datagram that cannot leave is lost as well.
                 let _ = socket.send(&count.sent.to_be_bytes());
                 count.sent += 1;
             }
-            loop {
-                match socket.recv(&mut [0; 16]) {
-                    Ok(_) => count.answered += 1,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => {}
+            receive(socket, count);
+        }
+        thread::sleep(PACE);
+    }
+}
+
+/// Takes what has arrived, until nothing has or the socket tells an error, which comes with an ICMP message;
+/// what is behind it is taken the next time.
+fn receive(socket: &UdpSocket, count: &mut Count) {
+    let mut number = [0; 8];
+    loop {
+        match socket.recv(&mut number) {
+            Ok(length) => {
+                assert_eq!(length, number.len(), "an answer of another length");
+                let number = u64::from_be_bytes(number);
+                assert!(number < count.sent, "an answer to a datagram that was never sent");
+                count.answered.insert(number);
+            }
+            Err(error) => {
+                if error.kind() != ErrorKind::WouldBlock {
+                    println!("a flow's socket: {error}");
                 }
+                return;
             }
         }
-        *counts.lock().unwrap() = own;
-        thread::sleep(PACE);
     }
 }
 
