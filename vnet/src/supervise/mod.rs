@@ -11,7 +11,9 @@ mod hooks;
 mod in_force;
 mod janitor;
 mod migrate;
+mod neighbourhood;
 mod obey;
+mod pace;
 mod pause;
 mod ports;
 mod prepare;
@@ -25,6 +27,7 @@ mod standing;
 mod startup;
 mod state;
 mod stations;
+mod surfaces;
 mod trial;
 mod watched;
 
