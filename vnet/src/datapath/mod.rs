@@ -32,3 +32,4 @@ pub use places::{finish_migration, is_migrating, layout_of, present_maps};
 pub(crate) use query::programs_at;
 pub use running::{FormerProgram, name_of, programs_of};
 pub use sweep::Sweep;
+pub use xdp::TAKEN as XDP_IS_TAKEN;

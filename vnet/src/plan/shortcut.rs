@@ -187,9 +187,11 @@ impl Shortcuts {
         // Frames of a network in mode `bridge` never come to the bridge's own device.
         let of_device = if is_bridged { &none } else { others_at(bridge) };
         let of_bridge = why_all(bridge, of_device, surfaces);
-        of_bridge.iter().for_each(|reason| say(None, reason.clone()));
-        let seen_by = of_device.before.as_ref().filter(|_| of_bridge.is_none());
-        seen_by.iter().for_each(|what| say(None, format!("what guests send meets {what}")));
+        if let Some(reason) = &of_bridge {
+            say(None, reason.clone());
+        } else if let Some(what) = &of_device.before {
+            say(None, format!("what guests send meets {what}"));
+        }
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {

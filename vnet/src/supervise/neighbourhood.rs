@@ -169,7 +169,7 @@ pub(super) async fn tend(running: &mut Running) -> anyhow::Result<bool> {
 pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     if batch.overrun {
         running.shortcut.neighbourhood.lose();
-        log::debug!("notifications of forwarding databases were lost: reading them again");
+        log::info!("notifications of forwarding databases were lost: reading them again");
         return Ok(());
     }
     let now = Instant::now();

@@ -15,7 +15,7 @@ use super::{
     state, surfaces,
 };
 use crate::{
-    datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec},
+    datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec, XDP_IS_TAKEN},
     host::{Snapshot, xdp},
     instance::state::{ShortcutState, XdpState},
     notify,
@@ -161,6 +161,10 @@ pub(super) fn renew_lease(running: &mut Running) -> anyhow::Result<()> {
 /// Whether something has changed that the kernel sends no notice of.
 pub(super) async fn is_changed(running: &mut Running) -> bool {
     let mut is_changed = has_other_surfaces(running).await;
+    let refusals = running.shortcut.refusals.iter();
+    for (ifindex, _) in refusals.filter(|(_, reason)| *reason == XDP_IS_TAKEN) {
+        is_changed |= xdp::is_absent(*ifindex).await.unwrap_or(false);
+    }
     for hook in &mut running.shortcut.hooks {
         hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
         is_changed |= hook.is_lost;
