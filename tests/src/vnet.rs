@@ -118,10 +118,13 @@ impl Vnet {
     /// Asks it to end.
     ///
     /// # Errors
-    /// If it does not end in time with status 0, printed anything but `ready` to its standard
+    /// If it was to be switched at random and never was, does not end in time with status 0, printed anything but `ready` to its standard
     /// output, or logged an error.
     pub fn stop(mut self) -> Result<()> {
-        drop(self.switching.take());
+        if let Some(switching) = self.switching.take() {
+            let what = || format!("XDP of {} switched at random", self.instance);
+            switching.finish().map_err(|seen| Error::unexpected(what(), seen))?;
+        }
         let output = self.running.terminate(DEADLINE)?.success()?;
         let failed = output.stderr.lines().any(|line| line.contains("ERROR"));
         if output.stdout != "ready\n" || failed {

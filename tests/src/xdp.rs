@@ -3,17 +3,19 @@
 use std::{
     env,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use crate::lab::Node;
 
 /// `off`, `on`, `random`, or a number: the seed of `random`.
 const VARIABLE: &str = "VNET_TEST_XDP";
+/// A daemon that has lived so long has been switched, else something is wrong.
+const LONG: Duration = Duration::from_secs(5);
 /// Between two switches, in milliseconds.
 const PAUSES: std::ops::Range<u64> = 20..500;
 
@@ -67,6 +69,12 @@ pub fn arguments(others: &[&str]) -> Vec<&'static str> {
 #[derive(Debug)]
 pub struct Switching {
     is_over: Arc<AtomicBool>,
+    /// Switches that the daemon has said yes to.
+    switches: Arc<AtomicU64>,
+    /// What it has said otherwise at last.
+    refusal: Arc<Mutex<String>>,
+    begun: Instant,
+    instance: String,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,11 +84,20 @@ impl Switching {
     pub fn begin(host: &Node, program: &str, instance: &str) -> Option<Self> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let Use::Random { seed } = told() else { return None };
-        eprintln!("XDP is switched at random: {VARIABLE}={seed}");
-        let mut random = seed ^ SERIAL.fetch_add(1, Ordering::Relaxed).rotate_left(32);
-        let is_over = Arc::new(AtomicBool::new(false));
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let mut random = seed ^ serial.rotate_left(32);
+        eprintln!("XDP of `{instance}` is switched at random: {VARIABLE}={seed}, daemon {serial}");
+        let mut switching = Self {
+            is_over: Arc::new(AtomicBool::new(false)),
+            switches: Arc::new(AtomicU64::new(0)),
+            refusal: Arc::new(Mutex::new(String::new())),
+            begun: Instant::now(),
+            instance: instance.to_owned(),
+            thread: None,
+        };
         let (host, program, instance) = (host.clone(), program.to_owned(), instance.to_owned());
-        let ended = Arc::clone(&is_over);
+        let (ended, switches) = (Arc::clone(&switching.is_over), Arc::clone(&switching.switches));
+        let refusal = Arc::clone(&switching.refusal);
         let thread = thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 let pause = PAUSES.start + next(&mut random) % (PAUSES.end - PAUSES.start);
@@ -90,21 +107,53 @@ impl Switching {
                     // A daemon that ends at this moment takes no orders.
                     let command =
                         [program.as_str(), "apply", "--xdp", setting, "--instance", &instance];
-                    let _ = host.try_run(&command);
+                    match host.try_run(&command) {
+                        Ok(output) if output.status.success() => {
+                            switches.fetch_add(1, Ordering::Relaxed);
+                        }
+                        other => {
+                            let said = other.map_or_else(|error| error.to_string(), |o| o.stderr);
+                            refusal
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .replace_range(.., &said);
+                        }
+                    }
                 }
             }
         });
-        Some(Self { is_over, thread: Some(thread) })
+        switching.thread = Some(thread);
+        Some(switching)
     }
-}
 
-impl Drop for Switching {
-    fn drop(&mut self) {
+    /// Ends it.
+    ///
+    /// # Errors
+    /// If the daemon was never switched although there was time enough.
+    pub fn finish(mut self) -> Result<(), String> {
+        let lived = self.begun.elapsed();
+        self.join();
+        let switches = self.switches.load(Ordering::Relaxed);
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        eprintln!("XDP of `{}` was switched {switches} times in {lived:?}", self.instance);
+        if switches == 0 && lived >= LONG {
+            return Err(format!("never switched in {lived:?}: {refusal}"));
+        }
+        Ok(())
+    }
+
+    fn join(&mut self) {
         self.is_over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Switching {
+    fn drop(&mut self) {
+        self.join();
     }
 }
 

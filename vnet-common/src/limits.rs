@@ -88,3 +88,7 @@ pub const GUARD_NEIGHBOUR_OPTIONS: u32 = 8;
 pub const BRIDGE_PORTS: u32 = 1 << 14;
 /// MAC addresses at all bridges that frames may pass by to.
 pub const STATIONS: u32 = 1 << 16;
+/// Of these, at one port of a guest: one that makes up addresses must not fill the table.
+pub const STATIONS_PER_GUEST: usize = 64;
+/// Of these, at one port that leads outside.
+pub const STATIONS_PER_UPLINK: usize = 4096;

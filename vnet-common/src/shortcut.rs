@@ -26,8 +26,9 @@ pub const PORT_TAKES_XDP: u32 = 2;
 /// [`BridgePort::flags`]: it leads out of this host: frames between two such ports stay with the bridge.
 pub const PORT_IS_UPLINK: u32 = 4;
 
-/// [`BridgePort::flags`]: its bridge is of a network whose guests' packets are judged, translated or routed; at
-/// the others no flow is looked for.
+/// [`BridgePort::flags`]: what comes in there may leave without the bridge: that is of a network whose guests'
+/// packets are judged, translated or routed, and nobody else looks at them on their way. At the others no flow is
+/// looked for.
 pub const PORT_JUDGED: u32 = 8;
 
 /// What a bridge has learned of a MAC address, and what its ports have seen since. The key is a

@@ -57,19 +57,45 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
+
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+const XDP_PASS: i32 = 2;
 
 impl ForeignTcx {
     /// Attaches one at ingress or egress of an interface of the host; it returns `action`:
     /// [`TCX_NEXT`] or [`TCX_PASS`].
     pub fn attach(host: &Namespace, interface: &str, ingress: bool, action: i32) -> Result<Self> {
+        Self::attach_at(host, interface, ingress, action, 0)
+    }
+
+    /// As [`ForeignTcx::attach`], before all that are there.
+    pub fn attach_first(
+        host: &Namespace,
+        interface: &str,
+        ingress: bool,
+        action: i32,
+    ) -> Result<Self> {
+        const BPF_F_BEFORE: u32 = 1 << 3;
+        Self::attach_at(host, interface, ingress, action, BPF_F_BEFORE)
+    }
+
+    fn attach_at(
+        host: &Namespace,
+        interface: &str,
+        ingress: bool,
+        action: i32,
+        flags: u32,
+    ) -> Result<Self> {
         let counter = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 8, 1])?;
         let program = load(counter.as_raw_fd(), action)?;
         let hook = if ingress { BPF_TCX_INGRESS } else { BPF_TCX_EGRESS };
         let link = host.enter(|| {
             let index = nix::net::if_::if_nametoindex(interface)?;
-            bpf(BPF_LINK_CREATE, &[program.as_raw_fd().cast_unsigned(), index, hook, 0])
+            bpf(BPF_LINK_CREATE, &[program.as_raw_fd().cast_unsigned(), index, hook, flags])
         })??;
         Ok(Self { counter, _program: program, _link: link })
     }
@@ -88,8 +114,32 @@ impl ForeignTcx {
     }
 }
 
-/// Adds one to the counter, then returns the action.
+/// Somebody else's native XDP program, which passes everything on; detached when dropped.
+#[derive(Debug)]
+pub struct ForeignXdp {
+    _link: OwnedFd,
+}
+
+impl ForeignXdp {
+    /// Attaches one to an interface of the host.
+    pub fn attach(host: &Namespace, interface: &str) -> Result<Self> {
+        let counter = bpf(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 8, 1])?;
+        let program = load_as(BPF_PROG_TYPE_XDP, counter.as_raw_fd(), XDP_PASS)?;
+        let link = host.enter(|| {
+            let index = nix::net::if_::if_nametoindex(interface)?;
+            let program = program.as_raw_fd().cast_unsigned();
+            bpf(BPF_LINK_CREATE, &[program, index, BPF_XDP, XDP_FLAGS_DRV_MODE])
+        })??;
+        Ok(Self { _link: link })
+    }
+}
+
 fn load(counter: libc::c_int, action: i32) -> io::Result<OwnedFd> {
+    load_as(BPF_PROG_TYPE_SCHED_CLS, counter, action)
+}
+
+/// Adds one to the counter, then returns the action.
+fn load_as(kind: u32, counter: libc::c_int, action: i32) -> io::Result<OwnedFd> {
     let instruction = |opcode: u8, registers: u8, offset: i16, immediate: i32| {
         let offset = u64::from(offset.cast_unsigned());
         u64::from(opcode)
@@ -117,7 +167,7 @@ fn load(counter: libc::c_int, action: i32) -> io::Result<OwnedFd> {
     ];
     let license = c"GPL";
     let attributes = [
-        u64::from(BPF_PROG_TYPE_SCHED_CLS) | (instructions.len() as u64) << 32,
+        u64::from(kind) | (instructions.len() as u64) << 32,
         instructions.as_ptr() as u64,
         license.as_ptr() as u64,
     ];
@@ -130,7 +180,7 @@ fn bpf(command: libc::c_int, words: &[u32; 4]) -> io::Result<OwnedFd> {
 }
 
 /// The system call, for commands that answer with a descriptor or with 0.
-fn bpf_call(command: libc::c_int, attributes: &[u64]) -> io::Result<OwnedFd> {
+pub(super) fn bpf_call(command: libc::c_int, attributes: &[u64]) -> io::Result<OwnedFd> {
     let mut padded = [0_u64; 16];
     for (to, from) in padded.iter_mut().zip(attributes) {
         *to = *from;

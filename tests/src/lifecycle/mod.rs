@@ -1,6 +1,8 @@
 //! `vnet run` on a host of the lab, from its start to its end, killed wherever a test wants.
 
 mod foreign;
+pub mod stations;
+mod statistics;
 
 use std::{
     env, fs,
@@ -15,7 +17,8 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-pub use foreign::{ForeignFilter, ForeignTcx, TCX_NEXT, TCX_PASS};
+pub use foreign::{ForeignFilter, ForeignTcx, ForeignXdp, TCX_NEXT, TCX_PASS};
+pub use statistics::Statistics;
 
 use crate::lab::{HostState, Namespace, Output, Running, StandardLab, wait_until};
 use crate::xdp;

@@ -8,6 +8,7 @@ use super::{Bridge, Step};
 use crate::host::{
     InterfaceAddress, Ipv6Settings, Link, LinkKind, LinkLayer, Snapshot,
     address::{AddressFlags, AddressScope},
+    bridge_rules::Calls,
     link::LinkFlags,
 };
 
@@ -77,6 +78,7 @@ fn link(bridge: &Bridge, index: u32) -> Link {
         vlan_filtering: Some(bridge.vlan_filtering),
         default_vlan: Some(1),
         ageing_time: None,
+        netfilter_calls: Calls::default(),
         spanning_tree: Some(bridge.spanning_tree),
         alias: Some(bridge.alias.clone()),
         ipv6: Some(Ipv6Settings { forwarding: 0, accept_ra: 0, disabled: !has_ipv6 }),

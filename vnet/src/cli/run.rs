@@ -64,12 +64,12 @@ pub struct Start {
     /// Start no dnsmasq for networks with DHCP, DNS or IPv6: somebody else serves them
     #[arg(long)]
     no_services: bool,
-    /// Experimental: packets of known flows pass by the bridge [default: off, or what `vnet apply`
-    /// finds]
+    /// Experimental: packets of known flows pass by the bridge [default: off, or what a running datapath
+    /// has]
     #[arg(long, value_name = "SWITCH")]
     short_ways: Option<Switch>,
-    /// When native XDP is used, with `--short-ways on` only [default: auto, or what `vnet apply`
-    /// finds]
+    /// When native XDP is used, with `--short-ways on` only [default: auto, or what a running datapath
+    /// has]
     #[arg(long, value_name = "WHEN")]
     xdp: Option<Xdp>,
 }

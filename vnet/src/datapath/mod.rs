@@ -29,5 +29,7 @@ pub use kernel_log::{KernelLog, TARGET as KERNEL_LOG_TARGET};
 pub use load::{Datapath, LoadOptions, flow_limit_of};
 pub use migration::{Migration, open_flows};
 pub use places::{finish_migration, is_migrating, layout_of, present_maps};
+pub(crate) use query::programs_at;
 pub use running::{FormerProgram, name_of, programs_of};
 pub use sweep::Sweep;
+pub use xdp::TAKEN as XDP_IS_TAKEN;

@@ -30,7 +30,7 @@ struct Query {
 }
 
 /// The numbers of the programs at a hook.
-pub(super) fn programs_at(ifindex: u32, direction: Direction) -> io::Result<Vec<u32>> {
+pub(crate) fn programs_at(ifindex: u32, direction: Direction) -> io::Result<Vec<u32>> {
     let mut ids = vec![0_u32; MOST];
     let mut query = Query {
         target_ifindex: ifindex,

@@ -112,11 +112,14 @@ pub(super) fn program_of(at: &Path, ifindex: u32) -> Option<u32> {
     (info.ifindex == ifindex).then_some(info.program)
 }
 
+/// Why a device does not take a program while it has one of somebody else.
+pub const TAKEN: &str = "another XDP program is there";
+
 /// Why a device does not take a program.
 pub(super) fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "its driver has no native XDP".to_owned(),
-        Some(libc::EBUSY | libc::EEXIST) => "another XDP program is there".to_owned(),
+        Some(libc::EBUSY | libc::EEXIST) => TAKEN.to_owned(),
         _ => format!("its driver refuses the program: {error}"),
     }
 }

@@ -3,61 +3,128 @@
 //! libvirt's nwfilter writes such rules with ebtables, which is nftables' family `bridge` or, in its old form,
 //! tables of its own; `br_netfilter` shows a bridge's frames to the rules for IP packets.
 
-use std::{collections::BTreeSet, fs};
+use std::{fs, path::Path, sync::OnceLock};
 
-use super::netlink::{Connection, NetlinkError, Request, attributes, string, u32_at};
+use super::{
+    netlink::NetlinkError,
+    nftables::{self, Entries},
+};
 
-const NETLINK_NETFILTER: isize = 12;
-/// `NFNL_SUBSYS_NFTABLES` of `include/uapi/linux/netfilter/nfnetlink.h`.
-const NFTABLES: u16 = 10 << 8;
-/// `enum nf_tables_msg_types`
-const NFT_MSG_NEWCHAIN: u16 = NFTABLES | 3;
-const NFT_MSG_GETCHAIN: u16 = NFTABLES | 4;
-const NFT_MSG_NEWRULE: u16 = NFTABLES | 6;
-const NFT_MSG_GETRULE: u16 = NFTABLES | 7;
 const NFPROTO_BRIDGE: u8 = 7;
 /// `NFPROTO_INET`, `_IPV4`, `_ARP` and `_IPV6` of `include/uapi/linux/netfilter.h`.
 const NFPROTO_OF_PACKETS: [u8; 4] = [1, 2, 3, 10];
+/// Modules of the old ebtables, each with a table.
+const EBTABLES: [&str; 3] = ["ebtable_filter", "ebtable_nat", "ebtable_broute"];
 
-/// Why bridges have to see every packet; `None` if nobody has rules for them.
-pub async fn reason() -> Result<Option<String>, NetlinkError> {
-    if let Some(module) = legacy_ebtables() {
-        return Ok(Some(format!("there may be rules of ebtables (module {module})")));
-    }
-    if let Some(table) = bridge_table().await? {
-        return Ok(Some(format!("nftables has rules for bridges (table bridge {table})")));
-    }
-    for (name, families) in
-        [("iptables", &NFPROTO_OF_PACKETS[..]), ("ip6tables", &[1, 10]), ("arptables", &[3])]
-    {
-        let sysctl = format!("net.bridge.bridge-nf-call-{name}");
-        if is_on(&sysctl) && has_rules_for_packets(families).await? {
-            return Ok(Some(format!(
-                "{sysctl} shows its packets to the host's rules: `sysctl -w {sysctl}=0`"
-            )));
+/// Which of a bridge's frames `br_netfilter` shows to the host's rules for packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Those of IPv4.
+    pub iptables: bool,
+    /// Those of IPv6.
+    pub ip6tables: bool,
+    /// Those of ARP.
+    pub arptables: bool,
+}
+
+impl Calls {
+    /// What both say.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            iptables: self.iptables && other.iptables,
+            ip6tables: self.ip6tables && other.ip6tables,
+            arptables: self.arptables && other.arptables,
         }
     }
-    Ok(None)
+
+    /// The first that is so, as settings are called that end like it.
+    #[must_use]
+    pub const fn first(self) -> Option<&'static str> {
+        match self {
+            Self { iptables: true, .. } => Some("iptables"),
+            Self { ip6tables: true, .. } => Some("ip6tables"),
+            Self { arptables: true, .. } => Some("arptables"),
+            _ => None,
+        }
+    }
 }
 
-/// A module of the old ebtables whose table is loaded.
+/// What there is for frames of bridges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Why every bridge has to see every frame; `None` if nothing makes all of them.
+    pub of_all: Option<String>,
+    /// What rules there are that `br_netfilter` shows frames to where a bridge asks for it
+    /// (`nf_call_iptables` and its like of `ip link set BRIDGE type bridge`).
+    pub for_packets: Calls,
+}
+
+/// What there is now.
+pub async fn read() -> Result<Rules, NetlinkError> {
+    let rules = |reason| Rules { of_all: Some(reason), for_packets: Calls::default() };
+    if let Some(module) = legacy_ebtables() {
+        return Ok(rules(format!("there may be rules of ebtables (module {module})")));
+    }
+    if let Some(table) = bridge_table().await? {
+        return Ok(rules(format!("nftables has rules for bridges (table bridge {table})")));
+    }
+    // Without the module nobody shows anything.
+    if !Path::new("/proc/sys/net/bridge").exists() {
+        return Ok(Rules::default());
+    }
+    let for_packets = Calls {
+        iptables: has_rules_for_packets(&NFPROTO_OF_PACKETS).await?,
+        ip6tables: has_rules_for_packets(&[1, 10]).await?,
+        arptables: has_rules_for_packets(&[3]).await?,
+    };
+    let shown = Calls {
+        iptables: is_on("iptables"),
+        ip6tables: is_on("ip6tables"),
+        arptables: is_on("arptables"),
+    };
+    let reason = shown.and(for_packets).first().map(|name| {
+        let sysctl = format!("net.bridge.bridge-nf-call-{name}");
+        format!("{sysctl} shows its packets to the host's rules: `sysctl -w {sysctl}=0`")
+    });
+    Ok(Rules { of_all: reason, for_packets })
+}
+
+/// A module of the old ebtables that is loaded, or a part of the kernel.
 fn legacy_ebtables() -> Option<&'static str> {
+    static BUILT_IN: OnceLock<Option<&str>> = OnceLock::new();
     let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
-    ["ebtable_filter", "ebtable_nat", "ebtable_broute"]
-        .into_iter()
-        .find(|module| modules.lines().any(|line| line.split(' ').next() == Some(module)))
+    let is_loaded =
+        |module: &&str| modules.lines().any(|line| line.split(' ').next() == Some(module));
+    EBTABLES.into_iter().find(is_loaded).or_else(|| *BUILT_IN.get_or_init(built_in))
 }
 
-fn is_on(sysctl: &str) -> bool {
-    let path = format!("/proc/sys/{}", sysctl.replacen('.', "/", 2));
+/// By `Documentation/kbuild/kbuild.rst`, what the kernel has without loading it.
+fn built_in() -> Option<&'static str> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let list = fs::read_to_string(format!("/lib/modules/{}/modules.builtin", release.trim()));
+    built_in_of(&list.unwrap_or_default())
+}
+
+fn built_in_of(list: &str) -> Option<&'static str> {
+    let is_listed = |module: &&str| {
+        let file = format!("/{module}.ko");
+        list.lines().any(|line| line.ends_with(&file))
+    };
+    EBTABLES.into_iter().find(is_listed)
+}
+
+fn is_on(name: &str) -> bool {
+    let path = format!("/proc/sys/net/bridge/bridge-nf-call-{name}");
     fs::read_to_string(path).is_ok_and(|value| value.trim() == "1")
 }
 
 /// A table of the family `bridge` that does something with frames.
 async fn bridge_table() -> Result<Option<String>, NetlinkError> {
-    let rules = tables(NFT_MSG_GETRULE, NFT_MSG_NEWRULE, NFPROTO_BRIDGE, |_| true).await?;
-    let chains = tables(NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, NFPROTO_BRIDGE, drops).await?;
-    Ok(rules.into_iter().chain(chains).next())
+    let rules = nftables::entries(Entries::Rules, NFPROTO_BRIDGE, nftables::table_of).await?;
+    let drops = |chain: &[u8]| nftables::table_of(chain).filter(|_| nftables::drops(chain));
+    let chains = nftables::entries(Entries::Chains, NFPROTO_BRIDGE, drops).await?;
+    Ok(rules.into_iter().chain(chains).min())
 }
 
 /// Whether anything looks at IP packets at netfilter's hooks, new or old.
@@ -69,61 +136,23 @@ async fn has_rules_for_packets(families: &[u8]) -> Result<bool, NetlinkError> {
     if legacy.iter().any(is_used) {
         return Ok(true);
     }
+    let at_hook = |chain: &[u8]| nftables::is_at_hook(chain).then_some(());
     for family in families {
-        if !tables(NFT_MSG_GETCHAIN, NFT_MSG_NEWCHAIN, *family, is_at_hook).await?.is_empty() {
+        if !nftables::entries(Entries::Chains, *family, at_hook).await?.is_empty() {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// The tables of a family that have entries of a kind that count.
-async fn tables(
-    ask: u16,
-    answer: u16,
-    family: u8,
-    counts: impl Fn(&[u8]) -> bool,
-) -> Result<BTreeSet<String>, NetlinkError> {
-    // NFTA_CHAIN_TABLE and NFTA_RULE_TABLE alike.
-    const TABLE: u16 = 1;
-    let action = "look for rules of bridges";
-    // struct nfgenmsg.
-    let request = Request { action, message_type: ask, flags: 0, body: vec![family, 0, 0, 0] };
-    let mut found = BTreeSet::new();
-    let mut connection = Connection::open_of(NETLINK_NETFILTER, action)?;
-    let dumped = connection
-        .dump(request, |kind, body| {
-            let Some(attributes_of) = body.get(4..).filter(|_| kind == answer) else { return };
-            // Kernels may answer for all families.
-            if body.first() != Some(&family) || !counts(attributes_of) {
-                return;
-            }
-            let table = attributes(attributes_of).find(|(kind, _)| *kind == TABLE);
-            found.extend(table.map(|(_, name)| string(name)));
-        })
-        .await;
-    match dumped {
-        // A kernel without nftables, or without this family.
-        Err(error)
-            if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOENT)) =>
-        {
-            Ok(BTreeSet::new())
-        }
-        dumped => dumped.map(|_| found),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ebtables_may_be_a_part_of_the_kernel() {
+        let list = "kernel/net/bridge/bridge.ko\nkernel/net/bridge/netfilter/ebtable_nat.ko\n";
+        assert_eq!(built_in_of(list), Some("ebtable_nat"));
+        assert_eq!(built_in_of("kernel/net/bridge/netfilter/ebtables.ko\n"), None);
     }
-}
-
-const NFTA_CHAIN_HOOK: u16 = 4;
-const NFTA_CHAIN_POLICY: u16 = 5;
-const NF_DROP: u32 = 0;
-
-fn is_at_hook(chain: &[u8]) -> bool {
-    attributes(chain).any(|(kind, _)| kind == NFTA_CHAIN_HOOK)
-}
-
-fn drops(chain: &[u8]) -> bool {
-    let mut all = attributes(chain);
-    all.any(|(kind, policy)| {
-        kind == NFTA_CHAIN_POLICY && u32_at(policy, 0).map(u32::from_be) == Some(NF_DROP)
-    })
 }

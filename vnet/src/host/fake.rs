@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use super::{
     Bond, Hop, InterfaceAddress, Ipv6Settings, Link, LinkKind, LinkLayer, Port, Route, Snapshot,
     address::{AddressFlags, AddressScope},
+    bridge_rules::Calls,
     link::{BondMode, BridgePortSettings, LinkFlags, SpanningTree},
     route::{RouteProtocol, RouteScope, RouteType, TABLE_LOCAL, TABLE_MAIN},
 };
@@ -40,6 +41,7 @@ impl Host {
             vlan_filtering: (kind == LinkKind::Bridge).then_some(false),
             default_vlan: (kind == LinkKind::Bridge).then_some(1),
             ageing_time: (kind == LinkKind::Bridge).then_some(30_000),
+            netfilter_calls: Calls::default(),
             spanning_tree: (kind == LinkKind::Bridge)
                 .then_some(SpanningTree { on: false, forward_delay: 0 }),
             alias: None,

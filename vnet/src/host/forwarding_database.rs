@@ -9,9 +9,13 @@ use rtnetlink::{
     sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
-use super::netlink::{
-    AF_INET, AF_INET6, Connection, NetlinkError, Request, attributes, ip_address, messages, u16_at,
-    u32_at,
+use super::{
+    netlink::{
+        AF_INET, AF_INET6, Connection, NetlinkError, Request, attributes, ip_address, messages,
+        push_attribute, u16_at, u32_at,
+    },
+    qdisc::{RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER},
+    snapshot::table,
 };
 
 const AF_BRIDGE: u8 = 7;
@@ -52,7 +56,15 @@ pub enum Event {
         /// None while it is not known.
         mac: Option<[u8; 6]>,
     },
+    /// Somebody has changed queueing disciplines or filters.
+    TrafficControl {
+        /// Interface index; [`MANY_INTERFACES`] if several share them.
+        interface: u32,
+    },
 }
+
+/// `TCM_IFINDEX_MAGIC_BLOCK` of `include/uapi/linux/rtnetlink.h`.
+pub const MANY_INTERFACES: u32 = u32::MAX;
 
 /// What has happened.
 #[derive(Debug, Default)]
@@ -83,7 +95,9 @@ impl NeighbourWatch {
             setsockopt(&Borrowed(&socket), sockopt::RcvBufForce, &bytes)
                 .or_else(|_| setsockopt(&Borrowed(&socket), sockopt::RcvBuf, &bytes))?;
             socket.socket_mut().bind_auto()?;
-            socket.socket_ref().add_membership(MulticastGroup::Neigh as u32)?;
+            for group in [MulticastGroup::Neigh, MulticastGroup::Tc] {
+                socket.socket_ref().add_membership(group as u32)?;
+            }
             Ok(socket)
         };
         let socket = open().map_err(|source| NetlinkError::Socket { action: WATCHING, source })?;
@@ -131,39 +145,69 @@ impl AsFd for Borrowed<'_> {
     }
 }
 
-/// What all bridges know.
-pub async fn stations() -> Result<Vec<Station>, NetlinkError> {
-    // struct ndmsg.
-    let mut body = vec![0; 12];
-    body[0] = AF_BRIDGE;
-    let request = Request {
-        action: "list the bridges' forwarding databases",
-        message_type: RTM_GETNEIGH,
-        flags: 0,
-        body,
+/// What a bridge knows; nothing if it is gone.
+pub async fn stations(bridge: u32) -> Result<Vec<Station>, NetlinkError> {
+    const IFLA_MASTER: u16 = 10;
+    // struct ifinfomsg: so the kernel takes a filter (`valid_fdb_dump_legacy` in `net/core/rtnetlink.c`).
+    let request = || {
+        let mut body = vec![0; 16];
+        body[0] = AF_BRIDGE;
+        push_attribute(&mut body, IFLA_MASTER, &bridge.to_ne_bytes());
+        let action = "list a bridge's forwarding database";
+        Request { action, message_type: RTM_GETNEIGH, flags: 0, body }
     };
+    let of_bridge = |kind, body: &[u8]| {
+        let station = (kind == RTM_NEWNEIGH).then(|| station(body)).flatten()?;
+        station.ok().filter(|station| station.bridge == bridge)
+    };
+    // It changes all the time, of which the watch tells.
+    let found = table(&mut Connection::open()?, &mut false, request, of_bridge).await;
+    match found {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+/// The neighbours of both families, as events.
+pub async fn neighbours() -> Result<Vec<Event>, NetlinkError> {
+    let mut connection = Connection::open()?;
     let mut found = Vec::new();
-    Connection::open()?
-        .dump(request, |kind, body| {
-            found.extend((kind == RTM_NEWNEIGH).then(|| station(body)).flatten());
-        })
-        .await?;
+    for family in [AF_INET, AF_INET6] {
+        let request = || {
+            // struct ndmsg.
+            let mut body = vec![0; 12];
+            body[0] = family;
+            let action = "list the neighbours";
+            Request { action, message_type: RTM_GETNEIGH, flags: 0, body }
+        };
+        found.extend(table(&mut connection, &mut false, request, event).await?);
+    }
     Ok(found)
 }
 
-/// Reads `struct ndmsg` and attributes.
+/// Reads `struct ndmsg` or `struct tcmsg` and attributes.
 fn event(kind: u16, body: &[u8]) -> Option<Event> {
     const NUD_INCOMPLETE: u16 = 0x01;
     const NUD_FAILED: u16 = 0x20;
     match (kind, *body.first()?) {
-        (RTM_NEWNEIGH, AF_BRIDGE) => station(body).map(Event::Known),
-        (RTM_DELNEIGH, AF_BRIDGE) => station(body).map(Event::Forgotten),
+        // What was learned may become the bridge's own.
+        (RTM_NEWNEIGH, AF_BRIDGE) => Some(match station(body)? {
+            Ok(station) => Event::Known(station),
+            Err(own) => Event::Forgotten(own),
+        }),
+        (RTM_DELNEIGH, AF_BRIDGE) => {
+            let (Ok(station) | Err(station)) = station(body)?;
+            Some(Event::Forgotten(station))
+        }
         (RTM_NEWNEIGH | RTM_DELNEIGH, AF_INET | AF_INET6) => {
             let is_known =
                 kind == RTM_NEWNEIGH && u16_at(body, 8)? & (NUD_INCOMPLETE | NUD_FAILED) == 0;
             let (address, mac) = addresses(body)?;
             let (interface, mac) = (u32_at(body, 4)?, mac.filter(|_| is_known));
             Some(Event::Neighbour { interface, address: address?, mac })
+        }
+        (RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER, _) => {
+            Some(Event::TrafficControl { interface: u32_at(body, 4)? })
         }
         _ => None,
     }
@@ -187,8 +231,8 @@ fn addresses(body: &[u8]) -> Option<Addresses> {
 const NDA_LLADDR: u16 = 2;
 
 /// An entry of a bridge itself for a station behind a port (`fdb_fill_info` in `net/bridge/br_fdb.c`), not one
-/// of a port's driver, and not the address of a port.
-fn station(body: &[u8]) -> Option<Station> {
+/// of a port's driver. `Err` if the address is one of the bridge's own or of a port.
+fn station(body: &[u8]) -> Option<Result<Station, Station>> {
     const NDA_VLAN: u16 = 5;
     const NDA_MASTER: u16 = 9;
     const NUD_PERMANENT: u16 = 0x80;
@@ -206,13 +250,13 @@ fn station(body: &[u8]) -> Option<Station> {
     }
     let station = Station { bridge: bridge?, port, mac: mac? };
     let is_local = state & NUD_PERMANENT != 0 || station.port == station.bridge;
-    (flags & NTF_SELF == 0 && !is_local && vlan == 0).then_some(station)
+    let station = if is_local { Err(station) } else { Ok(station) };
+    (flags & NTF_SELF == 0 && vlan == 0).then_some(station)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::netlink::push_attribute;
 
     const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 7];
 
@@ -229,16 +273,23 @@ mod tests {
 
     #[test]
     fn stations_are_what_bridges_have_at_their_ports_without_a_vlan() {
-        let known = Some(Station { bridge: 3, port: 5, mac: MAC });
+        let at = |port| Station { bridge: 3, port, mac: MAC };
+        let known = Some(Ok(at(5)));
         // Learned, and entered by somebody.
         assert_eq!(station(&entry(5, 0x02, 0, None)), known);
         assert_eq!(station(&entry(5, 0x40, 0x10, None)), known);
-        assert_eq!(event(RTM_DELNEIGH, &entry(5, 0x02, 0, None)), known.map(Event::Forgotten));
-        // A port's own address, the bridge's, a driver's entry, one of a VLAN.
-        assert_eq!(station(&entry(5, 0x80, 0, None)), None);
-        assert_eq!(station(&entry(3, 0x02, 0, None)), None);
+        let forgotten = Some(Event::Forgotten(at(5)));
+        assert_eq!(event(RTM_DELNEIGH, &entry(5, 0x02, 0, None)), forgotten);
+        // A port's own address, also if it was a station's; the bridge's.
+        assert_eq!(station(&entry(5, 0x80, 0, None)), Some(Err(at(5))));
+        assert_eq!(event(RTM_NEWNEIGH, &entry(5, 0x80, 0, None)), forgotten);
+        assert_eq!(station(&entry(3, 0x02, 0, None)), Some(Err(at(3))));
+        // A driver's entry, one of a VLAN.
         assert_eq!(station(&entry(5, 0x02, 0x02, None)), None);
         assert_eq!(station(&entry(5, 0x02, 0, Some(7))), None);
         assert_eq!(station(&entry(5, 0x02, 0, None)[..9]), None);
+        let filter = [0, 0, 0, 0, 7, 0, 0, 0];
+        let changed = Some(Event::TrafficControl { interface: u32::from_le_bytes([7, 0, 0, 0]) });
+        assert_eq!(event(44, &filter), changed.filter(|_| cfg!(target_endian = "little")));
     }
 }

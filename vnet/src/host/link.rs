@@ -3,6 +3,7 @@
 pub use netlink_packet_route::link::{BondMode, LinkFlags};
 
 use super::{
+    bridge_rules::Calls,
     ipv6::Ipv6Settings,
     netlink::{attributes, string, u16_at, u32_at},
 };
@@ -46,6 +47,8 @@ pub struct Link {
     /// How long a bridge keeps the address of a silent station, in hundredths of a second (`clock_t`); `None`
     /// for anything else.
     pub ageing_time: Option<u32>,
+    /// Which of its frames a bridge shows to the host's rules for packets, whatever the sysctls say.
+    pub netfilter_calls: Calls,
     /// The spanning tree settings of a bridge.
     pub spanning_tree: Option<SpanningTree>,
     /// What somebody has noted about it (`ip link set IF alias …`).
@@ -214,6 +217,7 @@ impl Link {
             vlan_filtering: None,
             default_vlan: None,
             ageing_time: None,
+            netfilter_calls: Calls::default(),
             spanning_tree: None,
             alias: None,
             ipv6: None,
@@ -270,6 +274,9 @@ impl Link {
         const IFLA_BR_AGEING_TIME: u16 = 4;
         const IFLA_BR_STP_STATE: u16 = 5;
         const IFLA_BR_VLAN_FILTERING: u16 = 7;
+        const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
+        const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
+        const IFLA_BR_NF_CALL_ARPTABLES: u16 = 38;
         const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
         const IFLA_VLAN_ID: u16 = 1;
 
@@ -285,6 +292,12 @@ impl Link {
                     .and_then(|payload| u16_at(payload, 0))
                     .filter(|id| *id != 0);
                 self.ageing_time = find(IFLA_BR_AGEING_TIME).and_then(|payload| u32_at(payload, 0));
+                let is_on = |wanted| find(wanted).is_some_and(|payload| payload == [1]);
+                self.netfilter_calls = Calls {
+                    iptables: is_on(IFLA_BR_NF_CALL_IPTABLES),
+                    ip6tables: is_on(IFLA_BR_NF_CALL_IP6TABLES),
+                    arptables: is_on(IFLA_BR_NF_CALL_ARPTABLES),
+                };
                 self.spanning_tree = Some(SpanningTree {
                     on: number(IFLA_BR_STP_STATE) != 0,
                     forward_delay: number(IFLA_BR_FORWARD_DELAY),
@@ -404,6 +417,13 @@ mod tests {
             link(1, 0, |body| push_nested(body, 18, &data)).default_vlan
         };
         assert_eq!((default(1), default(77), default(0)), (Some(1), Some(77), None));
+    }
+
+    #[test]
+    fn bridge_tells_whose_rules_see_its_frames() {
+        let data = info("bridge", &[(36, &[0]), (37, &[1]), (38, &[1])]);
+        let calls = link(1, 0, |body| push_nested(body, 18, &data)).netfilter_calls;
+        assert_eq!(calls, Calls { iptables: false, ip6tables: true, arptables: true });
     }
 
     #[test]

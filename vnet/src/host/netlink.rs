@@ -42,6 +42,12 @@ pub enum NetlinkError {
         /// What the kernel said about it (`NLMSGERR_ATTR_MSG`).
         detail: Option<String>,
     },
+    /// The table changes all the time.
+    #[error("cannot {action}: it changes while it is read")]
+    Restless {
+        /// What was being done.
+        action: &'static str,
+    },
     /// The answer cannot be a netlink message.
     #[error("cannot {action}: the kernel's answer is malformed")]
     Malformed {
@@ -56,7 +62,7 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Socket { .. } | Self::Malformed { .. } => None,
+            Self::Socket { .. } | Self::Restless { .. } | Self::Malformed { .. } => None,
         }
     }
 }

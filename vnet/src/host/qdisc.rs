@@ -266,16 +266,16 @@ pub async fn delete_bpf_filters_named(
     Ok(deleted)
 }
 
-const RTM_NEWQDISC: u16 = 36;
-const RTM_DELQDISC: u16 = 37;
-const RTM_GETQDISC: u16 = 38;
-const RTM_NEWTFILTER: u16 = 44;
-const RTM_DELTFILTER: u16 = 45;
-const RTM_GETTFILTER: u16 = 46;
+pub(super) const RTM_NEWQDISC: u16 = 36;
+pub(super) const RTM_DELQDISC: u16 = 37;
+pub(super) const RTM_GETQDISC: u16 = 38;
+pub(super) const RTM_NEWTFILTER: u16 = 44;
+pub(super) const RTM_DELTFILTER: u16 = 45;
+pub(super) const RTM_GETTFILTER: u16 = 46;
 const NLM_F_EXCL: u16 = rtnetlink::packet_core::NLM_F_EXCL;
 const NLM_F_CREATE: u16 = rtnetlink::packet_core::NLM_F_CREATE;
 const NLM_F_ECHO: u16 = rtnetlink::packet_core::NLM_F_ECHO;
-const TCA_KIND: u16 = 1;
+pub(super) const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
@@ -287,11 +287,11 @@ const TC_H_MIN_INGRESS: u32 = 0xffff_fff2;
 const TC_H_MIN_EGRESS: u32 = 0xffff_fff3;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 const ETH_P_ALL: u16 = 3;
-const CLSACT: &str = "clsact";
-const BPF: &str = "bpf";
+pub(super) const CLSACT: &str = "clsact";
+pub(super) const BPF: &str = "bpf";
 
 /// `struct tcmsg`.
-fn tcmsg(interface: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
+pub(super) fn tcmsg(interface: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     [0, interface, handle, parent, info].iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
@@ -315,7 +315,7 @@ fn absent_is_fine(result: Result<(), NetlinkError>) -> Result<bool, QdiscError> 
 }
 
 impl Direction {
-    fn parent(self) -> u32 {
+    pub(super) fn parent(self) -> u32 {
         match self {
             Self::Ingress => TC_H_MIN_INGRESS,
             Self::Egress => TC_H_MIN_EGRESS,
@@ -337,7 +337,7 @@ impl Qdisc {
 impl BpfFilter {
     /// Reads the body of an `RTM_NEWTFILTER`; `None` when it is of another kind, or is the head of
     /// the list of one priority, which has handle 0.
-    fn parse(body: &[u8], direction: Direction) -> Option<Self> {
+    pub(super) fn parse(body: &[u8], direction: Direction) -> Option<Self> {
         let info = u32_at(body, 16)?;
         let handle = u32_at(body, 8).filter(|handle| *handle != 0)?;
         let find = |wanted| {

@@ -113,7 +113,7 @@ const RTM_GETNEXTHOP: u16 = 106;
 
 /// Dumps a table, again when it changed meanwhile, a few times at most: on a host whose table never
 /// rests the last reading has to do.
-async fn table<T>(
+pub(super) async fn table<T>(
     connection: &mut Connection,
     interrupted: &mut bool,
     request: impl Fn() -> Request,

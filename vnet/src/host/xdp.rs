@@ -41,6 +41,29 @@ pub async fn features() -> Result<Option<BTreeMap<u32, XdpFeatures>>, NetlinkErr
     Ok(Some(all))
 }
 
+/// Whether a device has no program, of whatever mode.
+pub async fn is_absent(ifindex: u32) -> Result<bool, NetlinkError> {
+    const RTM_GETLINK: u16 = 18;
+    const IFLA_XDP: u16 = 43;
+    const IFLA_XDP_ATTACHED: u16 = 2;
+
+    // struct ifinfomsg.
+    let mut body = vec![0; 16];
+    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    let request = Request { action: ACTION, message_type: RTM_GETLINK, flags: 0, body };
+    let mut attached = None;
+    Connection::open()?
+        .ask(request, |_, body| {
+            let all = attributes(body.get(16..).unwrap_or_default());
+            let xdp = all.filter(|(kind, _)| *kind == IFLA_XDP);
+            let mut modes = xdp.flat_map(|(_, xdp)| attributes(xdp));
+            attached =
+                modes.find(|(kind, _)| *kind == IFLA_XDP_ATTACHED).map(|(_, mode)| mode == [0]);
+        })
+        .await?;
+    Ok(attached.unwrap_or(false))
+}
+
 /// `struct genlmsghdr`
 fn header(command: u8) -> Vec<u8> {
     vec![command, 1, 0, 0]

@@ -4,6 +4,7 @@ pub mod beside;
 mod forwarding;
 mod forwards;
 mod network;
+mod others;
 mod ports;
 mod problem;
 mod routes;
@@ -25,6 +26,7 @@ use vnet_common::{family::Family, limits, policy::Modes, timeout::Timeouts};
 
 pub use forwarding::routes_lost_by_forwarding;
 pub use forwards::{ForwardPrefix, PlannedForward};
+pub use others::{Others, on_the_way};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};

@@ -13,8 +13,8 @@ use vnet_common::{
     shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
 };
 
-use super::{Plan, ports::is_guests};
-use crate::host::{BondMode, BridgePortSettings, Link, LinkKind, Snapshot};
+use super::{Others, Plan, ports::is_guests};
+use crate::host::{BondMode, BridgePortSettings, Link, LinkKind, Snapshot, bridge_rules::Rules};
 
 /// The entries of the maps of the short ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,8 +68,10 @@ impl XdpSetting {
 /// What is known of the host beside its links.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Surfaces {
-    /// Why every bridge has to see its packets, whatever its ports are like; none if nothing makes it.
-    pub rules: Option<String>,
+    /// What rules there are for frames of bridges.
+    pub rules: Rules,
+    /// What others have at interfaces, by their indices; nothing at those that are not named.
+    pub others: BTreeMap<u32, Others>,
     /// What XDP the devices can do; none on kernels that do not tell (before Linux 6.3).
     pub xdp: Option<BTreeMap<u32, XdpFeatures>>,
 }
@@ -176,12 +178,20 @@ impl Shortcuts {
         bridge: &Link,
         is_bridged: bool,
     ) {
-        let of_bridge = why_all(bridge, surfaces);
-        self.long_ways.extend(of_bridge.clone().map(|reason| LongWay {
-            bridge: bridge.name.clone(),
-            port: None,
-            reason,
-        }));
+        let none = Others::default();
+        let others_at = |link: &Link| surfaces.others.get(&link.index).unwrap_or(&none);
+        let mut say = |port: Option<&Link>, reason: String| {
+            let (bridge, port) = (bridge.name.clone(), port.map(|port| port.name.clone()));
+            self.long_ways.push(LongWay { bridge, port, reason });
+        };
+        // Frames of a network in mode `bridge` never come to the bridge's own device.
+        let of_device = if is_bridged { &none } else { others_at(bridge) };
+        let of_bridge = why_all(bridge, of_device, surfaces);
+        if let Some(reason) = &of_bridge {
+            say(None, reason.clone());
+        } else if let Some(what) = &of_device.before {
+            say(None, format!("what guests send meets {what}"));
+        }
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {
@@ -195,18 +205,26 @@ impl Shortcuts {
             }
             let why = why_one(port);
             let is_short = of_bridge.is_none() && why.is_none();
+            let others = others_at(port);
+            let (after, out) = (others.after.as_ref(), others.out.as_ref());
             if let Some(reason) = why {
-                let (bridge, port) = (bridge.name.clone(), Some(port.name.clone()));
-                self.long_ways.push(LongWay { bridge, port, reason });
+                say(Some(port), reason);
+            } else if let Some(what) = after.filter(|_| !is_bridged && is_short) {
+                say(Some(port), format!("what it sends meets {what}"));
             }
+            let takes_frames = takes_frames(port, surfaces);
+            if let Some(what) = out.filter(|_| is_short && takes_frames) {
+                say(Some(port), format!("XDP leaves what is for it to TC, which has {what} there"));
+            }
+            let is_judged = !is_bridged && of_device.before.is_none() && after.is_none();
             let flag = |is_set, flag| if is_set { flag } else { 0 };
             let entry = BridgePort {
                 bridge: bridge.index,
                 port: port.index,
                 flags: flag(is_short, PORT_SHORT)
-                    | flag(takes_frames(port, surfaces), PORT_TAKES_XDP)
+                    | flag(takes_frames && out.is_none(), PORT_TAKES_XDP)
                     | flag(is_nic(port), PORT_IS_UPLINK)
-                    | flag(!is_bridged, PORT_JUDGED),
+                    | flag(is_judged, PORT_JUDGED),
                 // From hundredths of a second.
                 ageing_ms: bridge.ageing_time.unwrap_or_default().saturating_mul(10),
             };
@@ -231,14 +249,21 @@ fn is_nic(port: &Link) -> bool {
     matches!(port.kind, LinkKind::Physical | LinkKind::Bond)
 }
 
-fn why_all(bridge: &Link, surfaces: &Surfaces) -> Option<String> {
+fn why_all(bridge: &Link, others: &Others, surfaces: &Surfaces) -> Option<String> {
     if bridge.vlan_filtering != Some(false) {
         return Some("it filters VLANs".to_owned());
     }
     if !bridge.is_up() {
         return Some("it is down".to_owned());
     }
-    surfaces.rules.clone()
+    if let Some(reason) = &surfaces.rules.of_all {
+        return Some(reason.clone());
+    }
+    if let Some(name) = bridge.netfilter_calls.and(surfaces.rules.for_packets).first() {
+        let command = format!("ip link set {} type bridge nf_call_{name} 0", bridge.name);
+        return Some(format!("it shows its packets to the host's rules: `{command}`"));
+    }
+    others.out.as_ref().map(|what| format!("what is for guests meets {what}"))
 }
 
 fn why_one(port: &Link) -> Option<String> {
@@ -272,9 +297,19 @@ fn place(
 ) -> XdpPlace {
     let refusal = match setting {
         XdpSetting::Off => Some("--xdp off".to_owned()),
-        XdpSetting::Auto | XdpSetting::On => refusal(link, host, setting, surfaces),
+        XdpSetting::Auto | XdpSetting::On => refusal(link, host, setting, surfaces)
+            .or_else(|| overtaken(link, program, surfaces).filter(|_| setting == XdpSetting::Auto)),
     };
     XdpPlace { ifindex: link.index, name: link.name.clone(), program, refusal }
+}
+
+/// What XDP would take packets away from.
+fn overtaken(link: &Link, program: &'static str, surfaces: &Surfaces) -> Option<String> {
+    let others = surfaces.others.get(&link.index)?;
+    // What comes after TC's program at an uplink does not see packets that are for guests anyway.
+    let what =
+        if program == program::UPLINK_XDP { others.before.as_deref() } else { others.inbound() };
+    Some(format!("packets would pass by {}: `--xdp on` does so", what?))
 }
 
 /// `bond_xdp_check` in `drivers/net/bonding/bond_main.c` for the modes.

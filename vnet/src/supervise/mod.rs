@@ -11,7 +11,9 @@ mod hooks;
 mod in_force;
 mod janitor;
 mod migrate;
+mod neighbourhood;
 mod obey;
+mod pace;
 mod pause;
 mod ports;
 mod prepare;
@@ -25,6 +27,8 @@ mod standing;
 mod startup;
 mod state;
 mod stations;
+mod surfaces;
+mod switch;
 mod trial;
 mod watched;
 
@@ -75,9 +79,9 @@ pub struct Options {
     pub create_bridges: bool,
     /// Whether guests are served addresses and names by somebody else in any case.
     pub no_services: bool,
-    /// Whether packets may pass by the bridges; no, or as before, if it is not set.
+    /// Whether packets may pass by the bridges; what a running datapath has, or no, if it is not set.
     pub short_ways: Option<bool>,
-    /// When XDP is used; automatically, or as before, if it is not set.
+    /// When XDP is used; what a running datapath has, or automatically, if it is not set.
     pub xdp: Option<XdpSetting>,
     /// Whether files of definitions are applied when they change, while a daemon runs.
     pub watch: bool,
@@ -103,7 +107,8 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
     let candidates = Candidates::read(options)?;
     let mut tenure = Tenure::begin(options)?;
     let result = async {
-        let (request, ignored) = candidates.fitting(options).await?;
+        let (mut request, ignored) = candidates.fitting(options).await?;
+        go_on(options, &mut request.told.settings);
         let Some(mut running) = tenure.start(options, request, &mut signals).await? else {
             return Ok(());
         };
@@ -118,6 +123,14 @@ pub async fn run(options: &Options, ready: impl FnOnce()) -> Result<(), RunError
     notify::stopping(what);
     tenure.end().await;
     result
+}
+
+/// What is not said stays as it is in a datapath that is taken over, as `--max-flows` does.
+fn go_on(options: &Options, settings: &mut instance::Settings) {
+    let before = Told::read(&options.instance).ok().flatten().map(|told| told.settings);
+    let Some(before) = before else { return };
+    settings.short_ways = options.short_ways.unwrap_or(before.short_ways);
+    settings.xdp = options.xdp.unwrap_or(before.xdp);
 }
 
 /// Makes the datapath what was told, and leaves it in place. What of the definitions has changed is

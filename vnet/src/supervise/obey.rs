@@ -1,6 +1,6 @@
 //! Orders that come by the control socket or by a signal.
 
-use super::{RunError, prepare::Request, reload::reload, startup::Running};
+use super::{RunError, prepare::Request, reload::reload, startup::Running, switch::switch};
 use crate::{
     control::{Answer, Order},
     definition::Difference,
@@ -10,18 +10,14 @@ use crate::{
 
 /// Does what an order says, and says how it went.
 pub(super) async fn obey(running: &mut Running, order: Order) -> Answer {
-    let told = match order {
-        Order::Apply(told) => told,
-        Order::ShortWays { on, xdp } => {
-            let mut told = running.told.clone();
-            let settings = &mut told.settings;
-            settings.short_ways = on.unwrap_or(settings.short_ways);
-            settings.xdp = xdp.unwrap_or(settings.xdp);
-            told
+    let result = match order {
+        Order::Apply(told) => {
+            let around = Surroundings::read(&running.instance);
+            apply(running, told, &around).await
         }
+        Order::ShortWays { on, xdp } => switch(running, on, xdp).await,
     };
-    let around = Surroundings::read(&running.instance);
-    match apply(running, told, &around).await {
+    match result {
         Ok(differences) => Answer::Applied(differences),
         Err(RunError::Refused(refusal)) => Answer::Refused(refusal.to_string()),
         Err(RunError::Failed(error)) => Answer::Failed(format!("{error:#}")),

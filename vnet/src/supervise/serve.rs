@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     follow::{Retry, follow, is_needed},
+    neighbourhood::{self, Call},
     obey,
     ports::leases_changed,
     serving, shortcut,
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     control::{Listener, Received},
     datapath::{DatapathError, KernelLog, Sweep},
+    host::NetlinkError,
     notify::{self, Watchdog},
     watch_definitions::DefinitionWatch,
 };
@@ -74,18 +76,7 @@ pub(super) async fn serve(
                 change.context("cannot follow the host's changes")?;
                 serving.follow().await;
             }
-            batch = running.shortcut.next() => {
-                let noted = match &batch {
-                    Ok(batch) => shortcut::note(running, batch),
-                    Err(error) => {
-                        shortcut::listen_anew(running);
-                        Err(anyhow::anyhow!("{error}"))
-                    }
-                };
-                if let Err(error) = noted {
-                    log::error!("cannot enter what bridges know of stations: {error:#}");
-                }
-            }
+            call = running.shortcut.neighbourhood.next() => serving.hear(call).await,
             result = leases_changed(&mut running.leases) => {
                 result.context("cannot follow the DHCP leases")?;
                 serving.follow().await;
@@ -149,6 +140,23 @@ impl<'a> Serving<'a> {
         watched::apply_changed(self.running, files, &mut self.ignored).await;
         self.retry.note(self.running.tidiness());
         self.end_change();
+    }
+
+    /// Does what is to be done for short ways.
+    async fn hear(&mut self, call: Result<Call, NetlinkError>) {
+        let heard = match call {
+            Ok(Call::Changed(batch)) => neighbourhood::note(self.running, &batch).map(|()| false),
+            Ok(Call::Due) => neighbourhood::tend(self.running).await,
+            Err(error) => {
+                self.running.shortcut.neighbourhood.lose();
+                Err(error.into())
+            }
+        };
+        match heard {
+            Ok(true) => self.follow().await,
+            Ok(false) => {}
+            Err(error) => log::error!("cannot follow what bridges know of stations: {error:#}"),
+        }
     }
 
     /// Follows a change of the host, which may be what ignored definitions wait for.

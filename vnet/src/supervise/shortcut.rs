@@ -1,7 +1,7 @@
 //! The short ways: XDP where there is any, and what bridges know of stations.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     time::Duration,
 };
@@ -9,21 +9,17 @@ use std::{
 use vnet_common::shortcut::XdpMode;
 
 use super::{
+    neighbourhood::{self, Neighbourhood},
     pause::pause,
     startup::Running,
-    state,
-    stations::{Entries, Stations},
+    state, surfaces,
 };
 use crate::{
-    datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec},
-    host::{
-        NetlinkError, Snapshot, bridge_rules,
-        forwarding_database::{self, Batch, Event, NeighbourWatch},
-        xdp,
-    },
+    datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec, XDP_IS_TAKEN},
+    host::{Snapshot, xdp},
     instance::state::{ShortcutState, XdpState},
     notify,
-    plan::{Plan, ShortcutTables, Shortcuts, Surfaces, XdpPlace, XdpSetting},
+    plan::{self, Plan, ShortcutTables, Shortcuts, Surfaces, XdpPlace, XdpSetting},
 };
 
 /// What is known of the short ways.
@@ -33,23 +29,20 @@ pub(super) struct Shortcut {
     pub allowed: Allowed,
     /// Why devices have no XDP, as it was said.
     refusals: BTreeMap<u32, String>,
-    stations: Stations,
-    /// None where there are no short ways.
-    watch: Option<NeighbourWatch>,
-    /// Whether what the bridges know has to be read.
-    must_read: bool,
-    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    pub neighbourhood: Neighbourhood,
 }
 
 /// What the settings and the host allow.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Allowed {
     is_on: bool,
-    ways: Shortcuts,
+    pub ways: Shortcuts,
     setting: XdpSetting,
-    rules: Option<String>,
+    /// Interfaces that packets may pass by, and their names.
+    pub on_the_way: BTreeMap<u32, String>,
+    surfaces: Surfaces,
     /// Next hops by whose link-layer addresses flows may go.
-    gateways: BTreeSet<IpAddr>,
+    pub gateways: BTreeSet<IpAddr>,
 }
 
 impl Shortcut {
@@ -59,19 +52,8 @@ impl Shortcut {
             hooks,
             allowed: Allowed::default(),
             refusals: BTreeMap::new(),
-            stations: Stations::of(datapath.stations()?),
-            watch: None,
-            must_read: false,
-            neighbours: HashMap::new(),
+            neighbourhood: Neighbourhood::begin(datapath)?,
         })
-    }
-
-    /// Changes of what bridges and neighbour tables know; never any without short ways. May be cancelled.
-    pub async fn next(&mut self) -> Result<Batch, NetlinkError> {
-        match &mut self.watch {
-            Some(watch) => watch.next().await,
-            None => std::future::pending().await,
-        }
     }
 
     /// What other processes are told.
@@ -104,12 +86,13 @@ pub(super) async fn enter(
     host: &Snapshot,
     setting: XdpSetting,
 ) -> anyhow::Result<Option<String>> {
-    let surfaces = if plan.short_ways {
+    let (mut on_the_way, mut surfaces) = (BTreeMap::new(), Surfaces::default());
+    if plan.short_ways {
+        on_the_way = plan::on_the_way(plan, host);
+        surfaces = surfaces::read(running, &on_the_way).await;
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
-        Surfaces { rules: rules().await, xdp: features.ok().flatten() }
-    } else {
-        Surfaces::default()
-    };
+        surfaces.xdp = features.ok().flatten();
+    }
     let mut ways = Shortcuts::of(plan, host, setting, &surfaces);
     // The next step of a change begins one in any case.
     let written = running.datapath.write_shortcut(&ways.tables);
@@ -131,7 +114,8 @@ pub(super) async fn enter(
         is_on: plan.short_ways,
         ways,
         setting,
-        rules: surfaces.rules,
+        on_the_way,
+        surfaces,
         gateways: hops.filter_map(|hop| hop.gateway).collect(),
     };
     pause("short-ways").await;
@@ -150,8 +134,11 @@ pub(super) async fn settle(running: &mut Running, level: log::Level) -> Vec<Stri
     };
     failures.extend(running.datapath.set_xdp_mode(mode).err().map(|error| error.to_string()));
     attach_missing(running, level).await;
-    let watched =
-        if running.shortcut.allowed.is_on { watch(running).await } else { unwatch(running) };
+    let watched = if running.shortcut.allowed.is_on {
+        neighbourhood::watch(running).await
+    } else {
+        neighbourhood::unwatch(running)
+    };
     failures.extend(watched.err().map(|error| format!("{error:#}")));
     pause("stations").await;
     if running.shortcut.state() != before {
@@ -160,88 +147,23 @@ pub(super) async fn settle(running: &mut Running, level: log::Level) -> Vec<Stri
     failures
 }
 
-/// Follows what the bridges know, and reads it where that is needed.
-async fn watch(running: &mut Running) -> anyhow::Result<()> {
-    let shortcut = &mut running.shortcut;
-    let ports = shortcut.allowed.ways.tables.ports.clone();
-    shortcut.must_read |= shortcut.stations.set_ports(&ports);
-    if shortcut.watch.is_none() {
-        // Before the tables are read, so that no change is lost.
-        shortcut.must_read = true;
-        shortcut.watch = Some(NeighbourWatch::open()?);
-    }
-    if shortcut.must_read { read_stations(running).await } else { Ok(()) }
-}
-
 /// Lets the short ways hold on, while there are any: what is known of bridges is true as long as somebody follows
 /// them.
 pub(super) fn renew_lease(running: &mut Running) -> anyhow::Result<()> {
     /// Some rounds of the daemon.
     const LEASE: Duration = Duration::from_secs(15);
-    if running.shortcut.watch.is_some() && !running.shortcut.must_read {
+    if running.shortcut.neighbourhood.is_followed() {
         running.datapath.lease_short_ways(LEASE)?;
-    }
-    Ok(())
-}
-
-/// Leaves nothing of what the bridges know, and hears no more of it.
-fn unwatch(running: &mut Running) -> anyhow::Result<()> {
-    running.datapath.lease_short_ways(Duration::ZERO)?;
-    let shortcut = &mut running.shortcut;
-    shortcut.watch = None;
-    shortcut.must_read = false;
-    shortcut.neighbours.clear();
-    shortcut.stations.set_ports(&BTreeMap::new());
-    let entries = shortcut.stations.reconcile(&[]);
-    if !entries.is_empty() {
-        running.datapath.write_stations(&entries)?;
-        running.datapath.note_move()?;
-    }
-    Ok(())
-}
-
-/// Listens anew, and reads what bridges know, in the next round.
-pub(super) fn listen_anew(running: &mut Running) {
-    running.shortcut.watch = None;
-}
-
-/// Enters what has changed.
-pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
-    if batch.overrun {
-        // With its queue, which is older than what is read then: the round reads, so that a flood costs little.
-        running.shortcut.watch = None;
-        log::debug!("notifications of forwarding databases were lost: reading them again");
-        return Ok(());
-    }
-    let mut entries = Entries::new();
-    let (mut has_moved, mut has_other_gateway) = (false, false);
-    for event in &batch.events {
-        has_moved |= running.shortcut.stations.note(event, &mut entries);
-        has_other_gateway |= is_other_gateway(running, event);
-    }
-    if let Err(error) = running.datapath.write_stations(&entries) {
-        running.shortcut.must_read = true;
-        return Err(error.into());
-    }
-    if has_moved {
-        running.datapath.note_move()?;
-    }
-    if has_other_gateway {
-        running.datapath.next_epoch()?;
     }
     Ok(())
 }
 
 /// Whether something has changed that the kernel sends no notice of.
 pub(super) async fn is_changed(running: &mut Running) -> bool {
-    let allowed = &running.shortcut.allowed;
-    let mut is_changed = allowed.is_on && rules().await != allowed.rules;
-    let is_unread = running.shortcut.must_read || running.shortcut.watch.is_none();
-    if running.shortcut.allowed.is_on && is_unread {
-        let watched = watch(running).await;
-        if let Err(error) = watched {
-            log::warn!("cannot read what bridges know of stations: {error:#}");
-        }
+    let mut is_changed = has_other_surfaces(running).await;
+    let refusals = running.shortcut.refusals.iter();
+    for (ifindex, _) in refusals.filter(|(_, reason)| *reason == XDP_IS_TAKEN) {
+        is_changed |= xdp::is_absent(*ifindex).await.unwrap_or(false);
     }
     for hook in &mut running.shortcut.hooks {
         hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
@@ -250,37 +172,14 @@ pub(super) async fn is_changed(running: &mut Running) -> bool {
     is_changed
 }
 
-/// What is not known is taken for a reason.
-async fn rules() -> Option<String> {
-    match bridge_rules::reason().await {
-        Ok(reason) => reason,
-        Err(error) => Some(format!("rules for bridges cannot be read: {error}")),
-    }
-}
-
-/// Whether a next hop has another link-layer address than before.
-fn is_other_gateway(running: &mut Running, event: &Event) -> bool {
-    let Event::Neighbour { interface, address, mac } = *event else { return false };
-    let is_uplink = || running.plan.uplinks.iter().any(|uplink| uplink.ifindex == interface);
-    let Some(mac) = mac else { return false };
-    if !running.shortcut.allowed.gateways.contains(&address) || !is_uplink() {
+/// Whether others have begun or ceased to look at packets that pass by the bridges.
+pub(super) async fn has_other_surfaces(running: &Running) -> bool {
+    let allowed = &running.shortcut.allowed;
+    if !allowed.is_on {
         return false;
     }
-    running.shortcut.neighbours.insert((interface, address), mac).is_some_and(|old| old != mac)
-}
-
-async fn read_stations(running: &mut Running) -> anyhow::Result<()> {
-    running.shortcut.must_read = true;
-    let known = forwarding_database::stations().await?;
-    // What was entered last may not be there.
-    let entered = running.datapath.stations()?;
-    running.shortcut.stations.set_entered(entered);
-    let entries = running.shortcut.stations.reconcile(&known);
-    running.datapath.write_stations(&entries)?;
-    // Whatever has moved meanwhile.
-    running.datapath.note_move()?;
-    running.shortcut.must_read = false;
-    Ok(())
+    let now = surfaces::read(running, &allowed.on_the_way).await;
+    (now.rules, now.others) != (allowed.surfaces.rules.clone(), allowed.surfaces.others.clone())
 }
 
 fn is_wanted(places: &[XdpPlace], hook: &Hook) -> bool {

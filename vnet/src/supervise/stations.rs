@@ -1,6 +1,6 @@
 //! What the bridges know of stations, as it is entered for the programs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use vnet_common::{
     guard::{Mac, MacKey},
@@ -9,11 +9,6 @@ use vnet_common::{
 };
 
 use crate::host::forwarding_database::{Event, Station};
-
-/// Stations behind one guest's port: a guest that makes up addresses must not fill the table.
-const PER_GUEST: usize = 1024;
-/// Stations behind a port that leads outside.
-const PER_UPLINK: usize = limits::STATIONS as usize / 2;
 
 /// What is to be entered: the port of a station, or none for one that goes.
 pub(super) type Entries = BTreeMap<MacKey, Option<u32>>;
@@ -46,23 +41,30 @@ impl Stations {
         self.entered = entered;
     }
 
-    /// Goes on with other ports. Whether everything has to be read again.
-    pub fn set_ports(&mut self, ports: &BTreeMap<u32, BridgePort>) -> bool {
-        let places = |ports: &BTreeMap<u32, BridgePort>| -> Vec<_> {
+    /// Goes on with other ports. The bridges that have to be read again.
+    pub fn set_ports(&mut self, ports: &BTreeMap<u32, BridgePort>) -> BTreeSet<u32> {
+        let places = |ports: &BTreeMap<u32, BridgePort>| -> BTreeSet<_> {
             ports.iter().map(|(port, at)| (*port, at.bridge)).collect()
         };
-        let is_other = places(&self.ports) != places(ports);
+        let (before, now) = (places(&self.ports), places(ports));
         self.ports.clone_from(ports);
-        is_other
+        before.symmetric_difference(&now).map(|(_, bridge)| *bridge).collect()
     }
 
-    /// Makes the entries what the bridges know now.
-    pub fn reconcile(&mut self, known: &[Station]) -> Entries {
+    /// The bridges that stations are at, or may be.
+    pub fn bridges(&self) -> BTreeSet<u32> {
+        let entered = self.entered.keys().map(|key| key.bridge);
+        self.ports.values().map(|at| at.bridge).chain(entered).collect()
+    }
+
+    /// Makes the entries what these bridges know now, or all.
+    pub fn reconcile(&mut self, known: &[Station], bridges: Option<&BTreeSet<u32>>) -> Entries {
         let known: HashMap<MacKey, u32> =
             known.iter().map(|station| (key(station), station.port)).collect();
         let mut entries = Entries::new();
-        let gone: Vec<_> =
-            self.entered.keys().filter(|key| !known.contains_key(key)).copied().collect();
+        let is_of = |key: &MacKey| bridges.is_none_or(|bridges| bridges.contains(&key.bridge));
+        let entered = self.entered.keys().copied();
+        let gone: Vec<_> = entered.filter(|key| is_of(key) && !known.contains_key(key)).collect();
         for key in gone {
             self.leave(key, &mut entries);
         }
@@ -72,15 +74,18 @@ impl Stations {
         entries
     }
 
-    /// What a change means. Whether a station has moved to another port of its bridge.
-    pub fn note(&mut self, event: &Event, entries: &mut Entries) -> bool {
+    /// What a change means. The bridge at which a station has moved to another port, if one has.
+    pub fn note(&mut self, event: &Event, entries: &mut Entries) -> Option<u32> {
         match event {
-            Event::Known(station) => self.enter(key(station), station.port, entries),
+            Event::Known(station) => {
+                let has_moved = self.enter(key(station), station.port, entries);
+                has_moved.then_some(station.bridge)
+            }
             Event::Forgotten(station) => {
                 self.leave(key(station), entries);
-                false
+                None
             }
-            Event::Neighbour { .. } => false,
+            Event::Neighbour { .. } | Event::TrafficControl { .. } => None,
         }
     }
 
@@ -93,7 +98,11 @@ impl Stations {
         self.leave(key, entries);
         let at = self.ports.get(&port).filter(|at| at.bridge == key.bridge && at.port == port);
         if let Some(at) = at {
-            let limit = if at.flags & PORT_IS_UPLINK == 0 { PER_GUEST } else { PER_UPLINK };
+            let limit = if at.flags & PORT_IS_UPLINK == 0 {
+                limits::STATIONS_PER_GUEST
+            } else {
+                limits::STATIONS_PER_UPLINK
+            };
             let count = self.counts.entry(port).or_default();
             if *count < limit && self.entered.len() < limits::STATIONS as usize {
                 *count += 1;
@@ -139,15 +148,15 @@ mod tests {
     fn stations() -> Stations {
         let mut stations = Stations::default();
         let port = |port| (port, BridgePort { bridge: BRIDGE, port, flags: 0, ageing_ms: 300_000 });
-        assert!(stations.set_ports(&[port(5), port(6)].into()));
-        assert!(!stations.set_ports(&[port(5), port(6)].into()));
+        assert_eq!(stations.set_ports(&[port(5), port(6)].into()), [BRIDGE].into());
+        assert_eq!(stations.set_ports(&[port(5), port(6)].into()), [].into());
         stations
     }
 
     fn note(stations: &mut Stations, event: Event) -> (Entries, bool) {
         let mut entries = Entries::new();
         let has_moved = stations.note(&event, &mut entries);
-        (entries, has_moved)
+        (entries, has_moved.is_some())
     }
 
     #[test]
@@ -175,7 +184,7 @@ mod tests {
         for number in 0..3000 {
             stations.note(&Event::Known(station(5, number)), &mut entries);
         }
-        assert_eq!(entries.len(), PER_GUEST);
+        assert_eq!(entries.len(), limits::STATIONS_PER_GUEST);
         assert_eq!(note(&mut stations, Event::Known(station(6, 7000))).0.len(), 1);
         // What goes makes room.
         assert_eq!(note(&mut stations, Event::Forgotten(station(5, 0))).0.len(), 1);
@@ -187,7 +196,7 @@ mod tests {
     fn what_an_earlier_process_has_entered_stays_as_far_as_it_is_so() {
         let former = [(key(&station(5, 1)), 5), (key(&station(5, 2)), 5), (key(&station(5, 3)), 5)];
         let mut stations = Stations { ports: stations().ports, ..Stations::of(former.into()) };
-        let entries = stations.reconcile(&[station(5, 1), station(6, 2), station(6, 4)]);
+        let entries = stations.reconcile(&[station(5, 1), station(6, 2), station(6, 4)], None);
         let expected = [
             (key(&station(6, 2)), Some(6)),
             (key(&station(5, 3)), None),
@@ -195,5 +204,8 @@ mod tests {
         ];
         assert_eq!(entries, Entries::from(expected));
         assert_eq!(stations.counts, HashMap::from([(5, 1), (6, 2)]));
+        // Of other bridges nothing was read.
+        assert_eq!(stations.reconcile(&[], Some(&[BRIDGE + 1].into())), Entries::new());
+        assert_eq!(stations.bridges(), [BRIDGE].into());
     }
 }

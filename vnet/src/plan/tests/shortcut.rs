@@ -5,7 +5,10 @@ use vnet_common::{
 };
 
 use super::*;
-use crate::host::{BondMode, BridgePortSettings, Port};
+use crate::host::{
+    BondMode, BridgePortSettings, Port,
+    bridge_rules::{Calls, Rules},
+};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
 type Change = fn(&mut BridgePortSettings);
@@ -77,7 +80,7 @@ fn ports_of_guests_and_of_bridges_to_outside_may_be_passed_by() {
 fn kernel_says_which_ports_take_frames_of_xdp_and_which_drivers_have_it() {
     let features = |native, takes_frames| XdpFeatures { native, takes_frames };
     let xdp = [(2, features(false, false)), (4, features(false, false)), (6, features(true, true))];
-    let surfaces = Surfaces { rules: None, xdp: Some(xdp.into()) };
+    let surfaces = Surfaces { xdp: Some(xdp.into()), ..Surfaces::default() };
     let ways = ways(&two_bridges(), XdpSetting::On, &surfaces);
     assert_eq!(ways.tables.ports[&4].flags, PORT_SHORT | PORT_JUDGED);
     assert_eq!(ways.tables.ports[&6].flags, PORT_SHORT | PORT_TAKES_XDP);
@@ -86,7 +89,8 @@ fn kernel_says_which_ports_take_frames_of_xdp_and_which_drivers_have_it() {
 
 #[test]
 fn bridges_that_have_to_see_their_packets_are_not_passed_by() {
-    let surfaces = Surfaces { rules: Some("somebody has rules".to_owned()), xdp: None };
+    let rules = Rules { of_all: Some("somebody has rules".to_owned()), ..Rules::default() };
+    let surfaces = Surfaces { rules, ..Surfaces::default() };
     let told = ways(&two_bridges(), XdpSetting::Auto, &surfaces);
     assert!(told.tables.ports.values().all(|port| port.flags & PORT_SHORT == 0));
     assert!(auto(&two_bridges()).tables.is_wider_than(&told.tables));
@@ -118,6 +122,79 @@ fn bridges_that_have_to_see_their_packets_are_not_passed_by() {
         });
         assert_eq!(one, [format!("{at}its port `veth0`: {reason}")]);
     }
+}
+
+#[test]
+fn bridge_whose_packets_are_shown_to_rules_for_packets_is_not_passed_by() {
+    let calls = Calls { ip6tables: true, ..Calls::default() };
+    let mut host = two_bridges();
+    for link in host.0.links.iter_mut().filter(|link| link.name == "br0") {
+        link.netfilter_calls = calls;
+    }
+    let with = |for_packets| {
+        let surfaces =
+            Surfaces { rules: Rules { of_all: None, for_packets }, ..Surfaces::default() };
+        ways(&host, XdpSetting::Auto, &surfaces)
+    };
+    let told = with(Calls { iptables: true, ip6tables: true, arptables: false });
+    let reasons: Vec<_> = told.long_ways.iter().map(ToString::to_string).collect();
+    let reason = "packets take the long way through bridge `br0`: it shows its packets to the host's rules: \
+                  `ip link set br0 type bridge nf_call_ip6tables 0`";
+    assert_eq!(reasons, [reason]);
+    assert_eq!(told.tables.ports[&6].flags & PORT_SHORT, 0);
+    assert_eq!(told.tables.ports[&4].flags & PORT_SHORT, PORT_SHORT);
+    // Without rules it does not matter.
+    assert_eq!(with(Calls { iptables: true, ..Calls::default() }).long_ways, []);
+}
+
+#[test]
+fn what_others_do_with_packets_is_not_passed_by() {
+    let with = |interface: u32, others: Others, setting| {
+        let others = [(interface, others)].into();
+        let ways = ways(&two_bridges(), setting, &Surfaces { others, ..Surfaces::default() });
+        let said: Vec<_> = ways.long_ways.iter().map(ToString::to_string).collect();
+        (ways.tables.ports, ways.xdp, said)
+    };
+    let auto = |interface, others| with(interface, others, XdpSetting::Auto);
+    let some = || Some("a thing".to_owned());
+    let before = || Others { before: some(), ..Others::default() };
+    let after = || Others { after: some(), ..Others::default() };
+    let out = || Others { out: some(), ..Others::default() };
+    let all = PORT_SHORT | PORT_TAKES_XDP | PORT_JUDGED;
+    let at = "packets take the long way through bridge `virbr0`: ";
+
+    // At the port: what it sends, and what XDP would send to it. TC goes through its qdisc.
+    let (ports, _, said) = auto(4, after());
+    assert_eq!(ports[&4].flags, all & !PORT_JUDGED);
+    assert_eq!(said, [format!("{at}its port `vnet0`: what it sends meets a thing")]);
+    let (ports, _, said) = auto(4, out());
+    assert_eq!(ports[&4].flags, all & !PORT_TAKES_XDP);
+    let reason = "XDP leaves what is for it to TC, which has a thing there";
+    assert_eq!(said, [format!("{at}its port `vnet0`: {reason}")]);
+    // What comes before our program there sees everything.
+    let (ports, _, said) = auto(4, before());
+    assert_eq!((ports[&4].flags, said), (all, vec![]));
+
+    // At the bridge: what guests send, and what is for them.
+    let (ports, _, said) = auto(3, before());
+    assert_eq!(ports[&4].flags, all & !PORT_JUDGED);
+    assert_eq!(said, [format!("{at}what guests send meets a thing")]);
+    let (ports, _, said) = auto(3, out());
+    assert_eq!(ports[&4].flags, all & !PORT_SHORT);
+    assert_eq!(said, [format!("{at}what is for guests meets a thing")]);
+    // Packets of guests never get to what comes after our program.
+    assert_eq!(auto(3, after()).2, [""; 0]);
+    // Frames of the other bridge's guests do not come to its own device.
+    assert_eq!(auto(5, out()).0[&6].flags, PORT_SHORT);
+
+    let refusal = |interface, others, setting, at: usize| {
+        with(interface, others, setting).1.remove(at).refusal
+    };
+    let passed_by = Some("packets would pass by a thing: `--xdp on` does so".to_owned());
+    assert_eq!(refusal(2, before(), XdpSetting::Auto, 0), passed_by);
+    assert_eq!(refusal(2, before(), XdpSetting::On, 0), None);
+    assert_eq!(refusal(2, after(), XdpSetting::Auto, 0), None);
+    assert_eq!(refusal(9, after(), XdpSetting::Auto, 1), passed_by);
 }
 
 #[test]
