@@ -8,6 +8,8 @@ pub const SUBNETS: u32 = 16384;
 pub const OWN_ADDRESSES: usize = 4096;
 /// Interfaces towards outside.
 pub const UPLINKS: u32 = 256;
+/// Devices at which frames of uplinks come in: these, and the slaves of bonds.
+pub const XDP_UPLINKS: u32 = 1024;
 /// Addresses of one uplink that the masquerade may choose from.
 pub const ADDRESSES_PER_UPLINK: usize = 8;
 /// Live flows of all guests, unless set.

@@ -13,7 +13,7 @@ use crate::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
     port_map::PortMap,
-    shortcut::{BridgePort, Station},
+    shortcut::{BridgePort, Station, XdpUplink},
 };
 
 macro_rules! map_elements {
@@ -35,6 +35,7 @@ map_elements! {
     AddressKey,
     Adoption,
     BridgePort,
+    XdpUplink,
     Config,
     ExternalPort,
     FlowKey4,

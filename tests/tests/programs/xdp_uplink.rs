@@ -198,6 +198,26 @@ fn whatever_makes_a_way_doubtful_leaves_answers_to_tc() -> Result<()> {
 }
 
 #[test]
+fn only_frames_at_a_device_of_the_flows_own_uplink_are_taken() -> Result<()> {
+    let frames = [data().frame()];
+    with_rig(|rig| {
+        rig.set_xdp_mode(XdpMode::On)?;
+        with_way(rig, "port0", &tcp(GUEST_PORT, REMOTE_PORT, SYN))?;
+        // As of a bond's inactive slave.
+        rig.set_xdp_uplink(LOOPBACK, None)?;
+        are_left_to_tc(rig, &frames)?;
+        rig.set_xdp_uplink(LOOPBACK, Some("eth1"))?;
+        are_left_to_tc(rig, &frames)?;
+        // What has a next hop of its own is no matter.
+        rig.set_xdp_uplink(LOOPBACK, Some("eth0"))?;
+        rig.set_live_sessions(|session| session.way_outbound.source = ROUTER_MAC)?;
+        let outcome = rig.frame_in_xdp(UPLINK_XDP, None, &frames[0])?;
+        assert_eq!(outcome.verdict, XdpVerdict::Redirect);
+        Ok(())
+    })
+}
+
+#[test]
 fn port_that_takes_no_frames_of_xdp_gets_them_from_tc() -> Result<()> {
     with_rig(|rig| {
         rig.shorten(NETWORK, "virbr0", "port0")?;

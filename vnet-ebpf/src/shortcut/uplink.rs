@@ -15,7 +15,7 @@ use vnet_common::{
 use super::{
     frame::Frame,
     ip::{FrameIp, Header, Transport},
-    maps::{XDP_MODE, XDP_PORTS},
+    maps::{XDP_MODE, XDP_PORTS, XDP_UPLINKS},
     way::{self, MacPair},
 };
 use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
@@ -42,7 +42,13 @@ fn send<V: FrameIp>(frame: Frame) -> u32 {
 /// write.
 #[inline(always)]
 fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
+    // SAFETY: entries are replaced as a whole by userspace.
+    let uplink = unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }?;
     let [destination, _]: MacPair = frame.read(0)?;
+    // What the NIC only hears because somebody listens is none of ours.
+    if destination != uplink.mac {
+        return None;
+    }
     let header = V::header(frame)?;
     let transport = header.transport(frame)?;
     if header.protocol == protocol::TCP && !is_taken(&transport) {
@@ -51,8 +57,8 @@ fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
     let session = flow::find::<V>(&header.inbound_key(&transport))?;
     let is_current = session.epoch_inbound() == maps::config()?.epoch;
     let fits = header.ttl > 1 && header.total_len <= session.mtu_inbound();
-    // What the NIC only hears because somebody listens is none of ours.
-    let is_ours = session.way_outbound().source == destination;
+    // What comes in elsewhere than it went out is looked at by TC.
+    let is_ours = session.uplink_ifindex() == uplink.ifindex;
     let inbound = session.way_inbound();
     let has_way = way::is_good_in_xdp(&inbound, way::clock());
     if !(is_current && fits && is_ours && has_way && way::may_have(session)) {

@@ -15,6 +15,7 @@ use super::netlink::{
 };
 
 const AF_BRIDGE: u8 = 7;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
@@ -43,6 +44,11 @@ pub enum Event {
     Known(Station),
     /// It has forgotten it.
     Forgotten(Station),
+    /// An interface has gone, or is no port of its bridge any more.
+    Left {
+        /// Interface index.
+        interface: u32,
+    },
     /// A neighbour has this link-layer address, or none any more.
     Neighbour {
         /// Interface index.
@@ -83,7 +89,9 @@ impl NeighbourWatch {
             setsockopt(&Borrowed(&socket), sockopt::RcvBufForce, &bytes)
                 .or_else(|_| setsockopt(&Borrowed(&socket), sockopt::RcvBuf, &bytes))?;
             socket.socket_mut().bind_auto()?;
-            socket.socket_ref().add_membership(MulticastGroup::Neigh as u32)?;
+            for group in [MulticastGroup::Neigh, MulticastGroup::Link] {
+                socket.socket_ref().add_membership(group as u32)?;
+            }
             Ok(socket)
         };
         let socket = open().map_err(|source| NetlinkError::Socket { action: WATCHING, source })?;
@@ -156,6 +164,8 @@ fn event(kind: u16, body: &[u8]) -> Option<Event> {
     const NUD_INCOMPLETE: u16 = 0x01;
     const NUD_FAILED: u16 = 0x20;
     match (kind, *body.first()?) {
+        // `struct ifinfomsg`; a bridge tells of a port that leaves it.
+        (RTM_DELLINK, 0 | AF_BRIDGE) => Some(Event::Left { interface: u32_at(body, 4)? }),
         (RTM_NEWNEIGH, AF_BRIDGE) => station(body).map(Event::Known),
         (RTM_DELNEIGH, AF_BRIDGE) => station(body).map(Event::Forgotten),
         (RTM_NEWNEIGH | RTM_DELNEIGH, AF_INET | AF_INET6) => {
@@ -234,6 +244,9 @@ mod tests {
         assert_eq!(station(&entry(5, 0x02, 0, None)), known);
         assert_eq!(station(&entry(5, 0x40, 0x10, None)), known);
         assert_eq!(event(RTM_DELNEIGH, &entry(5, 0x02, 0, None)), known.map(Event::Forgotten));
+        let mut link = vec![AF_BRIDGE, 0, 0, 0];
+        link.extend(5_u32.to_ne_bytes());
+        assert_eq!(event(RTM_DELLINK, &link), Some(Event::Left { interface: 5 }));
         // A port's own address, the bridge's, a driver's entry, one of a VLAN.
         assert_eq!(station(&entry(5, 0x80, 0, None)), None);
         assert_eq!(station(&entry(3, 0x02, 0, None)), None);

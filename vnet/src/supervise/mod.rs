@@ -11,6 +11,7 @@ mod hooks;
 mod in_force;
 mod janitor;
 mod migrate;
+mod narrowing;
 mod obey;
 mod pause;
 mod ports;

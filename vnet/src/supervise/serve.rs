@@ -74,16 +74,20 @@ pub(super) async fn serve(
                 change.context("cannot follow the host's changes")?;
                 serving.follow().await;
             }
-            batch = running.shortcut.next() => {
-                let noted = match &batch {
-                    Ok(batch) => shortcut::note(running, batch),
+            notice = running.shortcut.next() => {
+                let noted = match &notice {
+                    Ok(notice) => shortcut::note(running, notice),
                     Err(error) => {
                         shortcut::listen_anew(running);
                         Err(anyhow::anyhow!("{error}"))
                     }
                 };
-                if let Err(error) = noted {
-                    log::error!("cannot enter what bridges know of stations: {error:#}");
+                match noted {
+                    Ok(false) => {}
+                    Ok(true) => serving.follow().await,
+                    Err(error) => {
+                        log::error!("cannot enter what bridges know of stations: {error:#}");
+                    }
                 }
             }
             result = leases_changed(&mut running.leases) => {

@@ -9,6 +9,7 @@ use std::{
 use vnet_common::shortcut::XdpMode;
 
 use super::{
+    narrowing::{self, Features},
     pause::pause,
     startup::Running,
     state,
@@ -17,13 +18,16 @@ use super::{
 use crate::{
     datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec},
     host::{
-        NetlinkError, Snapshot, bridge_rules,
+        NetlinkError, Snapshot, bridge_rules, ethtool,
         forwarding_database::{self, Batch, Event, NeighbourWatch},
         xdp,
     },
     instance::state::{ShortcutState, XdpState},
     notify,
-    plan::{Plan, ShortcutTables, Shortcuts, Surfaces, XdpPlace, XdpSetting},
+    plan::{
+        Plan, ShortcutTables, Shortcuts, Surfaces, VlanOffloads, XdpFeatures, XdpPlace, XdpSetting,
+        devices_for_xdp,
+    },
 };
 
 /// What is known of the short ways.
@@ -36,9 +40,18 @@ pub(super) struct Shortcut {
     stations: Stations,
     /// None where there are no short ways.
     watch: Option<NeighbourWatch>,
+    features: Features,
     /// Whether what the bridges know has to be read.
     must_read: bool,
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+}
+
+/// A change.
+pub(super) enum Notice {
+    /// Of what bridges and neighbour tables know.
+    Known(Batch),
+    /// Of what XDP a device can do; none if some changes were lost.
+    Features(Option<(u32, XdpFeatures)>),
 }
 
 /// What the settings and the host allow.
@@ -61,16 +74,23 @@ impl Shortcut {
             refusals: BTreeMap::new(),
             stations: Stations::of(datapath.stations()?),
             watch: None,
+            features: Features::default(),
             must_read: false,
             neighbours: HashMap::new(),
         })
     }
 
-    /// Changes of what bridges and neighbour tables know; never any without short ways. May be cancelled.
-    pub async fn next(&mut self) -> Result<Batch, NetlinkError> {
-        match &mut self.watch {
-            Some(watch) => watch.next().await,
-            None => std::future::pending().await,
+    /// What short ways depend on has changed; never without them. May be cancelled.
+    pub async fn next(&mut self) -> Result<Notice, NetlinkError> {
+        let watch = async {
+            match &mut self.watch {
+                Some(watch) => watch.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            batch = watch => batch.map(Notice::Known),
+            features = self.features.next() => features.map(Notice::Features),
         }
     }
 
@@ -105,8 +125,11 @@ pub(super) async fn enter(
     setting: XdpSetting,
 ) -> anyhow::Result<Option<String>> {
     let surfaces = if plan.short_ways {
+        // Before it is asked, so that no change is lost.
+        running.shortcut.features.listen().await;
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
-        Surfaces { rules: rules().await, xdp: features.ok().flatten() }
+        let vlan = vlan_offloads(plan, host).await;
+        Surfaces { rules: rules().await, xdp: features.ok().flatten(), vlan }
     } else {
         Surfaces::default()
     };
@@ -189,6 +212,7 @@ fn unwatch(running: &mut Running) -> anyhow::Result<()> {
     running.datapath.lease_short_ways(Duration::ZERO)?;
     let shortcut = &mut running.shortcut;
     shortcut.watch = None;
+    shortcut.features.forget();
     shortcut.must_read = false;
     shortcut.neighbours.clear();
     shortcut.stations.set_ports(&BTreeMap::new());
@@ -203,10 +227,18 @@ fn unwatch(running: &mut Running) -> anyhow::Result<()> {
 /// Listens anew, and reads what bridges know, in the next round.
 pub(super) fn listen_anew(running: &mut Running) {
     running.shortcut.watch = None;
+    running.shortcut.features.forget();
 }
 
-/// Enters what has changed.
-pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
+/// Enters what has changed. Whether there has to be a new plan.
+pub(super) fn note(running: &mut Running, notice: &Notice) -> anyhow::Result<bool> {
+    match notice {
+        Notice::Known(batch) => note_known(running, batch).map(|()| false),
+        Notice::Features(change) => narrowing::note_features(running, *change),
+    }
+}
+
+fn note_known(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     if batch.overrun {
         // With its queue, which is older than what is read then: the round reads, so that a flood costs little.
         running.shortcut.watch = None;
@@ -216,6 +248,9 @@ pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     let mut entries = Entries::new();
     let (mut has_moved, mut has_other_gateway) = (false, false);
     for event in &batch.events {
+        if let Event::Left { interface } = event {
+            narrowing::note_left(running, *interface)?;
+        }
         has_moved |= running.shortcut.stations.note(event, &mut entries);
         has_other_gateway |= is_other_gateway(running, event);
     }
@@ -248,6 +283,16 @@ pub(super) async fn is_changed(running: &mut Running) -> bool {
         is_changed |= hook.is_lost;
     }
     is_changed
+}
+
+/// What is not known is taken for the worst.
+async fn vlan_offloads(plan: &Plan, host: &Snapshot) -> BTreeMap<u32, VlanOffloads> {
+    let devices: Vec<u32> = devices_for_xdp(plan, host).iter().map(|link| link.index).collect();
+    ethtool::vlan_offloads(&devices).await.unwrap_or_else(|error| {
+        log::debug!("{error}");
+        let unknown = VlanOffloads { strips: true, filters: false };
+        devices.into_iter().map(|device| (device, unknown)).collect()
+    })
 }
 
 /// What is not known is taken for a reason.

@@ -80,7 +80,7 @@ impl Stations {
                 self.leave(key(station), entries);
                 false
             }
-            Event::Neighbour { .. } => false,
+            Event::Neighbour { .. } | Event::Left { .. } => false,
         }
     }
 
