@@ -6,7 +6,11 @@ use anyhow::{Result, ensure};
 use aya::maps::{Array, HashMap, Map, MapData};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use vnet_common::{guard::Mac, names::map, shortcut::BridgePort};
+use vnet_common::{
+    guard::Mac,
+    names::map,
+    shortcut::{BridgePort, PORT_TAKES_XDP},
+};
 use vnet_tests::{
     lab::{require_root, services::UdpEcho, wait_until},
     lifecycle::{
@@ -135,6 +139,116 @@ fn next_run_takes_xdp_over_and_detach_takes_it_off() -> Result<()> {
     ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
     running.terminate(DEADLINE)?.success()?;
     scene.assert_clean("taken over")
+}
+
+/// What the device for XDP says, once it says that.
+fn wait_for_reason(scene: &Scene, wanted: &Value) -> Result<()> {
+    wait_until("the device says why", DEADLINE, || {
+        let reason = device(scene).map_err(|error| error.to_string())?["reason"].clone();
+        if &reason == wanted { Ok(()) } else { Err(reason.to_string()) }
+    })?;
+    Ok(())
+}
+
+#[test]
+fn vlan_device_that_comes_later_takes_xdp_off_until_the_nic_leaves_tags_on() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = scene_for_xdp()?;
+    let host = &scene.lab.host;
+    let add = ["ip", "link", "add", "eth0.7", "link", "eth0", "type", "vlan", "id", "7"];
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
+    ensure!(has_xdp(&scene)?, "{}", uplink(&scene)?);
+    if !host.try_run(&add)?.status.success() {
+        assert!(std::env::var_os("VNET_TEST_REQUIRE").is_none(), "no VLAN devices");
+        eprintln!("skipped: this kernel has no VLAN devices");
+        running.terminate(DEADLINE)?.success()?;
+        return Ok(());
+    }
+    let reason = "it takes VLAN tags off frames before XDP sees them: `ethtool -K eth0 rxvlan off`";
+    wait_for_reason(&scene, &json!(reason))?;
+    ensure!(!has_xdp(&scene)?, "{}", uplink(&scene)?);
+    let said = format!("no native XDP at `eth0`, where packets go by TC alone: {reason}");
+    ensure!(running.stderr().matches(&said).count() == 1, "{}", running.stderr());
+    scene.assert_guests_get_out()?;
+    host.run(&["ethtool", "-K", "eth0", "rxvlan", "off"])?;
+    wait_for_reason(&scene, &json!(null))?;
+    ensure!(has_xdp(&scene)?, "{}", uplink(&scene)?);
+    host.run(&["ethtool", "-K", "eth0", "rxvlan", "on"])?;
+    wait_for_reason(&scene, &json!(reason))?;
+    host.run(&["ip", "link", "delete", "eth0.7"])?;
+    wait_for_reason(&scene, &json!(null))?;
+    running.terminate(DEADLINE)?.success()?;
+    scene.assert_clean("tags")
+}
+
+/// The flags of a port in the tables of the short ways; none if it is not there.
+fn port_flags(scene: &Scene, ifindex: u32) -> Result<Option<u32>> {
+    let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
+    let pin = format!("{pins}/maps/{}", map::BRIDGE_PORTS);
+    let ports: HashMap<_, u32, BridgePort> =
+        HashMap::try_from(Map::HashMap(scene.lab.host.enter(|| MapData::from_pin(pin))??))?;
+    Ok(ports.get(&ifindex, 0).ok().map(|port| port.flags))
+}
+
+/// How many moves the programs were told of.
+fn moves(scene: &Scene) -> Result<u32> {
+    let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
+    let pin = format!("{pins}/maps/{}", map::MOVES);
+    let moves: Array<_, u32> =
+        Array::try_from(Map::Array(scene.lab.host.enter(|| MapData::from_pin(pin))??))?;
+    Ok(moves.get(&0, 0)?)
+}
+
+/// Index and name of the port of the guest in a container.
+fn container_port(scene: &Scene) -> Result<(u32, String)> {
+    let shown =
+        scene.lab.host.run(&["ip", "-j", "link", "show", "type", "veth", "master", "virbr0"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let index = shown[0]["ifindex"].as_u64().unwrap_or_default();
+    Ok((u32::try_from(index)?, shown[0]["ifname"].as_str().unwrap_or_default().to_owned()))
+}
+
+#[test]
+fn port_that_takes_no_frames_of_xdp_any_more_gets_none_and_one_that_goes_is_forgotten() -> Result<()>
+{
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = scene_for_xdp()?;
+    let guest = &scene.lab.veth_guest;
+    guest.run(&["ethtool", "-K", "eth0", "gro", "on"])?;
+    let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
+    let (port, name) = container_port(&scene)?;
+    let wait_for = |what: &str, wanted: Option<u32>| -> Result<()> {
+        wait_until(what, Duration::from_secs(2), || {
+            let flags = port_flags(&scene, port).map_err(|error| error.to_string())?;
+            let takes = flags.map(|flags| flags & PORT_TAKES_XDP);
+            if takes == wanted { Ok(()) } else { Err(format!("{flags:?}")) }
+        })?;
+        Ok(())
+    };
+    if port_flags(&scene, port)?.is_some_and(|flags| flags & PORT_TAKES_XDP == 0) {
+        eprintln!("skipped: this kernel does not tell which devices take frames of XDP");
+        running.terminate(DEADLINE)?.success()?;
+        return Ok(());
+    }
+    for _ in 0..2 {
+        wait_for("the port takes frames", Some(PORT_TAKES_XDP))?;
+        let before = moves(&scene)?;
+        guest.run(&["ethtool", "-K", "eth0", "gro", "off"])?;
+        wait_for("the port takes none", Some(0))?;
+        ensure!(moves(&scene)? != before);
+        guest.run(&["ethtool", "-K", "eth0", "gro", "on"])?;
+    }
+    wait_for("the port takes frames", Some(PORT_TAKES_XDP))?;
+    let before = moves(&scene)?;
+    scene.lab.host.run(&["ip", "link", "set", &name, "nomaster"])?;
+    wait_for("the port is none of the bridge", None)?;
+    ensure!(moves(&scene)? != before);
+    running.terminate(DEADLINE)?.success()?;
+    Ok(())
 }
 
 /// Programs at guests' ports without a guard.

@@ -12,8 +12,9 @@ use crate::{
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
+    path::{Path, PathKey},
     port_map::PortMap,
-    shortcut::{BridgePort, Station},
+    shortcut::{BridgePort, Station, XdpUplink},
 };
 
 macro_rules! map_elements {
@@ -35,6 +36,7 @@ map_elements! {
     AddressKey,
     Adoption,
     BridgePort,
+    XdpUplink,
     Config,
     ExternalPort,
     FlowKey4,
@@ -54,6 +56,9 @@ map_elements! {
     MappingKey,
     Network,
     NetworkTraffic,
+    Path,
+    PathKey<Address>,
+    PathKey<Ipv4Be>,
     PortHolder,
     PortMap,
     RouteKey,

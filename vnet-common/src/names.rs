@@ -145,6 +145,12 @@ pub mod map {
     pub const MOVES: &str = "MOVES";
     /// Interface index of a port to itself, for redirects of XDP.
     pub const XDP_PORTS: &str = "XDP_PORTS";
+    /// Interface index at which frames of an uplink come in to [`crate::shortcut::XdpUplink`].
+    pub const XDP_UPLINKS: &str = "XDP_UPLINKS";
+    /// [`crate::path::PathKey`] to [`crate::path::Path`].
+    pub const PATHS: &str = "PATHS";
+    /// As `PATHS`, of IPv6.
+    pub const PATHS_IPV6: &str = "PATHS_IPV6";
     /// One time (`u64`), nanoseconds of `CLOCK_MONOTONIC`, until which short ways hold: userspace moves it on
     /// while it watches the bridges. 0 where there are none.
     pub const SHORTCUT_LEASE: &str = "SHORTCUT_LEASE";
@@ -187,11 +193,21 @@ pub mod map {
     ];
 
     /// Maps that came after others of their layout: a datapath that is taken over may lack them.
-    pub const LATER: [&str; 7] =
-        [BRIDGE_PORTS, STATIONS, BRIDGE_ADDRESSES, MOVES, XDP_PORTS, XDP_MODE, SHORTCUT_LEASE];
+    pub const LATER: [&str; 10] = [
+        BRIDGE_PORTS,
+        STATIONS,
+        BRIDGE_ADDRESSES,
+        MOVES,
+        XDP_PORTS,
+        XDP_MODE,
+        XDP_UPLINKS,
+        PATHS,
+        PATHS_IPV6,
+        SHORTCUT_LEASE,
+    ];
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 39] = [
+    pub const ALL: [&str; 42] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -230,6 +246,9 @@ pub mod map {
         MOVES,
         XDP_PORTS,
         XDP_MODE,
+        XDP_UPLINKS,
+        PATHS,
+        PATHS_IPV6,
         SHORTCUT_LEASE,
     ];
 }

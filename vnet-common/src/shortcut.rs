@@ -129,6 +129,19 @@ pub const fn is_settled(found: u32, now: u32) -> bool {
     is_young(found, now) && now.wrapping_sub(found) >= WAY_AGE_FOR_XDP
 }
 
+/// An uplink whose frames XDP may take, by the interface index at which they come in: its own or, of a bond, that of
+/// a slave that the bond takes frames from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct XdpUplink {
+    /// Interface index of the uplink.
+    pub ifindex: u32,
+    /// Its MAC address, as in the frame.
+    pub mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 2],
+}
+
 /// What packets XDP takes: the only element of `XDP_MODE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -149,6 +162,7 @@ mod tests {
         assert_eq!(size_of::<Station>(), 16);
         assert_eq!(size_of::<OutboundWay>(), 16);
         assert_eq!(size_of::<InboundWay>(), 16);
+        assert_eq!(size_of::<XdpUplink>(), 12);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use aya_ebpf::{
         BPF_F_RECOMPUTE_CSUM,
     },
     helpers::{
-        bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail,
+        bpf_check_mtu, bpf_clone_redirect, bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_change_tail,
         bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_skb_vlan_pop,
     },
     programs::TcContext,
@@ -101,6 +101,16 @@ impl Skb {
     #[inline(always)]
     pub const fn from_raw(raw: *mut __sk_buff) -> Self {
         Self { raw }
+    }
+
+    /// Whether there is an interface of this index.
+    #[inline(always)]
+    pub fn has_device(self, ifindex: u32) -> bool {
+        // In: the length of a packet, which fits; out: the MTU, which is not asked for.
+        let mut length = 1_u32;
+        // SAFETY: the context is valid while the program runs, and so is the word.
+        let result = unsafe { bpf_check_mtu(self.raw.cast(), ifindex, &raw mut length, 0, 0) };
+        result >= 0
     }
 
     context_fields! {

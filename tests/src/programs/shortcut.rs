@@ -13,7 +13,7 @@ use vnet_common::{
     names::{map, program},
     shortcut::{
         BridgePort, InboundWay, OutboundWay, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, Station,
-        WAY_REST, XdpMode, way_time,
+        WAY_REST, XdpMode, XdpUplink, way_time,
     },
 };
 
@@ -27,6 +27,8 @@ use super::run::Origin;
 
 /// MAC address of the bridges and uplinks of a rig.
 pub const HOST_MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0xfe];
+/// Where frames come in that are said to come in nowhere: the kernel takes them to be at `lo`.
+pub const LOOPBACK: u32 = 1;
 /// MAC address of the next hop behind `eth0`.
 pub const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// What the bridges of a rig are told to forget silent stations after, in milliseconds.
@@ -89,6 +91,7 @@ impl Rig {
         self.set_station(bridge, GUEST_MAC, Station { port: ifindex, seen_at: ifindex, seen })?;
         let addresses = load::array_mut::<Mac>(self.ebpf_mut(), map::BRIDGE_ADDRESSES);
         addresses?.set(u32::from(network), Plain(Mac::from_bytes(HOST_MAC)), 0)?;
+        self.set_xdp_uplink(LOOPBACK, Some("eth0"))?;
         let ports = load::found_mut(self.ebpf_mut(), map::XDP_PORTS)?;
         Ok(DevMapHash::try_from(ports)?.insert(ifindex, ifindex, None, 0)?)
     }
@@ -110,6 +113,19 @@ impl Rig {
         change(&mut entry);
         let mut ports = load::hash_mut::<u32, BridgePort>(self.ebpf_mut(), map::BRIDGE_PORTS)?;
         Ok(ports.insert(Plain(key), Plain(entry), 0)?)
+    }
+
+    /// Says of which uplink frames at an interface are, or that they are of none.
+    pub fn set_xdp_uplink(&mut self, device: u32, uplink: Option<&str>) -> Result<()> {
+        let uplink = uplink.map(|name| self.ifindex(name)).transpose()?;
+        let mut map = load::hash_mut::<u32, XdpUplink>(self.ebpf_mut(), map::XDP_UPLINKS)?;
+        match uplink {
+            Some(ifindex) => {
+                let at = XdpUplink { ifindex, mac: HOST_MAC, reserved: [0; 2] };
+                Ok(map.insert(Plain(device), Plain(at), 0)?)
+            }
+            None => Ok(map.remove(&Plain(device))?),
+        }
     }
 
     /// Enters what a bridge has learned.

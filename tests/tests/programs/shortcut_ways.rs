@@ -271,3 +271,21 @@ fn flow_that_turns_round_has_no_ways() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn port_that_is_gone_is_no_way_although_the_tables_still_have_it() -> Result<()> {
+    with_rig(|rig| {
+        rig.shorten(NETWORK, "virbr0", PORT)?;
+        let (_, inbound) = ways(rig)?;
+        assert_ne!(inbound.port, 0);
+        rig.forget_ways()?;
+        rig.ip(&format!("link delete {PORT}"))?;
+        let (outbound, inbound) = ways(rig)?;
+        assert_eq!(outbound.destination, ROUTER_MAC);
+        assert_eq!((inbound.port, inbound.destination), (0, [0; 6]));
+        let outcome = rig.from_outside(&udp("192.0.2.10:53", "198.51.100.1:20000"))?;
+        // By the bridge: whose port the guest is at is its to know.
+        assert_ne!(outcome.frame[..6], GUEST_MAC);
+        Ok(())
+    })
+}

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use vnet_common::{
     guard::{Mac, MacKey},
     limits,
-    shortcut::{BridgePort, Station},
+    shortcut::{BridgePort, Station, XdpUplink},
 };
 
 #[map]
@@ -27,6 +27,10 @@ pub static MOVES: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static XDP_PORTS: DevMapHash = DevMapHash::with_max_entries(limits::BRIDGE_PORTS, 0);
+
+#[map]
+pub static XDP_UPLINKS: HashMap<u32, XdpUplink> =
+    HashMap::with_max_entries(limits::XDP_UPLINKS, BPF_F_NO_PREALLOC);
 
 #[map]
 pub static SHORTCUT_LEASE: Array<u64> = Array::with_max_entries(1, 0);

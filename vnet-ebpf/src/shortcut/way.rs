@@ -187,7 +187,7 @@ fn find_inbound(skb: Skb, session: SessionSlot, way: &mut InboundWay) -> Option<
     }
     let place = station::place(MacKey::new(bridge, Mac::from_bytes(destination)))?;
     let port = port_of_guest(bridge, place.ifindex)?;
-    if !place.is_alive(port, now()) {
+    if !place.is_alive(port, now()) || !skb.has_device(place.ifindex) {
         return None;
     }
     way.destination = destination;

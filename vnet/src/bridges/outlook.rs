@@ -70,6 +70,7 @@ fn link(bridge: &Bridge, index: u32) -> Link {
         mac: Some(bridge.mac),
         master: None,
         port: None,
+        active_slave: None,
         bridge_port: None,
         parent: None,
         parent_is_foreign: false,
@@ -81,6 +82,8 @@ fn link(bridge: &Bridge, index: u32) -> Link {
         netfilter_calls: Calls::default(),
         spanning_tree: Some(bridge.spanning_tree),
         alias: Some(bridge.alias.clone()),
+        promiscuous: false,
+        bus: None,
         ipv6: Some(Ipv6Settings { forwarding: 0, accept_ra: 0, disabled: !has_ipv6 }),
     }
 }

@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     guard::{Mac, MacKey},
     names::map,
-    shortcut::{BridgePort, PORT_TAKES_XDP, Station, XdpMode},
+    shortcut::{BridgePort, PORT_TAKES_XDP, Station, XdpMode, XdpUplink},
 };
 
 use super::{
@@ -70,6 +70,12 @@ impl Datapath {
         for (slot, _) in old.addresses.iter().filter(|(slot, mac)| others(slot, mac, &new)) {
             addresses.set(*slot, Mac::NONE, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
         }
+        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        for (device, _) in
+            old.uplinks.iter().filter(|(device, _)| !new.uplinks.contains_key(device))
+        {
+            absent_is_fine(uplinks.remove(device), map::XDP_UPLINKS)?;
+        }
         self.leave_xdp_ports(&old, &new)?;
         self.enter_xdp_ports(&mut new)?;
         let mut addresses: Array<_, Mac> = self.map(map::BRIDGE_ADDRESSES)?;
@@ -81,6 +87,12 @@ impl Datapath {
             if wrong.contains(port) || old.ports.get(port) != Some(at) {
                 ports.insert(port, at, ANY).map_err(failed(map::BRIDGE_PORTS))?;
             }
+        }
+        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        for (device, at) in
+            new.uplinks.iter().filter(|(device, at)| old.uplinks.get(device) != Some(at))
+        {
+            uplinks.insert(device, at, ANY).map_err(failed(map::XDP_UPLINKS))?;
         }
         let is_narrower = old.is_wider_than(&new);
         self.shortcut = Shortcut { tables: new, is_torn: false };
@@ -214,6 +226,11 @@ impl Datapath {
             if mac != Mac::NONE {
                 tables.addresses.insert(slot, mac);
             }
+        }
+        let uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        for entry in &uplinks {
+            let (device, at) = entry.map_err(failed(map::XDP_UPLINKS))?;
+            tables.uplinks.insert(device, at);
         }
         self.shortcut.tables = tables;
         Ok(())

@@ -37,6 +37,7 @@ impl Host {
                 mode: BondMode::ActiveBackup,
                 miimon: 100,
                 arp_interval: 0,
+                all_slaves_active: false,
             }),
             vlan_filtering: (kind == LinkKind::Bridge).then_some(false),
             default_vlan: (kind == LinkKind::Bridge).then_some(1),
@@ -52,10 +53,13 @@ impl Host {
             mac: None,
             master: None,
             port: None,
+            active_slave: None,
             bridge_port: None,
             parent: None,
             parent_is_foreign: false,
             vlan_id: None,
+            promiscuous: false,
+            bus: None,
             ipv6: Some(Ipv6Settings { forwarding: 0, accept_ra: 1, disabled: false }),
         });
         self
@@ -73,6 +77,7 @@ impl Host {
             }),
             _ => None,
         };
+        link.active_slave = (port == Some(Port::Bond)).then_some(true);
         (link.master, link.port) = (Some(master), port);
         self
     }

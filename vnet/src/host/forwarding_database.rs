@@ -19,6 +19,7 @@ use super::{
 };
 
 const AF_BRIDGE: u8 = 7;
+const RTM_DELLINK: u16 = 17;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_GETNEIGH: u16 = 30;
@@ -47,6 +48,11 @@ pub enum Event {
     Known(Station),
     /// It has forgotten it.
     Forgotten(Station),
+    /// An interface has gone, or is no port of its bridge any more.
+    Left {
+        /// Interface index.
+        interface: u32,
+    },
     /// A neighbour has this link-layer address, or none any more.
     Neighbour {
         /// Interface index.
@@ -95,7 +101,7 @@ impl NeighbourWatch {
             setsockopt(&Borrowed(&socket), sockopt::RcvBufForce, &bytes)
                 .or_else(|_| setsockopt(&Borrowed(&socket), sockopt::RcvBuf, &bytes))?;
             socket.socket_mut().bind_auto()?;
-            for group in [MulticastGroup::Neigh, MulticastGroup::Tc] {
+            for group in [MulticastGroup::Neigh, MulticastGroup::Tc, MulticastGroup::Link] {
                 socket.socket_ref().add_membership(group as u32)?;
             }
             Ok(socket)
@@ -190,6 +196,8 @@ fn event(kind: u16, body: &[u8]) -> Option<Event> {
     const NUD_INCOMPLETE: u16 = 0x01;
     const NUD_FAILED: u16 = 0x20;
     match (kind, *body.first()?) {
+        // `struct ifinfomsg`; a bridge tells of a port that leaves it.
+        (RTM_DELLINK, 0 | AF_BRIDGE) => Some(Event::Left { interface: u32_at(body, 4)? }),
         // What was learned may become the bridge's own.
         (RTM_NEWNEIGH, AF_BRIDGE) => Some(match station(body)? {
             Ok(station) => Event::Known(station),
@@ -280,6 +288,9 @@ mod tests {
         assert_eq!(station(&entry(5, 0x40, 0x10, None)), known);
         let forgotten = Some(Event::Forgotten(at(5)));
         assert_eq!(event(RTM_DELNEIGH, &entry(5, 0x02, 0, None)), forgotten);
+        let mut link = vec![AF_BRIDGE, 0, 0, 0];
+        link.extend(5_u32.to_ne_bytes());
+        assert_eq!(event(RTM_DELLINK, &link), Some(Event::Left { interface: 5 }));
         // A port's own address, also if it was a station's; the bridge's.
         assert_eq!(station(&entry(5, 0x80, 0, None)), Some(Err(at(5))));
         assert_eq!(event(RTM_NEWNEIGH, &entry(5, 0x80, 0, None)), forgotten);

@@ -29,6 +29,9 @@ pub struct Link {
     pub master: Option<u32>,
     /// What it is to its master.
     pub port: Option<Port>,
+    /// Whether its bond takes frames from it beyond those for many (`bond_should_deliver_exact_match` in
+    /// `drivers/net/bonding/bond_main.c`); `None` if it is no slave of a bond.
+    pub active_slave: Option<bool>,
     /// What its bridge does with its frames; `None` if it is no port of a bridge.
     pub bridge_port: Option<BridgePortSettings>,
     /// Index of the device under it (VLAN, macvlan) or of the peer (veth). The peer may be in
@@ -53,6 +56,11 @@ pub struct Link {
     pub spanning_tree: Option<SpanningTree>,
     /// What somebody has noted about it (`ip link set IF alias …`).
     pub alias: Option<String>,
+    /// It takes frames for any address (`IFF_PROMISC`), whoever asked for that.
+    pub promiscuous: bool,
+    /// The bus of the device behind it, as `pci` or `xen`; `None` if there is none, or on kernels that do not tell
+    /// (before Linux 5.14).
+    pub bus: Option<String>,
     /// Its IPv6 parameters; `None` where there is no IPv6, as in a kernel without it.
     pub ipv6: Option<Ipv6Settings>,
 }
@@ -108,6 +116,8 @@ pub struct Bond {
     pub miimon: u32,
     /// ARP monitoring interval in milliseconds; 0 is off.
     pub arp_interval: u32,
+    /// Frames of inactive slaves are taken, too (`all_slaves_active`).
+    pub all_slaves_active: bool,
 }
 
 /// How a bridge keeps loops out.
@@ -191,7 +201,9 @@ impl Link {
         const IFLA_LINKINFO: u16 = 18;
         const IFLA_IFALIAS: u16 = 20;
         const IFLA_AF_SPEC: u16 = 26;
+        const IFLA_PROMISCUITY: u16 = 30;
         const IFLA_LINK_NETNSID: u16 = 37;
+        const IFLA_PARENT_DEV_BUS_NAME: u16 = 57;
 
         let hardware = u16_at(body, 2)?;
         let flags = LinkFlags::from_bits_retain(u32_at(body, 8)?);
@@ -209,6 +221,7 @@ impl Link {
             mac: None,
             master: None,
             port: None,
+            active_slave: None,
             bridge_port: None,
             parent: None,
             parent_is_foreign: false,
@@ -220,6 +233,8 @@ impl Link {
             netfilter_calls: Calls::default(),
             spanning_tree: None,
             alias: None,
+            promiscuous: false,
+            bus: None,
             ipv6: None,
         };
         for (kind, payload) in attributes(body.get(16..)?) {
@@ -231,6 +246,10 @@ impl Link {
                 IFLA_LINK_NETNSID => link.parent_is_foreign = true,
                 IFLA_MASTER => link.master = u32_at(payload, 0).filter(|index| *index != 0),
                 IFLA_IFALIAS => link.alias = Some(string(payload)).filter(|text| !text.is_empty()),
+                IFLA_PROMISCUITY => {
+                    link.promiscuous = u32_at(payload, 0).is_some_and(|count| count > 0);
+                }
+                IFLA_PARENT_DEV_BUS_NAME => link.bus = Some(string(payload)),
                 IFLA_AF_SPEC => link.ipv6 = Ipv6Settings::parse(payload),
                 IFLA_LINKINFO => link.read_info(payload, hardware),
                 _ => {}
@@ -244,6 +263,8 @@ impl Link {
         const IFLA_INFO_DATA: u16 = 2;
         const IFLA_INFO_SLAVE_KIND: u16 = 4;
         const IFLA_INFO_SLAVE_DATA: u16 = 5;
+        const IFLA_BOND_SLAVE_STATE: u16 = 1;
+        const BOND_STATE_ACTIVE: u8 = 0;
 
         let find =
             |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, payload)| payload);
@@ -257,6 +278,12 @@ impl Link {
             .as_ref()
             .filter(|kind| *kind == "bridge")
             .map(|_| BridgePortSettings::parse(find(IFLA_INFO_SLAVE_DATA).unwrap_or_default()));
+        self.active_slave = kind.as_ref().filter(|kind| *kind == "bond").map(|_| {
+            let data = find(IFLA_INFO_SLAVE_DATA).unwrap_or_default();
+            attributes(data).any(|(kind, payload)| {
+                kind == IFLA_BOND_SLAVE_STATE && payload == [BOND_STATE_ACTIVE]
+            })
+        });
         self.port = kind.map(|kind| match kind.as_str() {
             "bridge" => Port::Bridge {
                 isolated: self.bridge_port.is_some_and(|settings| settings.isolated),
@@ -270,6 +297,7 @@ impl Link {
         const IFLA_BOND_MODE: u16 = 1;
         const IFLA_BOND_MIIMON: u16 = 3;
         const IFLA_BOND_ARP_INTERVAL: u16 = 7;
+        const IFLA_BOND_ALL_SLAVES_ACTIVE: u16 = 17;
         const IFLA_BR_FORWARD_DELAY: u16 = 1;
         const IFLA_BR_AGEING_TIME: u16 = 4;
         const IFLA_BR_STP_STATE: u16 = 5;
@@ -308,6 +336,8 @@ impl Link {
                     mode: BondMode::from(*mode),
                     miimon: number(IFLA_BOND_MIIMON),
                     arp_interval: number(IFLA_BOND_ARP_INTERVAL),
+                    all_slaves_active: find(IFLA_BOND_ALL_SLAVES_ACTIVE)
+                        .is_some_and(|payload| payload == [1]),
                 });
             }
             LinkKind::Vlan => {
@@ -400,7 +430,12 @@ mod tests {
         assert_eq!(bond.kind, LinkKind::Bond);
         assert_eq!(
             bond.bond,
-            Some(Bond { mode: BondMode::Ieee8023Ad, miimon: 100, arp_interval: 0 })
+            Some(Bond {
+                mode: BondMode::Ieee8023Ad,
+                miimon: 100,
+                arp_interval: 0,
+                all_slaves_active: false
+            })
         );
         assert!(bond.is_up() && bond.is_lower_up());
     }
@@ -448,6 +483,16 @@ mod tests {
         });
         assert_eq!(slave.kind, LinkKind::Physical);
         assert_eq!((slave.master, slave.port), (Some(9), Some(Port::Bond)));
+        assert_eq!(slave.active_slave, Some(false));
+        for (state, is_active) in [(0, true), (1, false)] {
+            let mut data = Vec::new();
+            push_string(&mut data, 4, "bond");
+            let mut slave = Vec::new();
+            push_attribute(&mut slave, 1, &[state]);
+            push_nested(&mut data, 5, &slave);
+            let slave = link(1, 0, |body| push_nested(body, 18, &data));
+            assert_eq!(slave.active_slave, Some(is_active));
+        }
     }
 
     #[test]

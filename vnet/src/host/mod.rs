@@ -12,10 +12,12 @@ pub mod bpffs;
 pub mod bridge;
 pub mod bridge_port;
 pub mod bridge_rules;
+pub mod ethtool;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod forwarding_database;
 pub mod gateway_route;
+mod generic;
 pub mod indexed;
 mod ipv6;
 pub mod link;

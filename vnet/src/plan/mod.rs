@@ -31,7 +31,8 @@ pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
 pub use shortcut::{
-    LongWay, ShortcutTables, Shortcuts, Surfaces, XdpFeatures, XdpPlace, XdpSetting,
+    LongWay, ShortcutTables, Shortcuts, Surfaces, VlanOffloads, XdpFeatures, XdpPlace, XdpSetting,
+    devices_for_xdp,
 };
 pub use slots::Slots;
 pub use tables::{SubnetPrefix, Tables};

@@ -10,7 +10,7 @@ use vnet_common::{
     guard::Mac,
     limits,
     names::program,
-    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, XdpUplink},
 };
 
 use super::{Others, Plan, ports::is_guests};
@@ -23,6 +23,8 @@ pub struct ShortcutTables {
     pub ports: BTreeMap<u32, BridgePort>,
     /// Slot of a network to its bridge's address.
     pub addresses: BTreeMap<u32, Mac>,
+    /// Interface index at which frames of an uplink with XDP come in to that uplink.
+    pub uplinks: BTreeMap<u32, XdpUplink>,
 }
 
 impl ShortcutTables {
@@ -37,6 +39,7 @@ impl ShortcutTables {
         };
         self.ports.iter().any(|(index, port)| is_narrower(port, others.ports.get(index)))
             || self.addresses.iter().any(|(slot, mac)| others.addresses.get(slot) != Some(mac))
+            || self.uplinks.iter().any(|(device, at)| others.uplinks.get(device) != Some(at))
     }
 }
 
@@ -74,6 +77,17 @@ pub struct Surfaces {
     pub others: BTreeMap<u32, Others>,
     /// What XDP the devices can do; none on kernels that do not tell (before Linux 6.3).
     pub xdp: Option<BTreeMap<u32, XdpFeatures>>,
+    /// What devices for XDP do with VLAN tags.
+    pub vlan: BTreeMap<u32, VlanOffloads>,
+}
+
+/// What a NIC does with the VLAN tags of frames that come in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VlanOffloads {
+    /// It takes them off, so that XDP cannot see them (`rx-vlan-hw-parse`).
+    pub strips: bool,
+    /// It drops frames of VLANs that nobody here has (`rx-vlan-filter`), unless it is promiscuous.
+    pub filters: bool,
 }
 
 /// What XDP a device can do.
@@ -165,10 +179,24 @@ impl Shortcuts {
                 ways.xdp.push(place);
             }
         }
+        ways.add_uplinks(host);
         ways.xdp.sort_by_key(|place| place.ifindex);
         ways.long_ways.sort();
         ways.long_ways.dedup();
         ways
+    }
+
+    /// The devices at which frames of the uplinks with XDP come in.
+    fn add_uplinks(&mut self, host: &Snapshot) {
+        let has_xdp =
+            |place: &&XdpPlace| place.program == program::UPLINK_XDP && place.refusal.is_none();
+        let uplinks = self.xdp.iter().filter(has_xdp);
+        for link in uplinks.filter_map(|place| host.link(place.ifindex)) {
+            let Some(mac) = link.mac else { continue };
+            let uplink = XdpUplink { ifindex: link.index, mac, reserved: [0; 2] };
+            let devices = active_slaves(link, host).map(|slave| slave.index).chain([link.index]);
+            self.tables.uplinks.extend(devices.map(|device| (device, uplink)));
+        }
     }
 
     fn add_bridge(
@@ -195,11 +223,7 @@ impl Shortcuts {
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {
-            let slaves: Vec<_> = if port.kind == LinkKind::Bond {
-                host.ports_of(port.index).collect()
-            } else {
-                Vec::new()
-            };
+            let slaves: Vec<_> = active_slaves(port, host).collect();
             if self.tables.ports.len() + slaves.len() >= limits::BRIDGE_PORTS as usize {
                 return;
             }
@@ -229,12 +253,33 @@ impl Shortcuts {
                 ageing_ms: bridge.ageing_time.unwrap_or_default().saturating_mul(10),
             };
             self.tables.ports.insert(port.index, entry);
-            // XDP of a bond sees its slaves' numbers.
             for slave in slaves {
                 self.tables.ports.insert(slave.index, entry);
             }
         }
     }
+}
+
+/// The devices whose treatment of VLAN tags decides whether there is XDP.
+#[must_use]
+pub fn devices_for_xdp<'a>(plan: &Plan, host: &'a Snapshot) -> Vec<&'a Link> {
+    let uplinks = plan.uplinks.iter().filter_map(|uplink| host.link(uplink.ifindex));
+    let ports = bridges(plan, host).flat_map(|bridge| host.ports_of(bridge.index));
+    let tops = uplinks.chain(ports.filter(|port| is_nic(port)));
+    let devices = tops.flat_map(|top| slaves(top, host).chain([top]));
+    devices.filter(|link| matches!(link.kind, LinkKind::Physical | LinkKind::Veth)).collect()
+}
+
+/// The slaves of a bond.
+fn slaves<'a>(link: &Link, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> + use<'a> {
+    let bond = (link.kind == LinkKind::Bond).then_some(link.index);
+    bond.into_iter().flat_map(|bond| host.ports_of(bond))
+}
+
+/// Those that it takes frames from: XDP of a bond runs for all, and sees their numbers.
+fn active_slaves<'a>(link: &Link, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> + use<'a> {
+    let takes_all = link.bond.as_ref().is_some_and(|bond| bond.all_slaves_active);
+    slaves(link, host).filter(move |slave| takes_all || slave.active_slave == Some(true))
 }
 
 /// The bridges of a plan's networks, each once.
@@ -297,8 +342,12 @@ fn place(
 ) -> XdpPlace {
     let refusal = match setting {
         XdpSetting::Off => Some("--xdp off".to_owned()),
-        XdpSetting::Auto | XdpSetting::On => refusal(link, host, setting, surfaces)
-            .or_else(|| overtaken(link, program, surfaces).filter(|_| setting == XdpSetting::Auto)),
+        XdpSetting::Auto | XdpSetting::On => {
+            let asked = Asked { place: link, program, host, setting, surfaces };
+            asked.refusal(link).or_else(|| {
+                overtaken(link, program, surfaces).filter(|_| setting == XdpSetting::Auto)
+            })
+        }
     };
     XdpPlace { ifindex: link.index, name: link.name.clone(), program, refusal }
 }
@@ -312,40 +361,80 @@ fn overtaken(link: &Link, program: &'static str, surfaces: &Surfaces) -> Option<
     Some(format!("packets would pass by {}: `--xdp on` does so", what?))
 }
 
-/// `bond_xdp_check` in `drivers/net/bonding/bond_main.c` for the modes.
-fn refusal(
-    link: &Link,
-    host: &Snapshot,
+/// A place for XDP.
+struct Asked<'a> {
+    place: &'a Link,
+    program: &'static str,
+    host: &'a Snapshot,
     setting: XdpSetting,
-    surfaces: &Surfaces,
-) -> Option<String> {
-    match &link.kind {
-        LinkKind::Physical => {
-            let features = surfaces.xdp.as_ref()?.get(&link.index)?;
-            (!features.native).then(|| "its driver has no native XDP".to_owned())
-        }
-        LinkKind::Veth if setting == XdpSetting::On => None,
-        LinkKind::Veth => Some(
-            "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx off`: \
-             then `--xdp on`"
-                .to_owned(),
-        ),
-        LinkKind::Bond => {
-            if let Some(mode) = link.bond.as_ref().and_then(|bond| mode_without_xdp(bond.mode)) {
-                return Some(format!("bonds of mode {mode} have no native XDP"));
+    surfaces: &'a Surfaces,
+}
+
+impl Asked<'_> {
+    /// Why a device, the place itself or a slave of it, cannot have XDP. `bond_xdp_check` in
+    /// `drivers/net/bonding/bond_main.c` for the modes.
+    fn refusal(&self, link: &Link) -> Option<String> {
+        let on_request = self.setting == XdpSetting::On;
+        match &link.kind {
+            LinkKind::Physical if link.bus.as_deref() == Some("xen") && !on_request => Some(
+                "frames between Xen's domains lack their checksums, unless the other end has \
+                 `ethtool -K PEER tx off`: then `--xdp on`"
+                    .to_owned(),
+            ),
+            LinkKind::Physical => self.without_driver(link).or_else(|| self.hidden_tags(link)),
+            LinkKind::Veth if on_request => self.hidden_tags(link),
+            LinkKind::Veth => Some(
+                "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx off`: \
+                 then `--xdp on`"
+                    .to_owned(),
+            ),
+            LinkKind::Bond => {
+                let mode = link.bond.as_ref().and_then(|bond| mode_without_xdp(bond.mode));
+                if let Some(mode) = mode {
+                    return Some(format!("bonds of mode {mode} have no native XDP"));
+                }
+                slaves(link, self.host).find_map(|slave| {
+                    let reason = self.refusal(slave)?;
+                    Some(format!("its slave `{}`: {reason}", slave.name))
+                })
             }
-            let slaves = host.ports_of(link.index);
-            slaves.into_iter().find_map(|slave| {
-                let reason = refusal(slave, host, setting, surfaces)?;
-                Some(format!("its slave `{}`: {reason}", slave.name))
+            LinkKind::Bridge => Some("bridges have no native XDP".to_owned()),
+            LinkKind::Vlan => Some("VLAN devices have no native XDP".to_owned()),
+            LinkKind::Tap | LinkKind::Tun => {
+                Some("frames from a tap lack their checksums".to_owned())
+            }
+            _ => Some("devices of its kind have no native XDP".to_owned()),
+        }
+    }
+
+    fn without_driver(&self, nic: &Link) -> Option<String> {
+        let features = self.surfaces.xdp.as_ref()?.get(&nic.index)?;
+        (!features.native).then(|| "its driver has no native XDP".to_owned())
+    }
+
+    /// Where tagged frames of others than the place's own could come to XDP without their tags. Below a bridge a NIC
+    /// is promiscuous. A veth has no tags but those of VLAN devices at either end.
+    fn hidden_tags(&self, nic: &Link) -> Option<String> {
+        let offloads = self.surfaces.vlan.get(&nic.index).filter(|offloads| offloads.strips)?;
+        let is_parent = |link: &Link| {
+            self.host.links.iter().any(|vlan| {
+                vlan.kind == LinkKind::Vlan
+                    && vlan.parent == Some(link.index)
+                    && !vlan.parent_is_foreign
             })
-        }
-        LinkKind::Bridge => Some("bridges have no native XDP".to_owned()),
-        LinkKind::Vlan => Some("VLAN devices have no native XDP".to_owned()),
-        LinkKind::Tap | LinkKind::Tun => {
-            Some("frames from a tap lack their checksums".to_owned())
-        }
-        _ => Some("devices of its kind have no native XDP".to_owned()),
+        };
+        let hears_all = nic.kind != LinkKind::Veth
+            && (self.program == program::BRIDGED_XDP
+                || !offloads.filters
+                || nic.promiscuous
+                || self.place.promiscuous);
+        let is_tagged = hears_all || is_parent(nic) || is_parent(self.place);
+        is_tagged.then(|| {
+            let name = &nic.name;
+            format!(
+                "it takes VLAN tags off frames before XDP sees them: `ethtool -K {name} rxvlan off`"
+            )
+        })
     }
 }
 

@@ -11,6 +11,7 @@ mod hooks;
 mod in_force;
 mod janitor;
 mod migrate;
+mod narrowing;
 mod neighbourhood;
 mod obey;
 mod pace;

@@ -9,6 +9,7 @@ use std::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
+    narrowing::{self, Features},
     pace::{Pace, Reading},
     shortcut,
     startup::Running,
@@ -20,6 +21,7 @@ use crate::{
         NetlinkError,
         forwarding_database::{self, Batch, Event, NeighbourWatch},
     },
+    plan::XdpFeatures,
 };
 
 /// A change of somebody's filters is one of many, as a rule.
@@ -42,12 +44,16 @@ pub(super) struct Neighbourhood {
     epochs: Pace,
     /// When to look at what others do with packets.
     look_at: Option<Instant>,
+    /// What XDP the devices can do.
+    pub features: Features,
 }
 
 /// Why there is something to do.
 pub(super) enum Call {
     /// Something has changed.
     Changed(Batch),
+    /// What XDP a device can do; none if some changes were lost.
+    Features(Option<(u32, XdpFeatures)>),
     /// It is time.
     Due,
 }
@@ -66,6 +72,7 @@ impl Neighbourhood {
             // Each makes every flow be judged anew.
             epochs: Pace::new(Duration::from_secs(1), 3),
             look_at: None,
+            features: Features::default(),
         })
     }
 
@@ -85,6 +92,7 @@ impl Neighbourhood {
                 Some(due) => sleep_until(due).await,
                 None => std::future::pending().await,
             } } => Ok(Call::Due),
+            features = self.features.next() => features.map(Call::Features),
             heard = heard => heard.map(Call::Changed),
         }
     }
@@ -128,6 +136,7 @@ pub(super) fn unwatch(running: &mut Running) -> anyhow::Result<()> {
     running.datapath.lease_short_ways(Duration::ZERO)?;
     let place = &mut running.shortcut.neighbourhood;
     (place.watch, place.reading, place.look_at) = (None, None, None);
+    place.features.forget();
     place.changed.clear();
     place.neighbours.clear();
     place.moves.clear();
@@ -177,6 +186,9 @@ pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
     let mut moved = BTreeSet::new();
     let mut has_other_gateway = false;
     for event in &batch.events {
+        if let Event::Left { interface } = event {
+            narrowing::note_left(running, *interface)?;
+        }
         let place = &mut running.shortcut.neighbourhood;
         moved.extend(place.stations.note(event, &mut entries));
         if let Event::TrafficControl { interface } = event

@@ -11,6 +11,7 @@ use tokio::{
 
 use super::{
     follow::{Retry, follow, is_needed},
+    narrowing,
     neighbourhood::{self, Call},
     obey,
     ports::leases_changed,
@@ -146,9 +147,11 @@ impl<'a> Serving<'a> {
     async fn hear(&mut self, call: Result<Call, NetlinkError>) {
         let heard = match call {
             Ok(Call::Changed(batch)) => neighbourhood::note(self.running, &batch).map(|()| false),
+            Ok(Call::Features(change)) => narrowing::note_features(self.running, change),
             Ok(Call::Due) => neighbourhood::tend(self.running).await,
             Err(error) => {
                 self.running.shortcut.neighbourhood.lose();
+                self.running.shortcut.neighbourhood.features.forget();
                 Err(error.into())
             }
         };

@@ -16,10 +16,13 @@ use super::{
 };
 use crate::{
     datapath::{Attachment, Datapath, DatapathError, Direction, Hook, HookSpec, XDP_IS_TAKEN},
-    host::{Snapshot, xdp},
+    host::{Snapshot, ethtool, xdp},
     instance::state::{ShortcutState, XdpState},
     notify,
-    plan::{self, Plan, ShortcutTables, Shortcuts, Surfaces, XdpPlace, XdpSetting},
+    plan::{
+        self, Plan, ShortcutTables, Shortcuts, Surfaces, VlanOffloads, XdpPlace, XdpSetting,
+        devices_for_xdp,
+    },
 };
 
 /// What is known of the short ways.
@@ -90,8 +93,11 @@ pub(super) async fn enter(
     if plan.short_ways {
         on_the_way = plan::on_the_way(plan, host);
         surfaces = surfaces::read(running, &on_the_way).await;
+        // Before it is asked, so that no change is lost.
+        running.shortcut.neighbourhood.features.listen().await;
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
         surfaces.xdp = features.ok().flatten();
+        surfaces.vlan = vlan_offloads(plan, host).await;
     }
     let mut ways = Shortcuts::of(plan, host, setting, &surfaces);
     // The next step of a change begins one in any case.
@@ -170,6 +176,16 @@ pub(super) async fn is_changed(running: &mut Running) -> bool {
         is_changed |= hook.is_lost;
     }
     is_changed
+}
+
+/// What is not known is taken for the worst.
+async fn vlan_offloads(plan: &Plan, host: &Snapshot) -> BTreeMap<u32, VlanOffloads> {
+    let devices: Vec<u32> = devices_for_xdp(plan, host).iter().map(|link| link.index).collect();
+    ethtool::vlan_offloads(&devices).await.unwrap_or_else(|error| {
+        log::debug!("{error}");
+        let unknown = VlanOffloads { strips: true, filters: false };
+        devices.into_iter().map(|device| (device, unknown)).collect()
+    })
 }
 
 /// Whether others have begun or ceased to look at packets that pass by the bridges.

@@ -85,7 +85,7 @@ impl Stations {
                 self.leave(key(station), entries);
                 None
             }
-            Event::Neighbour { .. } | Event::TrafficControl { .. } => None,
+            Event::Neighbour { .. } | Event::TrafficControl { .. } | Event::Left { .. } => None,
         }
     }
 

@@ -1,7 +1,7 @@
 use vnet_common::{
     guard::Mac,
     names::program,
-    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
+    shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, XdpUplink},
 };
 
 use super::*;
@@ -238,4 +238,97 @@ fn devices_without_native_xdp_are_told_of_with_the_reason() {
     );
     let of_slave = bond(BondMode::ActiveBackup, LinkKind::Veth);
     assert_eq!(of_slave, Some(format!("its slave `third`: {veth}")));
+}
+
+/// A bond as the uplink: its first slave is active, its second is not.
+fn bond_as_uplink() -> Host {
+    Host::with_loopback()
+        .link(2, "bond0", LinkKind::Bond)
+        .change(|link| link.mac = Some(MAC))
+        .address("203.0.113.2/24")
+        .route("0.0.0.0/0")
+        .link(3, "virbr0", LinkKind::Bridge)
+        .link(5, "br0", LinkKind::Bridge)
+        .link(7, "eth1", LinkKind::Physical)
+        .port(2, Some(Port::Bond))
+        .link(8, "eth2", LinkKind::Physical)
+        .port(2, Some(Port::Bond))
+        .change(|link| link.active_slave = Some(false))
+}
+
+#[test]
+fn frames_of_slaves_that_a_bond_does_not_listen_to_are_not_taken() {
+    let at = |ifindex| XdpUplink { ifindex, mac: MAC, reserved: [0; 2] };
+    let uplinks = |host: &Host| auto(host).tables.uplinks;
+    assert_eq!(uplinks(&bond_as_uplink()), [(2, at(2)), (7, at(2))].into());
+    let mut takes_all = bond_as_uplink();
+    for bond in takes_all.0.links.iter_mut().filter_map(|link| link.bond.as_mut()) {
+        bond.all_slaves_active = true;
+    }
+    assert_eq!(uplinks(&takes_all), [(2, at(2)), (7, at(2)), (8, at(2))].into());
+    assert!(auto(&takes_all).tables.is_wider_than(&auto(&bond_as_uplink()).tables));
+    assert_eq!(ways(&takes_all, XdpSetting::Off, &Surfaces::default()).tables.uplinks, [].into());
+
+    let mut bridged = two_bridges();
+    for slave in bridged.0.links.iter_mut().filter(|link| link.name == "eth2") {
+        slave.active_slave = Some(false);
+    }
+    let ports: Vec<_> = auto(&bridged).tables.ports.into_keys().collect();
+    assert_eq!(ports, [4, 6, 7, 9]);
+}
+
+#[test]
+fn nic_that_takes_tags_off_has_no_xdp_where_tagged_frames_come_in() {
+    let refusal = |host: &Host, place: usize, strips, filters| {
+        let vlan = [2, 7, 8].map(|index| (index, VlanOffloads { strips, filters })).into();
+        let surfaces = Surfaces { vlan, ..Surfaces::default() };
+        ways(host, XdpSetting::On, &surfaces).xdp.swap_remove(place).refusal
+    };
+    let taken_off = |name: &str| {
+        format!(
+            "it takes VLAN tags off frames before XDP sees them: `ethtool -K {name} rxvlan off`"
+        )
+    };
+    let of_slave = |name: &str| format!("its slave `{name}`: {}", taken_off(name));
+    let host = two_bridges();
+    // A NIC without VLANs that drops what is tagged; a bond below a bridge, which hears all.
+    assert_eq!(refusal(&host, 0, true, true), None);
+    assert_eq!(refusal(&host, 0, true, false), Some(taken_off("eth0")));
+    assert_eq!(refusal(&host, 0, false, false), None);
+    assert_eq!(refusal(&host, 1, true, true), Some(of_slave("eth1")));
+    assert_eq!(refusal(&host, 1, false, true), None);
+
+    let vlan_on = |host: Host, parent| {
+        host.link(20, "vlan", LinkKind::Vlan).change(|link| link.parent = Some(parent))
+    };
+    assert_eq!(refusal(&vlan_on(two_bridges(), 2), 0, true, true), Some(taken_off("eth0")));
+    assert_eq!(refusal(&vlan_on(two_bridges(), 2), 0, false, true), None);
+    assert_eq!(refusal(&vlan_on(two_bridges(), 7), 0, true, true), None);
+    let bond = bond_as_uplink;
+    assert_eq!(refusal(&bond(), 0, true, true), None);
+    assert_eq!(refusal(&vlan_on(bond(), 2), 0, true, true), Some(of_slave("eth1")));
+    assert_eq!(refusal(&vlan_on(bond(), 8), 0, true, true), Some(of_slave("eth2")));
+    let listened = bond().change(|link| link.promiscuous = true);
+    assert_eq!(refusal(&listened, 0, true, true), Some(of_slave("eth2")));
+
+    // A veth takes none off but those of VLAN devices.
+    let mut veth = two_bridges();
+    for link in veth.0.links.iter_mut().filter(|link| link.name == "eth0") {
+        link.kind = LinkKind::Veth;
+        link.promiscuous = true;
+    }
+    assert_eq!(refusal(&veth, 0, true, false), None);
+    assert_eq!(refusal(&vlan_on(veth, 2), 0, true, false), Some(taken_off("eth0")));
+}
+
+#[test]
+fn nics_of_xen_are_taken_like_veths() {
+    let mut host = two_bridges();
+    for link in host.0.links.iter_mut().filter(|link| link.name == "eth0") {
+        link.bus = Some("xen".to_owned());
+    }
+    let reason = "frames between Xen's domains lack their checksums, unless the other end has \
+                  `ethtool -K PEER tx off`: then `--xdp on`";
+    assert_eq!(refusals(&host, XdpSetting::Auto)[0].1.as_deref(), Some(reason));
+    assert_eq!(refusals(&host, XdpSetting::On)[0].1, None);
 }
