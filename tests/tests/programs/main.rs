@@ -35,6 +35,7 @@ mod modes_policy;
 mod modes_routed;
 mod modes_sources;
 mod outbound;
+mod paths;
 mod ports;
 mod ports_reserved;
 mod ports_shared;
