@@ -22,7 +22,6 @@ pub mod migration;
 pub mod minimum;
 pub mod names;
 pub mod network;
-pub mod path;
 pub mod policy;
 pub mod port;
 pub mod port_map;

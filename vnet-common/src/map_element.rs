@@ -12,7 +12,6 @@ use crate::{
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
-    path::{Path, PathKey},
     port_map::PortMap,
     shortcut::{BridgePort, Station, XdpUplink},
 };
@@ -56,9 +55,6 @@ map_elements! {
     MappingKey,
     Network,
     NetworkTraffic,
-    Path,
-    PathKey<Address>,
-    PathKey<Ipv4Be>,
     PortHolder,
     PortMap,
     RouteKey,

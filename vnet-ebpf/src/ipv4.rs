@@ -9,7 +9,6 @@ use vnet_common::{
     flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
-    path::{Path, PathKey},
     reason::DropReason,
 };
 
@@ -183,16 +182,6 @@ impl Ip for Ipv4 {
     fn remember_fragment(key: &FragmentKey<Ipv4Be>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS.insert(key, first, 0);
-    }
-
-    #[inline(always)]
-    fn path(key: &PathKey<Ipv4Be>) -> Option<*mut Path> {
-        maps::PATHS.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn enter_path(key: &PathKey<Ipv4Be>, path: &Path) {
-        let _ = maps::PATHS.insert(key, path, 0);
     }
 
     #[inline(always)]

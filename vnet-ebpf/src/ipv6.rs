@@ -8,7 +8,6 @@ use vnet_common::{
     flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
-    path::{Path, PathKey},
     reason::DropReason,
 };
 
@@ -212,16 +211,6 @@ impl Ip for Ipv6 {
     fn remember_fragment(key: &FragmentKey<Address>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS_IPV6.insert(key, first, 0);
-    }
-
-    #[inline(always)]
-    fn path(key: &PathKey<Address>) -> Option<*mut Path> {
-        maps::PATHS_IPV6.get_ptr_mut(key)
-    }
-
-    #[inline(always)]
-    fn enter_path(key: &PathKey<Address>, path: &Path) {
-        let _ = maps::PATHS_IPV6.insert(key, path, 0);
     }
 
     #[inline(always)]

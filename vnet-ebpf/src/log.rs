@@ -5,11 +5,7 @@ use aya_ebpf::{
     helpers::bpf_skb_load_bytes_relative,
     programs::TcContext,
 };
-use aya_log_ebpf::{
-    debug,
-    macro_support::{Level, level_enabled},
-    trace,
-};
+use aya_log_ebpf::{debug, trace};
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     family::Family,
@@ -17,12 +13,6 @@ use vnet_common::{
 };
 
 use crate::hook::Hook;
-
-/// Whether drops are logged.
-#[inline(always)]
-pub fn is_on() -> bool {
-    level_enabled(Level::Debug)
-}
 
 #[inline(always)]
 pub fn drop(hook: &Hook, reason: DropReason) {

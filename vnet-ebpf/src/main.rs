@@ -43,7 +43,6 @@ mod opening;
 mod outbound;
 mod outcome;
 mod parse;
-mod path;
 mod policy;
 mod port_map;
 mod ports;

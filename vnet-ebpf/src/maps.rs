@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
 };
 use vnet_common::{
-    address::{Address, Ipv4Be},
+    address::Address,
     flow::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
         HeldFragment, HeldKey, Mapping, MappingKey, PortHolder, Session, SessionCursor,
@@ -22,7 +22,6 @@ use vnet_common::{
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
-    path::{Path, PathBudget, PathKey},
     port_map::PortMap,
     reason::{DropReason, Handover},
 };
@@ -116,22 +115,6 @@ pub static HOST_FLOWS: LruHashMap<FlowKey6, u64> =
 #[map]
 pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
     LruHashMap::with_max_entries(limits::HELD_FRAGMENTS, 0);
-
-// What can be found out again, not NAT state: the oldest may go.
-#[map]
-pub static PATHS: LruHashMap<PathKey<Ipv4Be>, Path> =
-    LruHashMap::with_max_entries(limits::PATHS, 0);
-
-#[map]
-pub static PATHS_IPV6: LruHashMap<PathKey<Address>, Path> =
-    LruHashMap::with_max_entries(limits::PATHS, 0);
-
-/// As `NEW_FLOW`.
-#[map]
-pub static NEW_PATH: PerCpuArray<Path> = PerCpuArray::with_max_entries(1, 0);
-
-#[map]
-pub static PATH_BUDGET: PerCpuArray<PathBudget> = PerCpuArray::with_max_entries(1, 0);
 
 /// As `NEW_FLOW`.
 #[map]

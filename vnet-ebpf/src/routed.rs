@@ -4,7 +4,7 @@
 
 use vnet_common::{
     flow::Direction,
-    policy::{Mode, Verdict as PolicyVerdict},
+    policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
 };
 
@@ -14,8 +14,7 @@ use crate::{
     ip::Ip,
     outbound,
     parse::Packet,
-    path,
-    policy::{self, End, Slot},
+    policy::{self, End},
     route::{self, Route},
 };
 
@@ -28,10 +27,6 @@ pub fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, route: &Route) -> Step<Ve
     let network = policy::network_of_bridge(route.ifindex);
     if network.is_some() {
         count::traffic(network.0, Direction::Inbound, skb.len());
-    }
-    // Where a NAT network's packets turn round depends on more than the epoch.
-    if Slot(hook.network).mode::<V>() != Mode::Nat {
-        path::note(route, hook.network, network.0);
     }
     V::decrement_ttl(skb, hook.l3())?;
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))
@@ -101,7 +96,6 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
     }
     outbound::check_exceptions(skb, packet, route.mtu)?;
     count::traffic(owner.slot.0, Direction::Inbound, skb.len());
-    path::note(&route, 0, owner.slot.0);
     V::decrement_ttl(skb, hook.l3())?;
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))
 }

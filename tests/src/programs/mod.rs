@@ -16,7 +16,6 @@ pub(crate) mod load;
 pub mod modes;
 mod outcome;
 mod packet;
-mod paths;
 mod race;
 mod rig;
 mod run;

@@ -35,7 +35,6 @@ mod modes_policy;
 mod modes_routed;
 mod modes_sources;
 mod outbound;
-mod paths;
 mod ports;
 mod ports_reserved;
 mod ports_shared;
