@@ -28,7 +28,7 @@ pub struct ShortcutTables {
 }
 
 impl ShortcutTables {
-    /// Whether these allow ways that others do not.
+    /// Whether these allow ways that others do not, so that those that flows know have to be looked for anew.
     #[must_use]
     pub fn is_wider_than(&self, others: &Self) -> bool {
         let is_narrower = |port: &BridgePort, other: Option<&BridgePort>| {
@@ -39,7 +39,6 @@ impl ShortcutTables {
         };
         self.ports.iter().any(|(index, port)| is_narrower(port, others.ports.get(index)))
             || self.addresses.iter().any(|(slot, mac)| others.addresses.get(slot) != Some(mac))
-            || self.uplinks.iter().any(|(device, at)| others.uplinks.get(device) != Some(at))
     }
 }
 
