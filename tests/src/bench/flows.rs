@@ -66,7 +66,7 @@ fn of_tcp(rounds: usize) -> Result<Vec<Figure>> {
     for round in 0..rounds {
         progress(&format!("flows, TCP: round {}", round + 1));
         for (of, taken) in OF_TCP.into_iter().zip(&mut taken) {
-            let base = Base::with_stacks(&Layout::of(of))?;
+            let base = Base::with_threads(&Layout::of(of))?;
             taken.push(tcp::connect(&base)?);
             base.finish()?;
         }

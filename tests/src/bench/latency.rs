@@ -40,7 +40,7 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
     let mut sites = Vec::new();
     for forwarding in WANTED {
         let layout = Layout::of(forwarding);
-        let mut base = Base::with_stacks(&layout)?;
+        let mut base = Base::with_threads(&layout)?;
         let noise = Noise::beside(&mut base)?;
         sites.push((base, noise));
     }

@@ -81,7 +81,26 @@ impl Base {
     pub fn with_stacks(layout: &Layout) -> Result<Self> {
         let (mut base, _) = Self::lay(layout, |_| Ok(None::<(_, ())>))?;
         base.bind_receivers()?;
+        if layout.forwarding == Forwarding::Xdp {
+            // XDP on a veth cannot tell which sums are yet to be completed.
+            base.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
+        }
         base.forward(layout)?;
+        Ok(base)
+    }
+
+    /// As [`Base::with_stacks`]; also what stacks send is received by the threads. A veth that offers TSO passes that
+    /// by (`veth_skb_is_eligible_for_gro` in `drivers/net/veth.c`).
+    pub fn with_threads(layout: &Layout) -> Result<Self> {
+        let base = Self::with_stacks(layout)?;
+        for (node, interface) in [
+            (&base.host, UPLINK),
+            (&base.host, &*base.port),
+            (&base.outside, "eth0"),
+            (base.guest()?, "eth0"),
+        ] {
+            node.run(&["ethtool", "-K", interface, "tso", "off"])?;
+        }
         Ok(base)
     }
 
