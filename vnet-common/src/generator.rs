@@ -39,7 +39,7 @@ pub struct Field {
 impl Field {
     /// The number in a frame.
     #[must_use]
-    #[inline(always)]
+    #[inline]
     pub const fn number(&self, frame: u32) -> u16 {
         let count = (frame >> (self.shift & 31)).wrapping_mul(self.step);
         (self.first + (count & self.mask)) as u16

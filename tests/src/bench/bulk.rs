@@ -56,9 +56,12 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
             };
             let plural = if streams == "1" { "" } else { "s" };
             let what = format!("{streams} TCP stream{plural}, {}", way.name());
-            figures.extend(compared(&format!("throughput, {what}"), Unit::BitsPerSecond, &forwardings, |of| {
-                values(of, |transfer| transfer.bits_per_second)
-            }));
+            figures.extend(compared(
+                &format!("throughput, {what}"),
+                Unit::BitsPerSecond,
+                &forwardings,
+                |of| values(of, |transfer| transfer.bits_per_second),
+            ));
             let topic = format!("CPU time of the machine, {what}");
             figures.extend(compared(&topic, Unit::NanosecondsPerKibibyte, &forwardings, |of| {
                 values(of, |transfer| transfer.nanoseconds_per_kibibyte)

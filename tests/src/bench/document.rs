@@ -45,7 +45,8 @@ fn tables(report: &Report, measured: &Measured) -> String {
 }
 
 fn list(figures: &[&Figure]) -> String {
-    let mut text = "| | median | smallest to largest | ratio | |\n|---|--:|--:|--:|---|\n".to_owned();
+    let mut text =
+        "| | median | smallest to largest | ratio | |\n|---|--:|--:|--:|---|\n".to_owned();
     for figure in figures {
         let unit = figure.unit;
         let (smallest, largest) = figure.spread();
@@ -120,9 +121,11 @@ mod tests {
         let figure = |subject: &str, value: f64| {
             Figure::new(("time", subject), Unit::Nanoseconds, vec![value], (200.0, "of b"))
         };
-        let at = |count: f64| figure("c", count).at(count, "flows");
-        let mut scaled = vec![at(1.0), at(1024.0)];
-        scaled.iter_mut().for_each(|figure| "by flows".clone_into(&mut figure.topic));
+        let at = |count: f64| {
+            Figure::new(("by flows", "c"), Unit::Nanoseconds, vec![count], (200.0, "of b"))
+                .at(count, "flows")
+        };
+        let scaled = vec![at(1.0), at(1024.0)];
         let figures = [vec![figure("a", 100.0), figure("b", 200.0)], scaled].concat();
         let notes = vec!["A note.".to_owned()];
         let measured = Measured { benchmark: Benchmark::Rate, figures, notes };
@@ -155,7 +158,9 @@ mod tests {
 
     #[test]
     fn wrong_markers_are_errors() {
-        for document in ["<!-- figures of rate -->\n", "<!-- figures of x -->\n<!-- end of figures -->"] {
+        for document in
+            ["<!-- figures of rate -->\n", "<!-- figures of x -->\n<!-- end of figures -->"]
+        {
             assert!(renew(document, &report()).is_err(), "{document}");
         }
     }

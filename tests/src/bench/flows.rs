@@ -75,12 +75,10 @@ fn of_tcp(rounds: usize) -> Result<Vec<Figure>> {
         let place = OF_TCP.iter().position(|other| *other == forwarding);
         place.map_or_else(Vec::new, |place| taken[place].iter().map(value).collect())
     };
-    let mut figures = compared(
-        "TCP connections with one request",
-        Unit::ConnectionsPerSecond,
-        &OF_TCP,
-        |of| values(of, |taken| taken.per_second),
-    );
+    let mut figures =
+        compared("TCP connections with one request", Unit::ConnectionsPerSecond, &OF_TCP, |of| {
+            values(of, |taken| taken.per_second)
+        });
     figures.extend(compared(
         "CPU time of forwarding a TCP connection, gross",
         Unit::Nanoseconds,

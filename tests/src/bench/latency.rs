@@ -13,7 +13,10 @@ use super::{
     progress,
     rate::compared,
     report::{Figure, Unit, quantile},
-    site::{Base, Flows, Forwarding, GENERATES, Layout, Load, Noise, Site, Way, bind, cpus_suffice},
+    site::{
+        Base, Flows, Forwarding, GENERATES, Layout, Load, Noise, Site, Way, bind, cpus_suffice,
+        run_first,
+    },
 };
 
 const SERVER: SocketAddr =
@@ -45,7 +48,9 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
         sites.push((base, noise));
     }
     let mut figures = Vec::new();
-    for (is_busy, when) in [(false, "without other traffic"), (true, "beside half of the rate of nft")] {
+    for (is_busy, when) in
+        [(false, "without other traffic"), (true, "beside half of the rate of nft")]
+    {
         let mut trips = vec![Vec::new(); sites.len()];
         for round in 0..rounds {
             progress(&format!("latency, {when}: round {}", round + 1));
@@ -101,10 +106,10 @@ fn round_trips(base: &Base) -> Result<Vec<f64>> {
             Ok(())
         });
         let trips = scope.spawn(|| trips(&client));
-        let trips = trips.join().ok().context("the client has panicked").flatten();
+        let trips = trips.join().ok().context("the client has panicked");
         ends.store(true, Ordering::Relaxed);
         echo.join().ok().context("the server has panicked")??;
-        trips
+        trips?
     })
 }
 
@@ -142,9 +147,5 @@ fn trips(client: &UdpSocket) -> Result<Vec<f64>> {
 /// Binds the thread to the CPU that does not forward, before all that wants to run there.
 fn come_first() -> Result<()> {
     bind(0, GENERATES)?;
-    let priority = libc::sched_param { sched_priority: 10 };
-    // SAFETY: the structure is whole, and lives as long as the call.
-    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const priority) };
-    ensure!(result == 0, "sched_setscheduler: {}", std::io::Error::last_os_error());
-    Ok(())
+    run_first(10)
 }

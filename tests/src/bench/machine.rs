@@ -42,6 +42,9 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kernel, processor, processors, load } = self;
-        write!(formatter, "Linux {kernel}, {processors} CPUs ({processor}), load {load} before the run")
+        write!(
+            formatter,
+            "Linux {kernel}, {processors} CPUs ({processor}), load {load} before the run"
+        )
     }
 }

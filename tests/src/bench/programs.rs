@@ -50,7 +50,8 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
                 let name = (&*topic, yardstick.name());
                 figures.push(Figure::new(name, Unit::Nanoseconds, values.clone(), reference));
             }
-            for (kind, values) in kinds.iter().zip(&times).filter(|(k, _)| k.yardstick.hook == hook) {
+            for (kind, values) in kinds.iter().zip(&times).filter(|(k, _)| k.yardstick.hook == hook)
+            {
                 let place = all.iter().position(|yardstick| *yardstick == kind.yardstick);
                 let baseline = median(&baselines[place.context("no such yardstick")?]);
                 let reference = (baseline, &*format!("of {}", kind.yardstick.name()));
@@ -93,12 +94,7 @@ fn time(rig: &mut Rig, kind: &mut Kind) -> Result<f64> {
 }
 
 /// Runs a program so many times on a packet: what it returned, and nanoseconds of one run.
-fn run<P>(
-    program: &P,
-    frame: &[u8],
-    context: Option<&[u8]>,
-    repeat: u32,
-) -> Result<(u32, f64)>
+fn run<P>(program: &P, frame: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<(u32, f64)>
 where
     P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
 {

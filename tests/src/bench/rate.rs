@@ -51,7 +51,8 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
     let (forwardings, notes) = Forwarding::available(&Forwarding::ALL)?;
     let mut figures = Vec::new();
     for rig in RIGS {
-        let of_rig = |forwarding| Layout { port: rig.port, family: rig.family, ..Layout::of(forwarding) };
+        let of_rig =
+            |forwarding| Layout { port: rig.port, family: rig.family, ..Layout::of(forwarding) };
         let mut samples = Samples::new(&forwardings, of_rig)?;
         for way in Way::BOTH {
             for round in 0..rounds {
@@ -75,10 +76,7 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    pub fn new(
-        forwardings: &[Forwarding],
-        layout: impl Fn(Forwarding) -> Layout,
-    ) -> Result<Self> {
+    pub fn new(forwardings: &[Forwarding], layout: impl Fn(Forwarding) -> Layout) -> Result<Self> {
         let sites = forwardings
             .iter()
             .map(|forwarding| Ok((*forwarding, Site::new(layout(*forwarding))?)))
@@ -87,7 +85,11 @@ impl Samples {
     }
 
     /// One of each that has it.
-    pub fn take(&mut self, way: Way, mut measure: impl FnMut(&mut Site) -> Result<Sample>) -> Result<()> {
+    pub fn take(
+        &mut self,
+        way: Way,
+        mut measure: impl FnMut(&mut Site) -> Result<Sample>,
+    ) -> Result<()> {
         for ((of, site), samples) in self.sites.iter_mut().zip(&mut self.of) {
             if way == Way::In || *of != Forwarding::FloorOfXdp {
                 samples.push(measure(site)?);
@@ -97,7 +99,10 @@ impl Samples {
     }
 
     /// Does something with each.
-    pub fn each(&mut self, mut work: impl FnMut(Forwarding, &mut Site) -> Result<()>) -> Result<()> {
+    pub fn each(
+        &mut self,
+        mut work: impl FnMut(Forwarding, &mut Site) -> Result<()>,
+    ) -> Result<()> {
         self.sites.iter_mut().try_for_each(|(of, site)| work(*of, site))
     }
 
@@ -111,7 +116,9 @@ impl Samples {
 
     /// Goes on without one.
     pub fn retire(&mut self, of: Forwarding) -> Result<()> {
-        let Some(place) = self.sites.iter().position(|(other, _)| *other == of) else { return Ok(()) };
+        let Some(place) = self.sites.iter().position(|(other, _)| *other == of) else {
+            return Ok(());
+        };
         self.of.remove(place);
         self.sites.remove(place).1.finish()
     }
@@ -149,9 +156,24 @@ impl Samples {
         let rate = |of| self.values(of, |sample| sample.rate);
         let net = |of| self.net(of, way);
         let mut figures = Vec::new();
-        figures.extend(compared(&format!("CPU time of a packet, net, {what}"), Unit::Nanoseconds, &forwards, net));
-        figures.extend(compared(&format!("CPU time of a packet, gross, {what}"), Unit::Nanoseconds, &all, gross));
-        figures.extend(compared(&format!("packet rate, {what}"), Unit::PacketsPerSecond, &forwards, rate));
+        figures.extend(compared(
+            &format!("CPU time of a packet, net, {what}"),
+            Unit::Nanoseconds,
+            &forwards,
+            net,
+        ));
+        figures.extend(compared(
+            &format!("CPU time of a packet, gross, {what}"),
+            Unit::Nanoseconds,
+            &all,
+            gross,
+        ));
+        figures.extend(compared(
+            &format!("packet rate, {what}"),
+            Unit::PacketsPerSecond,
+            &forwards,
+            rate,
+        ));
         figures
     }
 

@@ -109,7 +109,7 @@ impl Figure {
 #[derive(Debug, Serialize)]
 pub struct Measured {
     /// Which.
-    #[serde(serialize_with = "id")]
+    #[serde(serialize_with = "by_id")]
     pub benchmark: Benchmark,
     /// In the order in which they are told.
     pub figures: Vec<Figure>,
@@ -132,7 +132,8 @@ impl Measured {
     }
 }
 
-fn id<S: serde::Serializer>(benchmark: &Benchmark, serializer: S) -> Result<S::Ok, S::Error> {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn by_id<S: serde::Serializer>(benchmark: &Benchmark, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(benchmark.id())
 }
 
@@ -301,7 +302,8 @@ mod tests {
 
     #[test]
     fn a_figure_knows_its_spread_and_its_reference() {
-        let figure = Figure::new(("a", "b"), Unit::Nanoseconds, vec![3.0, 9.0, 6.0], (12.0, "of c"));
+        let figure =
+            Figure::new(("a", "b"), Unit::Nanoseconds, vec![3.0, 9.0, 6.0], (12.0, "of c"));
         assert!((figure.ratio - 0.5).abs() < 1e-9);
         assert!((figure.reference() - 12.0).abs() < 1e-9);
         assert_eq!(figure.spread(), (3.0, 9.0));

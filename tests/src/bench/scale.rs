@@ -68,7 +68,12 @@ impl Scale {
             let baseline = format!("of {least:.0} {}", self.of);
             for (of, count, values) in points() {
                 let reference = (median(first), &*baseline);
-                let figure = Figure::new((self.topic, of.name()), Unit::Nanoseconds, values.clone(), reference);
+                let figure = Figure::new(
+                    (self.topic, of.name()),
+                    Unit::Nanoseconds,
+                    values.clone(),
+                    reference,
+                );
                 figures.push(figure.at(*count, self.of));
             }
         }
@@ -134,7 +139,8 @@ fn of_networks(rounds: usize, most: usize) -> Result<Vec<Figure>> {
         };
         let mut samples = Samples::new(&WANTED, of)?;
         for _ in 0..rounds {
-            samples.take(Way::Out, |site: &mut Site| site.measure(Way::Out, flows, Load::For(TIME)))?;
+            samples
+                .take(Way::Out, |site: &mut Site| site.measure(Way::Out, flows, Load::For(TIME)))?;
         }
         scale.add(&samples, number(networks as u64));
         samples.finish()?;

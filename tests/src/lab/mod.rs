@@ -41,6 +41,6 @@ pub use real_guest::{RealGuest, require_real_guests};
 pub use require_kernel::{require_bonding, require_esp, require_gre, require_sctp, require_vlan};
 pub use require_root::require_root;
 pub use standard::StandardLab;
-pub(crate) use tap::open_tap;
 pub use steady::{SteadyOpening, SteadyReport, SteadyTcp, SteadyUdp};
+pub(crate) use tap::open_tap;
 pub use topology::Lab;

@@ -52,7 +52,10 @@ fn send(ctx: &XdpContext) -> Option<u32> {
     // SAFETY: checked against the frame's end; any bytes are words; the kernel aligns frames, and that of the
     // stream is its first field.
     let (to, from) = unsafe {
-        (&mut *(start as *mut [u32; WORDS]), &*core::ptr::from_ref(stream).cast::<[u32; WORDS + 1]>())
+        (
+            &mut *(start as *mut [u32; WORDS]),
+            &*core::ptr::from_ref(stream).cast::<[u32; WORDS + 1]>(),
+        )
     };
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;

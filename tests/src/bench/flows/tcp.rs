@@ -19,7 +19,8 @@ use crate::{
     lab::Node,
 };
 
-const SERVER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 8080);
+const SERVER: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)), 8080);
 /// Connections at once.
 const AT_ONCE: usize = 8;
 const TIME: Duration = Duration::from_millis(700);
@@ -38,42 +39,43 @@ pub(super) struct Connections {
 
 /// Connects from the guest to the outside as often as it goes.
 pub(super) fn connect(base: &Base) -> Result<Connections> {
-    let (ends, count) = (AtomicBool::new(false), AtomicU64::new(0));
+    let ends = AtomicBool::new(false);
     let listener = base.outside.enter(|| TcpListener::bind(SERVER))??;
     setsockopt(&listener, ReceiveTimeout, &TimeVal::milliseconds(PATIENCE_MS))?;
-    let done = thread::scope(|scope| -> Result<(Duration, u64)> {
+    let (elapsed, spent, count) = thread::scope(|scope| -> Result<_> {
         let server = scope.spawn(|| on_threads(&base.outside, || serve(&listener, &ends)));
-        let work = || -> Result<(Duration, u64)> {
-            // So that neighbours are known.
-            request()?;
-            Ok((Duration::ZERO, 0))
-        };
-        let done = base.guest()?.enter(work).map_err(Into::into).flatten().and_then(|_| {
-            base.rest()?;
-            let before = base.time(Way::Out)? + base.time(Way::In)?;
-            let begin = Instant::now();
-            on_threads(base.guest()?, || {
-                while begin.elapsed() < TIME {
-                    request()?;
-                    count.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            })?;
-            let elapsed = begin.elapsed();
-            base.rest()?;
-            Ok((elapsed, base.time(Way::Out)? + base.time(Way::In)? - before))
-        });
+        let done = connect_for_a_while(base);
         ends.store(true, Ordering::Relaxed);
         server.join().ok().context("the server has panicked")??;
         done
-    });
-    let (elapsed, spent) = done?;
-    let count = count.into_inner();
+    })?;
     ensure!(count > 0, "no connection has come about");
     Ok(Connections {
         per_second: number(count) / elapsed.as_secs_f64(),
         nanoseconds: number(spent) / number(count),
     })
+}
+
+/// How long it took, nanoseconds of the threads that have forwarded, and how many connections there were.
+fn connect_for_a_while(base: &Base) -> Result<(Duration, u64, u64)> {
+    let guest = base.guest()?;
+    // So that neighbours are known.
+    guest.enter(request)??;
+    base.rest()?;
+    let count = AtomicU64::new(0);
+    let before = base.time(Way::Out)? + base.time(Way::In)?;
+    let begin = Instant::now();
+    on_threads(guest, || {
+        while begin.elapsed() < TIME {
+            request()?;
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    })?;
+    let elapsed = begin.elapsed();
+    base.rest()?;
+    let spent = base.time(Way::Out)? + base.time(Way::In)? - before;
+    Ok((elapsed, spent, count.into_inner()))
 }
 
 /// Does the same on several threads of a node, on the CPU that does not forward.

@@ -14,19 +14,25 @@ const THICKNESS: f64 = 18.0;
 const VALUES: f64 = 190.0;
 
 pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
-    let rows = figures.len() as f64;
-    let mut canvas = Canvas::new(topic, TOP + rows * ROW + BOTTOM);
+    let height = figures.iter().map(|_| ROW).sum::<f64>();
+    let mut canvas = Canvas::new(topic, TOP + height + BOTTOM);
     let labels = figures.iter().map(|figure| width(&figure.name())).fold(0.0, f64::max);
     let left = MARGIN + labels + 10.0;
-    let longest = figures.iter().flat_map(|figure| [figure.spread().1, figure.reference()]).fold(0.0, f64::max);
+    let longest = figures
+        .iter()
+        .flat_map(|figure| [figure.spread().1, figure.reference()])
+        .fold(0.0, f64::max);
     let scale = (WIDTH - MARGIN - VALUES - left) / longest.max(f64::MIN_POSITIVE);
 
-    let better = if figures.iter().any(|figure| figure.unit.larger_is_better()) { "more" } else { "less" };
+    let better =
+        if figures.iter().any(|figure| figure.unit.larger_is_better()) { "more" } else { "less" };
     canvas.text((MARGIN, 28.0), Anchor::Start, "title", topic);
-    let legend = format!("{better} is better; dashed: what it is compared with; thin line: smallest to largest");
+    let legend = format!(
+        "{better} is better; dashed: what it is compared with; thin line: smallest to largest"
+    );
     canvas.text((MARGIN, 48.0), Anchor::Start, "dim", &legend);
-    for (row, figure) in figures.iter().enumerate() {
-        let top = TOP + row as f64 * ROW;
+    let mut top = TOP;
+    for figure in figures {
         let (middle, baseline) = (top + THICKNESS / 2.0, top + THICKNESS / 2.0 + 4.5);
         let length = (figure.median() * scale).max(0.0);
         canvas.text((left - 10.0, baseline), Anchor::End, "", &figure.name());
@@ -43,8 +49,9 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
         let end = left + length.max(largest).max(figure.reference() * scale);
         let text = format!("{}   {:.2} ×", figure.unit.text(figure.median()), figure.ratio);
         canvas.text((end + 8.0, baseline), Anchor::Start, "", &text);
+        top += ROW;
     }
-    canvas.text((MARGIN, TOP + rows * ROW + 16.0), Anchor::Start, "dim", caption);
+    canvas.text((MARGIN, TOP + height + 16.0), Anchor::Start, "dim", caption);
     canvas.finish()
 }
 

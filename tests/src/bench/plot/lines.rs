@@ -27,7 +27,12 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
     let y = |value: f64| bottom - value.max(0.0) / top_value * HEIGHT;
 
     canvas.text((MARGIN, 28.0), Anchor::Start, "title", topic);
-    canvas.text((MARGIN, 48.0), Anchor::Start, "dim", "flat is better; upright: smallest to largest; × beside the left end");
+    canvas.text(
+        (MARGIN, 48.0),
+        Anchor::Start,
+        "dim",
+        "flat is better; upright: smallest to largest; × beside the left end",
+    );
     let mut value = 0.0;
     while value <= top_value * 1.001 {
         canvas.line((LEFT, y(value)), (right, y(value)), "grid");
@@ -52,7 +57,9 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
             points.push((axis.x(count), y(figure.median())));
         }
         canvas.polyline(&points, &line);
-        points.iter().for_each(|point| canvas.dot(*point, &dot));
+        for point in &points {
+            canvas.dot(*point, &dot);
+        }
         if let Some(end) = points.last() {
             names.push((*end, ends[number].clone(), dot));
         }
@@ -93,7 +100,8 @@ struct Axis {
 
 impl Axis {
     fn of(figures: &[&Figure], room: (f64, f64)) -> Self {
-        let mut places: Vec<f64> = figures.iter().filter_map(|figure| Some(figure.at.as_ref()?.count)).collect();
+        let mut places: Vec<f64> =
+            figures.iter().filter_map(|figure| Some(figure.at.as_ref()?.count)).collect();
         places.sort_by(f64::total_cmp);
         places.dedup();
         let of = figures.first().and_then(|figure| figure.at.as_ref()).map_or("", |at| at.of);
@@ -117,7 +125,11 @@ fn round_step(least: f64) -> f64 {
         return 1.0;
     }
     let power = 10_f64.powf(least.log10().floor());
-    [1.0, 2.0, 5.0].into_iter().map(|step| step * power).find(|step| *step >= least).unwrap_or(10.0 * power)
+    [1.0, 2.0, 5.0]
+        .into_iter()
+        .map(|step| step * power)
+        .find(|step| *step >= least)
+        .unwrap_or(10.0 * power)
 }
 
 #[cfg(test)]
@@ -126,7 +138,8 @@ mod tests {
 
     #[test]
     fn steps_are_round() {
-        for (least, step) in [(0.0, 1.0), (3.0, 5.0), (120.0, 200.0), (700.0, 1000.0), (0.02, 0.02)] {
+        for (least, step) in [(0.0, 1.0), (3.0, 5.0), (120.0, 200.0), (700.0, 1000.0), (0.02, 0.02)]
+        {
             assert!((round_step(least) - step).abs() < 1e-9, "{least}: {}", round_step(least));
         }
     }

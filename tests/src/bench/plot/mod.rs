@@ -42,7 +42,12 @@ mod tests {
 
     fn bars() -> Vec<Figure> {
         let figure = |subject: &str, values: [f64; 3]| {
-            Figure::new(("time of <one> & all", subject), Unit::Nanoseconds, values.to_vec(), (800.0, "of nft masquerade"))
+            Figure::new(
+                ("time of <one> & all", subject),
+                Unit::Nanoseconds,
+                values.to_vec(),
+                (800.0, "of nft masquerade"),
+            )
         };
         vec![figure("nft masquerade", [780.0, 800.0, 820.0]), figure("vnet", [200.0, 210.0, 190.0])]
     }
@@ -52,7 +57,12 @@ mod tests {
         for (subject, slope) in [("vnet", 1.0), ("nft masquerade", 4.0)] {
             for count in [1.0, 1024.0, 1_048_576.0] {
                 let value = 100.0 + slope * f64::log2(count);
-                let figure = Figure::new(("by flows", subject), Unit::Nanoseconds, vec![value], (100.0, "of 1 flow"));
+                let figure = Figure::new(
+                    ("by flows", subject),
+                    Unit::Nanoseconds,
+                    vec![value],
+                    (100.0, "of 1 flow"),
+                );
                 figures.push(figure.at(count, "flows"));
             }
         }
@@ -69,7 +79,8 @@ mod tests {
     #[test]
     fn pictures_are_well_formed() {
         for (name, text) in draw(&report([bars(), lines()].concat())) {
-            let document = roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let document =
+                roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert!(document.root_element().has_tag_name(("http://www.w3.org/2000/svg", "svg")));
         }
     }

@@ -11,6 +11,7 @@ use vnet_common::{
         WAY_TAKES_XDP, XdpMode, way_time,
     },
     tcp::flags::{ACK, SYN},
+    timeout::Timeouts,
 };
 
 use super::{
@@ -55,7 +56,13 @@ pub(super) struct Kind {
 
 impl Kind {
     /// Packets that one run makes others of the same kind of.
-    fn new(what: &str, program: &'static str, interface: &'static str, packet: Vec<u8>, yardstick: Yardstick) -> Self {
+    fn new(
+        what: &str,
+        program: &'static str,
+        interface: &'static str,
+        packet: Vec<u8>,
+        yardstick: Yardstick,
+    ) -> Self {
         let (what, next, ways) = (what.to_owned(), Next::Same(packet), Vec::new());
         Self { what, program, interface, is_told: false, next, yardstick, ways, redirects: true }
     }
@@ -106,6 +113,7 @@ impl Kind {
 /// Every kind, with the flows entered.
 pub(super) fn all(rig: &mut Rig) -> Result<Vec<Kind>> {
     rig.set_icmp_tokens(u64::from(u32::MAX))?;
+    rig.set_network(NETWORK, |network| network.timeouts = ENDLESS)?;
     rig.attach_xdp(program::BRIDGED_XDP, NIC)?;
     rig.shorten(NETWORK, "virbr0", PORT)?;
     rig.set_xdp_mode(XdpMode::On)?;
@@ -130,6 +138,15 @@ pub(super) fn all(rig: &mut Rig) -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
+/// An hour: new flows end none of those that are measured.
+const ENDLESS: Timeouts = Timeouts {
+    tcp_established: 3600,
+    tcp_transitory: 3600,
+    udp: 3600,
+    icmp_query: 3600,
+    other: 3600,
+    port_hold_down: 3600,
+};
 /// A port of the first network's bridge.
 const PORT: &str = "port1";
 /// A port of it towards outside.
@@ -271,7 +288,8 @@ fn rejected(ends: Ends) -> Kind {
 
 /// A packet from outside for the host itself: a miss.
 fn for_the_host(ends: Ends, transport: u8, hook: Hook) -> Kind {
-    let frame = packet(transport, &port_of(ends.remote, 80), &port_of(ends.external, 22), ACK).frame();
+    let frame =
+        packet(transport, &port_of(ends.remote, 80), &port_of(ends.external, 22), ACK).frame();
     let yardstick = Yardstick::new(ends.family, transport, hook);
     let program = match hook {
         Hook::Tc => program::UPLINK_INGRESS,

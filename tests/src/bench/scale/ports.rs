@@ -49,7 +49,8 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
 fn fill_and_measure(rig: &mut Rig, times: &mut [Vec<f64>]) -> Result<()> {
     let all = PortRange::MASQUERADE_DEFAULT;
     // Every other one first, so that the free ones are not all in a row.
-    let ports = (all.first..=all.last).filter(|port| !(EPHEMERAL.first..=EPHEMERAL.last).contains(port));
+    let ports =
+        (all.first..=all.last).filter(|port| !(EPHEMERAL.first..=EPHEMERAL.last).contains(port));
     let ports: Vec<u16> = ports.collect();
     let mut order = (0..ports.len()).map(|place| ports[place * STRIDE % ports.len()]);
     ensure!(!ports.len().is_multiple_of(STRIDE), "some ports would come twice");

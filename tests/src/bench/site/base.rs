@@ -121,8 +121,8 @@ impl Base {
     }
 
     /// Enters neighbours, which nobody answers for where ends have no stack.
-    pub fn know_neighbours(&self, layout: &Layout, guest: &[u8; 6], outside: &[u8; 6]) -> Result<()> {
-        let text = |mac: &[u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    pub fn know_neighbours(&self, layout: &Layout, guest: [u8; 6], outside: [u8; 6]) -> Result<()> {
+        let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
         let router = match layout.family {
             Family::Ipv4 => OUTSIDE,
             Family::Ipv6 => OUTSIDE_IPV6,
@@ -133,7 +133,10 @@ impl Base {
                 layout.guest(),
                 text(guest)
             ),
-            format!("neighbour replace {router} lladdr {} nud permanent dev {UPLINK}", text(outside)),
+            format!(
+                "neighbour replace {router} lladdr {} nud permanent dev {UPLINK}",
+                text(outside)
+            ),
         ])?)
     }
 

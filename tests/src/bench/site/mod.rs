@@ -12,12 +12,12 @@ mod tap;
 mod threads;
 mod wire;
 
-use base::HOST_OUTSIDE;
 pub(super) use base::Base;
+use base::HOST_OUTSIDE;
 pub(super) use forwarding::Forwarding;
 pub(super) use noise::Noise;
 pub(super) use stream::{Beyond, Flows};
-pub(super) use threads::{GENERATES, bind, cpus_suffice};
+pub(super) use threads::{GENERATES, bind, cpus_suffice, run_first};
 pub(super) use wire::Load;
 
 use std::{
@@ -157,12 +157,15 @@ impl Site {
         base.bind_receivers()?;
         let macs = Macs {
             // That of a guest on a tap is nobody's here.
-            guest: base.guest.as_ref().map_or(Ok([0x52, 0x54, 0, 0, 1, 1]), |guest| mac(guest, "eth0"))?,
+            guest: base
+                .guest
+                .as_ref()
+                .map_or(Ok([0x52, 0x54, 0, 0, 1, 1]), |guest| mac(guest, "eth0"))?,
             bridge: mac(&base.host, BRIDGE)?,
             uplink: mac(&base.host, UPLINK)?,
             outside: mac(&base.outside, "eth0")?,
         };
-        base.know_neighbours(&layout, &macs.guest, &macs.outside)?;
+        base.know_neighbours(&layout, macs.guest, macs.outside)?;
         let stops = match layout.forwarding {
             Forwarding::Floor | Forwarding::FloorOfXdp => {
                 let by_xdp = layout.forwarding == Forwarding::FloorOfXdp;
@@ -241,7 +244,8 @@ impl Site {
         let by_writer = self.send(way, stream, load)?;
         let elapsed = begin.elapsed();
         self.base.rest()?;
-        let time = by_writer.map_or_else(|| Ok(self.base.time(way)? - time), Ok::<_, anyhow::Error>)?;
+        let time =
+            by_writer.map_or_else(|| Ok(self.base.time(way)? - time), Ok::<_, anyhow::Error>)?;
         let received = self.counter(interface, "rx_packets")? - received;
         let taken = self.taken(way)? - taken;
         // What the other end has no room for was forwarded all the same.

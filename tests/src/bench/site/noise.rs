@@ -34,7 +34,8 @@ impl Noise {
         let guest = base.lab.guest(&base.host, BRIDGE, &guest)?;
         let port = base.host.port_of("noise").context("the guest has no port")?;
         let receiver = Receiver::of(&base.host, &port, FORWARDS)?;
-        let (macs, wire) = ((mac(&guest, "eth0")?, mac(&base.host, BRIDGE)?), Wire::sender(&guest, Family::Ipv4)?);
+        let (macs, wire) =
+            ((mac(&guest, "eth0")?, mac(&base.host, BRIDGE)?), Wire::sender(&guest, Family::Ipv4)?);
         let from = End { mac: &macs.0, address: ADDRESS };
         let to = End { mac: &macs.1, address: REMOTE };
         let stream = stream::stream(Way::Out, from, to, Flows::of_one_guest(256))?;
@@ -48,7 +49,11 @@ impl Noise {
         work: impl FnOnce() -> Result<T> + Send,
     ) -> Result<T> {
         const BEFORE: Duration = Duration::from_millis(100);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few million")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a few million"
+        )]
         let per_second = per_second as u32;
         let ends = AtomicBool::new(false);
         thread::scope(|scope| {

@@ -102,7 +102,8 @@ pub(super) fn stream(way: Way, guest: End<'_>, remote: End<'_>, flows: Flows) ->
     if each_guest {
         fields[0].mask = 0;
     }
-    let mut packet = udp(&port_of(from.address, from_port), &port_of(to.address, to_port)).payload(payload);
+    let mut packet =
+        udp(&port_of(from.address, from_port), &port_of(to.address, to_port)).payload(payload);
     packet = if is_ipv4 { packet.without_checksum() } else { packet };
     let mut bytes = packet.frame();
     bytes[..6].copy_from_slice(to.mac);

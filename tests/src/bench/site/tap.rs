@@ -73,7 +73,9 @@ impl TapGuest {
                         *sent = sent.wrapping_add(1);
                         for field in &stream.fields {
                             let value = field.number(*sent);
-                            for (offset, value) in [(field.offset, value), (field.complement, !value)] {
+                            for (offset, value) in
+                                [(field.offset, value), (field.complement, !value)]
+                            {
                                 if offset != 0 {
                                     let at = VIRTIO_HEADER + offset as usize;
                                     packet[at..at + 2].copy_from_slice(&value.to_be_bytes());
@@ -84,8 +86,8 @@ impl TapGuest {
                     }
                 }
                 let after = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-                let spent = Duration::from(after).saturating_sub(Duration::from(before));
-                Ok(u64::try_from(spent.as_nanos())?)
+                let ran = Duration::from(after).saturating_sub(Duration::from(before));
+                Ok(u64::try_from(ran.as_nanos())?)
             });
             writer.join().ok().context("the writer has panicked")?
         })

@@ -77,6 +77,15 @@ pub(in crate::bench) fn bind(thread: i32, cpu: usize) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
 }
 
+/// Lets the calling thread run before all that have no such priority (`SCHED_FIFO`, sched(7)).
+pub(in crate::bench) fn run_first(priority: i32) -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: the structure is whole, and lives as long as the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    ensure!(result == 0, "sched_setscheduler: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
 /// Others may have such threads, too: the names of interfaces are in theirs.
 fn receivers(interface: &str) -> Result<BTreeSet<i32>> {
     let prefix = format!("napi/{interface}-");

@@ -21,7 +21,7 @@ use vnet_common::{
 
 use super::{
     stream::frame_bytes,
-    threads::{GENERATES, bind},
+    threads::{GENERATES, bind, run_first},
 };
 use crate::{bench::objects, lab::Node, programs::Plain};
 
@@ -55,8 +55,6 @@ impl Load {
     }
 }
 
-/// How late a sleeping thread may be woken.
-const LATE: Duration = Duration::from_micros(80);
 /// Frames that one call sends.
 const AT_ONCE: u32 = 1 << 14;
 /// Frames that the kernel handles together, as a driver's receive function does.
@@ -123,13 +121,10 @@ impl Wire {
                     }
                 }
                 Load::Paced { frames, interval } => {
+                    wake_in_time()?;
                     for batch in 0..frames.div_ceil(BATCH) {
                         send(program, BATCH, length)?;
-                        let next = interval * (batch + 1);
-                        thread::sleep(next.saturating_sub(begin.elapsed()).saturating_sub(LATE));
-                        while begin.elapsed() < next {
-                            thread::yield_now();
-                        }
+                        thread::sleep((interval * (batch + 1)).saturating_sub(begin.elapsed()));
                     }
                 }
             }
@@ -146,6 +141,13 @@ fn send(program: &Xdp, frames: u32, length: usize) -> Result<()> {
         ..TestRunOptions::default()
     })?;
     Ok(())
+}
+
+/// Lets a thread that sleeps most of the time run when it is to, whoever else wants the CPU.
+fn wake_in_time() -> Result<()> {
+    const PRIORITY: i32 = 5;
+    run_first(PRIORITY)?;
+    Ok(nix::sys::prctl::set_timerslack(1)?)
 }
 
 /// Programs that stop every frame where the host sees it first.
