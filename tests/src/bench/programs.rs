@@ -4,6 +4,8 @@
 mod kinds;
 mod yardstick;
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result};
 use aya::{TestRunOptions, TestRunResult, programs::TestRun};
 
@@ -21,8 +23,13 @@ const ROOM: u32 = 1 << 17;
 const RUNS: u32 = 200;
 /// Calls in a round for packets that stay what they are.
 const CALLS: usize = 50;
+/// As `CALLS`, of XDP: the kernel waits for a grace period of RCU in each (`bpf_prog_change_xdp`).
+const XDP_CALLS: usize = 10;
 /// Calls in a round for packets that one run changes for good.
 const SINGLE_CALLS: usize = 1000;
+
+/// How long a kind stays as it was prepared.
+const PREPARED_FOR: Duration = Duration::from_millis(20);
 
 pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -35,7 +42,7 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
         for round in 0..rounds {
             progress(&format!("programs: round {}", round + 1));
             for (yardstick, times) in all.iter().zip(&mut baselines) {
-                times.push(yardsticks.time(*yardstick, CALLS, RUNS)?);
+                times.push(yardsticks.time(*yardstick, yardstick.hook.calls(), RUNS)?);
             }
             for (kind, times) in kinds.iter_mut().zip(&mut times) {
                 let (calls, runs) = kind.runs();
@@ -68,10 +75,12 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
 fn time(rig: &mut Rig, kind: &mut Kind) -> Result<f64> {
     let (calls, runs) = kind.runs();
     let mut times = Vec::with_capacity(calls);
-    for call in 0..calls {
-        // Ways are good for a second, which a busy machine may need for a few calls.
-        if call % 8 == 0 {
+    let mut prepared: Option<Instant> = None;
+    for _ in 0..calls {
+        // Ways are good for a second, which may be over before the calls are.
+        if prepared.is_none_or(|prepared| prepared.elapsed() > PREPARED_FOR) {
             kind.prepare(rig)?;
+            prepared = Some(Instant::now());
         }
         let frame = match &mut kind.next {
             Next::Same(frame) => frame.clone(),

@@ -15,7 +15,7 @@ use vnet_common::{
 };
 
 use super::{
-    CALLS, RUNS, SINGLE_CALLS,
+    RUNS, SINGLE_CALLS,
     yardstick::{Hook, Yardstick},
 };
 use crate::programs::{
@@ -75,7 +75,7 @@ impl Kind {
     /// Calls in a round, and runs in each.
     pub fn runs(&self) -> (usize, u32) {
         match self.next {
-            Next::Same(_) => (CALLS, RUNS),
+            Next::Same(_) => (self.yardstick.hook.calls(), RUNS),
             Next::Other(_) => (SINGLE_CALLS, 1),
         }
     }

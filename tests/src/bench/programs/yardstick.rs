@@ -14,7 +14,7 @@ use vnet_common::{
     minimum::Rewrite,
 };
 
-use super::{median, run};
+use super::{CALLS, XDP_CALLS, median, run};
 use crate::bench::objects;
 use crate::programs::{
     Plain, Rig, address, ipv4,
@@ -47,6 +47,14 @@ impl Hook {
         match self {
             Self::Tc => "TC",
             Self::Xdp => "XDP",
+        }
+    }
+
+    /// Calls in a round for packets that stay what they are.
+    pub const fn calls(self) -> usize {
+        match self {
+            Self::Tc => CALLS,
+            Self::Xdp => XDP_CALLS,
         }
     }
 
