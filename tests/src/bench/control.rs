@@ -119,9 +119,9 @@ impl<'v> Round<'v> {
             fs::write(file(one), definition(one, 60000 + change as u16))?;
             times[2].push(round.apply(&format!("~ n{one}\n"))?);
             fs::write(file(networks), definition(networks, 65535))?;
-            times[3].push(round.apply(&format!("+ n{networks}\n"))?);
+            times[3].push(round.apply(&format!("+ n{networks}"))?);
             fs::remove_file(file(networks))?;
-            times[4].push(round.apply(&format!("- n{networks}\n"))?);
+            times[4].push(round.apply(&format!("- n{networks}"))?);
         }
         Ok(round)
     }
