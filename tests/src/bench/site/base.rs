@@ -80,7 +80,7 @@ impl Base {
     /// A site whose ends have stacks, ready to be used.
     pub fn with_stacks(layout: &Layout) -> Result<Self> {
         let (mut base, _) = Self::lay(layout, |_| Ok(None::<(_, ())>))?;
-        base.bind_receivers()?;
+        base.bind_receivers(Receiver::of)?;
         if layout.forwarding == Forwarding::Xdp {
             // XDP on a veth cannot tell which sums are yet to be completed.
             base.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
@@ -109,13 +109,16 @@ impl Base {
         self.guest.as_ref().context("a guest on a tap has no stack here")
     }
 
-    /// Lets all receive in threads of their own.
-    pub fn bind_receivers(&mut self) -> Result<()> {
+    /// Lets all receive in threads of their own, those of the ends as told.
+    pub fn bind_receivers(
+        &mut self,
+        end: fn(&Node, &str, usize) -> Result<Receiver>,
+    ) -> Result<()> {
         self.of_uplink = Some(Receiver::of(&self.host, UPLINK, FORWARDS)?);
-        self.of_ends.push(Receiver::of(&self.outside, "eth0", GENERATES)?);
+        self.of_ends.push(end(&self.outside, "eth0", GENERATES)?);
         if let Some(guest) = &self.guest {
             self.of_port = Some(Receiver::of(&self.host, &self.port, FORWARDS)?);
-            self.of_ends.push(Receiver::of(guest, "eth0", GENERATES)?);
+            self.of_ends.push(end(guest, "eth0", GENERATES)?);
         }
         Ok(())
     }

@@ -154,7 +154,7 @@ impl Site {
             (None, None) => bail!("there is no guest"),
         };
         let outside = Wire::at(&base.outside, layout.family)?;
-        base.bind_receivers()?;
+        base.bind_receivers(threads::Receiver::coalescing)?;
         let macs = Macs {
             // That of a guest on a tap is nobody's here.
             guest: base

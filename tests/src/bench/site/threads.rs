@@ -15,6 +15,11 @@ pub(in crate::bench) const FORWARDS: usize = 0;
 /// The CPU that generates and takes.
 pub(in crate::bench) const GENERATES: usize = 1;
 
+/// Nanoseconds between polls of an end, in which not more frames come than its ring has room for.
+const INTERVAL: &str = "50000";
+/// How often it finds nothing before it waits for an interrupt again.
+const POLLS_BEFORE_REST: &str = "200";
+
 /// The NAPI thread of an interface.
 #[derive(Debug)]
 pub(super) struct Receiver(i32);
@@ -36,6 +41,19 @@ impl Receiver {
         let pid = found.context("no thread")?;
         bind(pid, cpu)?;
         Ok(Self(pid))
+    }
+
+    /// Lets an end poll at intervals while frames come, as a NIC that coalesces interrupts: who sends there
+    /// would have to wake it for each frame otherwise, which costs more than the forwarding.
+    pub fn coalescing(node: &Node, interface: &str, cpu: usize) -> Result<Self> {
+        let receiver = Self::of(node, interface, cpu)?;
+        for (name, value) in
+            [("napi_defer_hard_irqs", POLLS_BEFORE_REST), ("gro_flush_timeout", INTERVAL)]
+        {
+            let path = format!("/sys/class/net/{interface}/{name}");
+            node.enter(|| fs::write(&path, value))?.with_context(|| path.clone())?;
+        }
+        Ok(receiver)
     }
 
     /// Nanoseconds that it has run.

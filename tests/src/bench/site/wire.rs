@@ -56,7 +56,7 @@ impl Load {
 }
 
 /// Frames that one call sends.
-const AT_ONCE: u32 = 1 << 14;
+const AT_ONCE: u32 = 1 << 16;
 /// Frames that the kernel handles together, as a driver's receive function does.
 const BATCH: u32 = 64;
 
@@ -84,6 +84,8 @@ impl Wire {
         node.enter(|| -> Result<()> {
             let generate: &mut Xdp = program(ebpf_inside, "generate")?;
             generate.load()?;
+            // A run of a program that is attached nowhere changes the kernel's dispatcher, and waits for grace periods.
+            generate.attach("lo", XdpMode::Skb)?;
             if takes {
                 let take: &mut Xdp = program(ebpf_inside, "take")?;
                 take.load()?;
