@@ -48,7 +48,8 @@ pub(super) fn figures(site: &Site, room: u32, resident: &[(u32, u64)]) -> Result
 fn memory_of(directory: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let map = MapData::from_pin(entry?.path())?;
+        let path = entry?.path();
+        let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
         let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).context(path)?;
         let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));

@@ -22,7 +22,7 @@ const POLLS_BEFORE_REST: &str = "200";
 
 /// The NAPI thread of an interface.
 #[derive(Debug)]
-pub(super) struct Receiver(i32);
+pub(in crate::bench) struct Receiver(i32);
 
 impl Receiver {
     /// Lets an interface receive in a thread of its own on a CPU.
