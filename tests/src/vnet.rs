@@ -21,6 +21,8 @@ use crate::xdp::{self, Switching};
 
 /// How long a start or an end may take, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a start of a thousand networks may take.
+const LONG_DEADLINE: Duration = Duration::from_secs(300);
 /// Names the program to test, if it is not the one that was built with the tests.
 const PROGRAM_VARIABLE: &str = "VNET_BIN";
 
@@ -62,15 +64,30 @@ impl Vnet {
 
     /// As [`Vnet::start`], with further arguments of `vnet run`.
     pub fn start_with(host: &Node, definitions: &[String], arguments: &[&str]) -> Result<Self> {
-        Self::launch(host, definitions, &[&["--no-services"], arguments].concat())
+        Self::launch(host, definitions, &[&["--no-services"], arguments].concat(), DEADLINE)
+    }
+
+    /// As [`Vnet::start_with`], of definitions so many that it takes long.
+    pub fn start_patiently(
+        host: &Node,
+        definitions: &[String],
+        arguments: &[&str],
+    ) -> Result<Self> {
+        let arguments = [&["--no-services"], arguments].concat();
+        Self::launch(host, definitions, &arguments, LONG_DEADLINE)
     }
 
     /// As [`Vnet::start`], with dnsmasq and with the bridges, which need not be there.
     pub fn start_with_services(host: &Node, definitions: &[String]) -> Result<Self> {
-        Self::launch(host, definitions, &["--create-bridges"])
+        Self::launch(host, definitions, &["--create-bridges"], DEADLINE)
     }
 
-    fn launch(host: &Node, definitions: &[String], arguments: &[&str]) -> Result<Self> {
+    fn launch(
+        host: &Node,
+        definitions: &[String],
+        arguments: &[&str],
+        deadline: Duration,
+    ) -> Result<Self> {
         static SERIAL: AtomicU32 = AtomicU32::new(1);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let instance = format!("test-{}-{serial}", process::id());
@@ -93,7 +110,7 @@ impl Vnet {
             stopped: false,
             switching: None,
         };
-        let ended = wait_until("vnet prints the line `ready`", DEADLINE, || {
+        let ended = wait_until("vnet prints the line `ready`", deadline, || {
             if vnet.running.stdout().lines().any(|line| line == "ready") {
                 return Ok(false);
             }
@@ -139,6 +156,20 @@ impl Vnet {
     pub fn kill(&mut self) -> Result<()> {
         drop(self.switching.take());
         self.running.signal_and_wait(Signal::SIGKILL, DEADLINE).map(drop)
+    }
+
+    /// Kills it and leaves its datapath to the kernel, which ends it with the host's namespaces.
+    pub fn discard(mut self) -> Result<()> {
+        self.kill()?;
+        self.stopped = true;
+        let _ = fs::remove_dir_all(Path::new("/run/vnet").join(&self.instance));
+        Ok(())
+    }
+
+    /// Number of its process.
+    #[must_use]
+    pub fn process(&self) -> u32 {
+        self.running.id()
     }
 
     /// Takes down with `vnet detach` what a killed one has left.
@@ -193,7 +224,7 @@ impl Vnet {
     /// What one wants to see of a failed test.
     fn describe(&self) -> String {
         let mut text = format!("--- vnet run --instance {}\n{}", self.instance, self.log());
-        for arguments in [&["status"][..], &["flows", "--limit", "100"]] {
+        for arguments in [&["status"][..], &["flows", "--limit", "20"]] {
             let shown = self.command(arguments);
             let shown = shown.map_or_else(|error| error.to_string(), |o| o.stdout + &o.stderr);
             text = format!("{text}--- vnet {}\n{shown}", arguments.join(" "));

@@ -100,8 +100,8 @@ enum Verb {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure, each figure beside a baseline of the same run: `control`, `programs`, `rate`; `--rounds N`,
-    /// `--json FILE`
+    /// Measure, each figure beside a baseline of the same run: `programs`, `rate`, `bulk`, `flows`, `scale`,
+    /// `control`, `latency`; `--rounds N`, `--networks N`, `--json FILE`, `--plot DIR`
     Bench {
         /// Arguments of `vnet-bench`
         #[arg(value_name = "NAME", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -10,50 +10,51 @@ use std::{
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::report::{Figure, Unit, median};
+use super::{
+    progress,
+    report::{Figure, Unit, median},
+};
 use crate::lab::{Crowd, Lab, Node, Running};
 
-/// The first is the baseline.
-const NETWORKS: [u16; 3] = [10, 100, 1000];
+const NETWORKS: [u16; 4] = [1, 10, 100, 1000];
 const PORTS: usize = 10;
 /// Changes of one network in a round.
 const CHANGES: usize = 3;
 const DEADLINE: Duration = Duration::from_secs(600);
 
 /// What is timed, and whether it is compared by network.
-const STEPS: [(&str, bool); 4] = [
-    ("start", true),
+const STEPS: [(&str, bool); 6] = [
+    ("start: attach and first apply", true),
     ("apply without a change", false),
     ("change of one network", false),
-    ("take down", true),
+    ("one more network", false),
+    ("one network less", false),
+    ("take down: detach", true),
 ];
 
 /// Seconds of each step.
 type Times = [Vec<f64>; STEPS.len()];
 
-pub(super) fn measure(vnet: &str, rounds: usize) -> Result<Vec<Figure>> {
-    let mut times: [Times; NETWORKS.len()] = Default::default();
-    for _ in 0..rounds {
-        for (networks, times) in NETWORKS.into_iter().zip(&mut times) {
-            Round::begin(vnet, networks.into(), times)?.finish(times)?;
+pub(super) fn measure(vnet: &str, rounds: usize, most: usize) -> Result<Vec<Figure>> {
+    let networks = NETWORKS.into_iter().filter(|networks| usize::from(*networks) <= most);
+    let networks: Vec<u16> = networks.collect();
+    let mut times: Vec<Times> = networks.iter().map(|_| Times::default()).collect();
+    for round in 0..rounds {
+        for (networks, times) in networks.iter().zip(&mut times) {
+            progress(&format!("control, {networks} networks: round {}", round + 1));
+            Round::begin(vnet, usize::from(*networks), times)?.finish(times)?;
         }
     }
     let mut figures = Vec::new();
     for (step, (name, is_by_network)) in STEPS.into_iter().enumerate() {
-        for (networks, of_all) in NETWORKS.into_iter().zip(&times) {
-            let share = |count: u16| if is_by_network { f64::from(count) } else { 1.0 };
-            let baseline = median(&times[0][step]) / share(NETWORKS[0]);
-            figures.push(Figure {
-                name: format!("{name}, {networks} networks"),
-                unit: Unit::Seconds,
-                values: of_all[step].clone(),
-                baseline: format!(
-                    "of {} networks{}",
-                    NETWORKS[0],
-                    if is_by_network { ", for each" } else { "" }
-                ),
-                ratio: median(&of_all[step]) / share(networks) / baseline,
-            });
+        let first = times.first().map_or(0.0, |times| median(&times[step]));
+        for (networks, of_all) in networks.iter().zip(&times) {
+            let count = f64::from(*networks);
+            let reference = if is_by_network { first * count } else { first };
+            let baseline = if is_by_network { "of 1 network, for each" } else { "of 1 network" };
+            let values = of_all[step].clone();
+            let figure = Figure::new((name, "vnet"), Unit::Seconds, values, (reference, baseline));
+            figures.push(figure.at(count, "networks"));
         }
     }
     Ok(figures)
@@ -95,7 +96,8 @@ impl<'v> Round<'v> {
         let lab = Lab::new()?;
         let host = lab.host("host")?;
         lab.outside(&host, "eth0", "outside", "203.0.113.2/24", "203.0.113.1/24")?;
-        Crowd { networks, ports: PORTS }.settle(&host)?;
+        // One more, for the network that comes later.
+        Crowd { networks: networks + 1, ports: PORTS }.settle(&host)?;
         let files = directory.display().to_string();
         let start = Instant::now();
         let daemon = host.spawn(&[
@@ -112,9 +114,14 @@ impl<'v> Round<'v> {
         times[0].push(start.elapsed().as_secs_f64());
         for change in 0..CHANGES {
             times[1].push(round.apply("no changes\n")?);
-            let changed = definition(7, 60000 + change as u16);
-            fs::write(round.directory.join("n7.xml"), changed)?;
-            times[2].push(round.apply("~ n7\n")?);
+            let one = networks / 2;
+            let file = |network: usize| round.directory.join(format!("n{network}.xml"));
+            fs::write(file(one), definition(one, 60000 + change as u16))?;
+            times[2].push(round.apply(&format!("~ n{one}\n"))?);
+            fs::write(file(networks), definition(networks, 65535))?;
+            times[3].push(round.apply(&format!("+ n{networks}"))?);
+            fs::remove_file(file(networks))?;
+            times[4].push(round.apply(&format!("- n{networks}"))?);
         }
         Ok(round)
     }
@@ -133,7 +140,7 @@ impl<'v> Round<'v> {
     fn finish(mut self, times: &mut Times) -> Result<()> {
         let start = Instant::now();
         let output = self.daemon.signal_and_wait(Signal::SIGTERM, DEADLINE)?;
-        times[3].push(start.elapsed().as_secs_f64());
+        times[5].push(start.elapsed().as_secs_f64());
         ensure!(output.status.success(), "{output:?}");
         Ok(())
     }

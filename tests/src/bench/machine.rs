@@ -6,17 +6,19 @@ use serde::Serialize;
 
 /// A machine and its kernel.
 #[derive(Debug, Serialize)]
-pub(super) struct Machine {
+pub struct Machine {
     kernel: String,
     processor: String,
     processors: usize,
-    /// Processes that wanted to run in the last minute, on average: more than a few of others' make
+    /// Processes that wanted to run in the minute before the first figure, on average: more than a few make
     /// figures worthless.
     load: f64,
 }
 
 impl Machine {
-    pub(super) fn this() -> Self {
+    /// This one, now.
+    #[must_use]
+    pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let processors = read("/proc/cpuinfo");
         let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
@@ -29,11 +31,20 @@ impl Machine {
             load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default(),
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn for_tests() -> Self {
+        let (kernel, processor) = ("6.18".to_owned(), "a processor".to_owned());
+        Self { kernel, processor, processors: 2, load: 0.5 }
+    }
 }
 
 impl fmt::Display for Machine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kernel, processor, processors, load } = self;
-        write!(formatter, "Linux {kernel}, {processors} CPUs ({processor}), load {load} at the end")
+        write!(
+            formatter,
+            "Linux {kernel}, {processors} CPUs ({processor}), load {load} before the run"
+        )
     }
 }

@@ -1,97 +1,196 @@
 //! Small packets through a host: what forwarding one costs, and how many go through.
 //!
-//! A host's port and uplink are veth pairs whose NAPI threads are bound to one CPU; the generator, and what
-//! takes the packets at the other end, have another one. The time of a packet is what the kernel's accounting
-//! says of the thread that has forwarded it, gross, and net of what the same thread needs where the packet is
-//! dropped by the first program that sees it.
+//! The time of a packet is what the kernel's accounting says of the thread that has forwarded it: gross, and net
+//! of what the same thread needs where the packet is dropped by the first program that sees it.
 
-mod site;
-mod threads;
-mod wire;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use vnet_common::family::Family;
 
-use super::report::{Figure, Unit, median};
-use site::{Forwarding, Site};
+use super::{
+    progress,
+    report::{Figure, Unit, median},
+    site::{Flows, Forwarding, Layout, Load, Sample, Site, Way, cpus_suffice},
+};
+use crate::lab::PortKind;
 
-/// Which way packets go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    Out,
-    In,
+const TIME: Duration = Duration::from_millis(500);
+/// Packets to a guest on a tap in a second: as many as somebody can read on the CPU that generates them. Where the
+/// queue is full, some of what is dropped is counted nowhere.
+const PACE_TO_TAP: u32 = 100_000;
+const FLOWS: Flows = Flows::of_one_guest(256);
+
+/// What a run of all forwardings has in common.
+#[derive(Debug, Clone, Copy)]
+struct Rig {
+    name: &'static str,
+    port: PortKind,
+    family: Family,
 }
 
-impl Way {
-    const BOTH: [Self; 2] = [Self::Out, Self::In];
+const RIGS: [Rig; 3] = [
+    Rig { name: "veth, IPv4", port: PortKind::Veth, family: Family::Ipv4 },
+    Rig { name: "veth, IPv6", port: PortKind::Veth, family: Family::Ipv6 },
+    Rig { name: "tap, IPv4", port: PortKind::Tap, family: Family::Ipv4 },
+];
 
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Out => "guest to outside",
-            Self::In => "outside to guest",
-        }
+impl Rig {
+    fn load(self, way: Way) -> Load {
+        if self.is_paced(way) { Load::paced(PACE_TO_TAP / 2, PACE_TO_TAP) } else { Load::For(TIME) }
+    }
+
+    /// Whether there is no rate to speak of.
+    fn is_paced(self, way: Way) -> bool {
+        self.port == PortKind::Tap && way == Way::In
     }
 }
 
-/// One measurement.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sample {
-    /// Nanoseconds of the forwarding thread for each packet that it got.
-    gross: f64,
-    /// Packets that came out in a second.
-    rate: f64,
-}
-
-pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
-    let cpus = std::thread::available_parallelism()?.get();
-    ensure!(cpus >= 2, "one CPU forwards and another one generates: this machine has {cpus}");
-    let mut sites = Vec::new();
-    for forwarding in Forwarding::ALL {
-        sites.push(Site::new(forwarding)?);
-    }
+pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
+    cpus_suffice()?;
+    let (forwardings, notes) = Forwarding::available(&Forwarding::ALL)?;
     let mut figures = Vec::new();
-    for way in Way::BOTH {
-        let mut samples = vec![Vec::new(); sites.len()];
-        for _ in 0..rounds {
-            for (site, samples) in sites.iter_mut().zip(&mut samples) {
-                samples.push(site.measure(way)?);
+    for rig in RIGS {
+        let of_rig =
+            |forwarding| Layout { port: rig.port, family: rig.family, ..Layout::of(forwarding) };
+        let mut samples = Samples::new(&forwardings, of_rig)?;
+        for way in Way::BOTH {
+            for round in 0..rounds {
+                progress(&format!("rate, {}, {}: round {}", rig.name, way.name(), round + 1));
+                samples.take(way, |site| site.measure(way, FLOWS, rig.load(way)))?;
+            }
+            let mut all = samples.figures(&format!("{}, {}", way.name(), rig.name), way);
+            all.retain(|figure| figure.unit != Unit::PacketsPerSecond || !rig.is_paced(way));
+            figures.extend(all);
+            samples.forget();
+        }
+        samples.finish()?;
+    }
+    Ok((figures, notes))
+}
+
+/// What is measured of several sites in turn.
+pub(super) struct Samples {
+    sites: Vec<(Forwarding, Site)>,
+    of: Vec<Vec<Sample>>,
+}
+
+impl Samples {
+    pub fn new(forwardings: &[Forwarding], layout: impl Fn(Forwarding) -> Layout) -> Result<Self> {
+        let sites = forwardings
+            .iter()
+            .map(|forwarding| Ok((*forwarding, Site::new(layout(*forwarding))?)))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self { of: vec![Vec::new(); sites.len()], sites })
+    }
+
+    /// One of each that has it.
+    pub fn take(
+        &mut self,
+        way: Way,
+        mut measure: impl FnMut(&mut Site) -> Result<Sample>,
+    ) -> Result<()> {
+        for ((of, site), samples) in self.sites.iter_mut().zip(&mut self.of) {
+            if way == Way::In || *of != Forwarding::FloorOfXdp {
+                samples.push(measure(site)?);
             }
         }
-        figures.extend(figures_of(way, &samples));
+        Ok(())
     }
-    sites.into_iter().try_for_each(Site::finish)?;
-    Ok(figures)
-}
 
-fn figures_of(way: Way, samples: &[Vec<Sample>]) -> Vec<Figure> {
-    let of = |forwarding: Forwarding| -> &[Sample] {
-        let place = Forwarding::ALL.iter().position(|other| *other == forwarding);
-        place.and_then(|place| samples.get(place)).map_or(&[], Vec::as_slice)
-    };
-    let baseline = Forwarding::Masquerade;
-    let mut figures = Vec::new();
-    let mut add =
-        |what: &str, unit, value: &dyn Fn(Forwarding) -> Vec<f64>, kinds: &[Forwarding]| {
-            let reference = median(&value(baseline));
-            for forwarding in kinds {
-                let values = value(*forwarding);
-                figures.push(Figure {
-                    name: format!("{what}, {}, {}", way.name(), forwarding.name()),
-                    unit,
-                    ratio: median(&values) / reference,
-                    values,
-                    baseline: format!("of {}", baseline.name()),
-                });
-            }
+    /// Does something with each.
+    pub fn each(
+        &mut self,
+        mut work: impl FnMut(Forwarding, &mut Site) -> Result<()>,
+    ) -> Result<()> {
+        self.sites.iter_mut().try_for_each(|(of, site)| work(*of, site))
+    }
+
+    pub fn forwardings(&self) -> impl Iterator<Item = Forwarding> {
+        self.sites.iter().map(|(of, _)| *of)
+    }
+
+    pub fn site(&self, of: Forwarding) -> Option<&Site> {
+        self.sites.iter().find(|(other, _)| *other == of).map(|(_, site)| site)
+    }
+
+    /// Goes on without one.
+    pub fn retire(&mut self, of: Forwarding) -> Result<()> {
+        let Some(place) = self.sites.iter().position(|(other, _)| *other == of) else {
+            return Ok(());
         };
-    let gross = |forwarding| of(forwarding).iter().map(|sample| sample.gross).collect();
-    add("CPU gross", Unit::Nanoseconds, &gross, &Forwarding::ALL);
-    // Each beside the floor of its own round.
-    let net = |forwarding: Forwarding| {
-        let floor = of(forwarding.floor(way));
-        of(forwarding).iter().zip(floor).map(|(sample, floor)| sample.gross - floor.gross).collect()
-    };
-    add("CPU net", Unit::Nanoseconds, &net, &Forwarding::FORWARDS);
-    let rate = |forwarding| of(forwarding).iter().map(|sample| sample.rate).collect();
-    add("rate", Unit::PacketsPerSecond, &rate, &Forwarding::FORWARDS);
-    figures
+        self.of.remove(place);
+        self.sites.remove(place).1.finish()
+    }
+
+    pub fn forget(&mut self) {
+        self.of.iter_mut().for_each(Vec::clear);
+    }
+
+    fn values(&self, of: Forwarding, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
+        let place = self.sites.iter().position(|(forwarding, _)| *forwarding == of);
+        place.map_or_else(Vec::new, |place| self.of[place].iter().map(value).collect())
+    }
+
+    /// Nanoseconds of a packet.
+    pub fn gross(&self, of: Forwarding) -> Vec<f64> {
+        self.values(of, |sample| sample.gross)
+    }
+
+    /// Of a forwarding, less what the same rig needs in the same round without it.
+    pub fn net(&self, of: Forwarding, way: Way) -> Vec<f64> {
+        let floor = if of == Forwarding::Xdp && way == Way::In {
+            Forwarding::FloorOfXdp
+        } else {
+            Forwarding::Floor
+        };
+        let floor = self.gross(floor);
+        self.gross(of).iter().zip(floor).map(|(gross, floor)| gross - floor).collect()
+    }
+
+    fn figures(&self, what: &str, way: Way) -> Vec<Figure> {
+        let forwards: Vec<_> = self.forwardings().filter(|of| of.forwards()).collect();
+        let measured = self.forwardings().zip(&self.of).filter(|(_, samples)| !samples.is_empty());
+        let all: Vec<_> = measured.map(|(forwarding, _)| forwarding).collect();
+        let gross = |of| self.gross(of);
+        let rate = |of| self.values(of, |sample| sample.rate);
+        let net = |of| self.net(of, way);
+        let mut figures = Vec::new();
+        figures.extend(compared(
+            &format!("CPU time of a packet, net, {what}"),
+            Unit::Nanoseconds,
+            &forwards,
+            net,
+        ));
+        figures.extend(compared(
+            &format!("CPU time of a packet, gross, {what}"),
+            Unit::Nanoseconds,
+            &all,
+            gross,
+        ));
+        figures.extend(compared(
+            &format!("packet rate, {what}"),
+            Unit::PacketsPerSecond,
+            &forwards,
+            rate,
+        ));
+        figures
+    }
+
+    pub fn finish(self) -> Result<()> {
+        self.sites.into_iter().try_for_each(|(_, site)| site.finish())
+    }
+}
+
+/// Each beside `nft masquerade`.
+pub(super) fn compared(
+    topic: &str,
+    unit: Unit,
+    forwardings: &[Forwarding],
+    values: impl Fn(Forwarding) -> Vec<f64>,
+) -> Vec<Figure> {
+    let baseline = Forwarding::Masquerade;
+    let reference = (median(&values(baseline)), baseline.name());
+    let figure = |of: &Forwarding| Figure::new((topic, of.name()), unit, values(*of), reference);
+    forwardings.iter().map(figure).collect()
 }

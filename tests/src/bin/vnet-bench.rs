@@ -1,10 +1,13 @@
 //! The benchmarks: what `cargo xtask bench` runs.
 
-use std::{env, fs, path::PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use clap::{Parser, ValueEnum as _};
-use vnet_tests::bench::{Benchmark, Report};
+use clap::Parser;
+use vnet_tests::bench::{Benchmark, Machine, Report, Settings, draw, renew};
 
 /// Measures vnet on this machine, in network namespaces of its own.
 #[derive(Parser)]
@@ -15,9 +18,15 @@ struct Arguments {
     /// How often each figure is taken
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
+    /// Networks at most, of `scale` and `control`
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    networks: u16,
     /// Write the figures to a file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the figures as SVG into a directory, and write their tables into the document DIR.md, if that is there
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -27,18 +36,33 @@ fn main() -> Result<()> {
     ensure!(vnet.is_file(), "{} is not there; build it: cargo xtask build", vnet.display());
     let vnet = vnet.to_str().context("the path of `vnet` is not UTF-8")?;
     let names = match arguments.names.as_slice() {
-        [] => Benchmark::value_variants(),
+        [] => Benchmark::all(),
         names => names,
     };
-    let mut figures = Vec::new();
-    for name in names {
-        figures.extend(name.run(vnet, arguments.rounds.into())?);
-    }
-    let report = Report::of(figures);
+    let rounds = usize::from(arguments.rounds);
+    let settings = Settings { vnet, rounds, networks: arguments.networks.into() };
+    let machine = Machine::this();
+    let measured = names.iter().map(|name| name.run(settings)).collect::<Result<Vec<_>>>()?;
+    let report = Report::of(machine, rounds, measured);
     print!("{report}");
     if let Some(path) = arguments.json {
-        let text = serde_json::to_string_pretty(&report)?;
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        write(&path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+    }
+    if let Some(directory) = arguments.plot {
+        fs::create_dir_all(&directory)?;
+        for (name, text) in draw(&report) {
+            write(&directory.join(name), &text)?;
+        }
+        let document = directory.with_extension("md");
+        if document.is_file() {
+            let text = fs::read_to_string(&document)?;
+            let renewed = renew(&text, &report).with_context(|| document.display().to_string())?;
+            write(&document, &renewed)?;
+        }
     }
     Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -42,4 +42,5 @@ pub use require_kernel::{require_bonding, require_esp, require_gre, require_sctp
 pub use require_root::require_root;
 pub use standard::StandardLab;
 pub use steady::{SteadyOpening, SteadyReport, SteadyTcp, SteadyUdp};
+pub(crate) use tap::open_tap;
 pub use topology::Lab;

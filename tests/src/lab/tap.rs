@@ -78,7 +78,8 @@ pub(crate) fn make_idle(host: &Namespace, names: &[String]) -> Result<()> {
     })?
 }
 
-fn open_tap(namespace: &Namespace, name: &str, offloads: bool) -> Result<File> {
+/// Makes a tap whose other end is the file, with virtio headers of ten bytes before the frames; it does not block.
+pub(crate) fn open_tap(namespace: &Namespace, name: &str, offloads: bool) -> Result<File> {
     namespace.enter(|| {
         let tap = OpenOptions::new()
             .read(true)

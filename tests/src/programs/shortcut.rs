@@ -266,6 +266,27 @@ impl Rig {
         Ok(XdpOutcome { verdict, frame: out, counted })
     }
 
+    /// Runs an XDP program so many times on a frame, at an interface if one is named: what it returned, and
+    /// nanoseconds of one run.
+    pub(crate) fn run_xdp(
+        &mut self,
+        name: &str,
+        interface: Option<&str>,
+        frame: &[u8],
+        repeat: u32,
+    ) -> Result<(u32, f64)> {
+        let mut context = Context::zeroed();
+        context.data_end = u32::try_from(frame.len())?;
+        context.ingress_ifindex = interface.map_or(Ok(0), |name| self.ifindex(name))?;
+        let result = xdp(self.ebpf_mut(), name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(bytemuck::bytes_of(&context)),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        Ok((result.return_value, result.duration.as_secs_f64() * 1e9))
+    }
+
     /// The time of one run of an XDP program, as the kernel measures it.
     pub(super) fn measure_xdp(&mut self, name: &str, frame: &[u8]) -> Result<Duration> {
         let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };

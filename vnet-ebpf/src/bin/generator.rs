@@ -15,11 +15,11 @@ use aya_ebpf::{
     maps::{Array, DevMap, PerCpuArray},
     programs::{TcContext, XdpContext},
 };
-use vnet_common::generator::{FRAME_BYTES, Stream};
+use vnet_common::generator::{FRAME_BYTES, SHORT_FRAME_BYTES, Stream};
 
 /// `TC_ACT_SHOT`
 const SHOT: i32 = 2;
-const WORDS: usize = FRAME_BYTES / size_of::<u32>();
+const WORDS: usize = SHORT_FRAME_BYTES / size_of::<u32>();
 
 #[map]
 static STREAM: Array<Stream> = Array::with_max_entries(1, 0);
@@ -44,17 +44,25 @@ pub fn generate(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn send(ctx: &XdpContext) -> Option<u32> {
     let start = ctx.data();
-    if start + FRAME_BYTES > ctx.data_end() {
+    let end = ctx.data_end();
+    if start + SHORT_FRAME_BYTES > end {
         return None;
     }
     let stream = STREAM.get(0)?;
     // SAFETY: checked against the frame's end; any bytes are words; the kernel aligns frames, and that of the
     // stream is its first field.
     let (to, from) = unsafe {
-        (&mut *(start as *mut [u32; WORDS]), &*core::ptr::from_ref(stream).cast::<[u32; WORDS]>())
+        (
+            &mut *(start as *mut [u32; WORDS]),
+            &*core::ptr::from_ref(stream).cast::<[u32; WORDS + 1]>(),
+        )
     };
     for (to, from) in to.iter_mut().zip(from) {
         *to = *from;
+    }
+    if start + FRAME_BYTES <= end {
+        // SAFETY: as above, the word behind the others.
+        unsafe { *((start + SHORT_FRAME_BYTES) as *mut u32) = from[WORDS] };
     }
     let count = SENT.get_ptr_mut(0)?;
     // SAFETY: the element is this CPU's own until the program ends.
@@ -62,14 +70,21 @@ fn send(ctx: &XdpContext) -> Option<u32> {
         *count += 1;
         *count as u32
     };
-    let port = stream.first_port + (number.wrapping_mul(stream.step) & stream.port_mask);
-    let offset = stream.port_offset as usize & 0x3e;
-    if start + offset + 2 > ctx.data_end() || offset + 2 > FRAME_BYTES {
-        return None;
+    for field in &stream.fields {
+        let value = field.number(number);
+        write(start, end, field.offset, value);
+        write(start, end, field.complement, !value);
     }
-    // SAFETY: as above.
-    unsafe { *((start + offset) as *mut [u8; 2]) = (port as u16).to_be_bytes() };
     Some(WIRE.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED))
+}
+
+#[inline(always)]
+fn write(start: usize, end: usize, offset: u32, value: u16) {
+    let at = start + (offset as usize & 0x3e);
+    if offset != 0 && at + 2 <= end {
+        // SAFETY: checked against the frame's end; alignment is 1.
+        unsafe { *(at as *mut [u8; 2]) = value.to_be_bytes() };
+    }
 }
 
 /// Counts what arrives.

@@ -6,20 +6,27 @@ use vnet_common::{
     family::Family,
     flow::{FlowKey4, FlowKey6, FlowSlot, Session, protocol},
     names::{map, program},
+    shortcut::{
+        InboundWay, MOVES_MASK, OutboundWay, PORT_IS_UPLINK, PORT_SHORT, Station, WAY_REST,
+        WAY_TAKES_XDP, XdpMode, way_time,
+    },
     tcp::flags::{ACK, SYN},
+    timeout::Timeouts,
 };
 
-use super::yardstick::Yardstick;
+use super::{
+    RUNS, SINGLE_CALLS,
+    yardstick::{Hook, Yardstick},
+};
 use crate::programs::{
-    Arrival, NETWORK, OTHER_NETWORK, Origin, Packet, Rig, load,
+    Arrival, NETWORK, OTHER_NETWORK, Origin, Packet, Rig,
+    guard::GUEST_MAC,
+    load,
     modes::{Ends, ROUTED, network_of, port_of},
+    shortcut::{HOST_MAC, ROUTER_MAC, with_macs},
     tcp, udp,
 };
 
-/// `TC_ACT_UNSPEC`
-const NEXT: u32 = u32::MAX;
-/// `TC_ACT_REDIRECT`
-const REDIRECT: u32 = 7;
 /// The slots of flows that translate what others have translated, above those of new flows.
 const MIRRORED: u32 = super::ROOM / 2;
 
@@ -33,24 +40,72 @@ pub(super) enum Next {
 
 /// A program and what it gets.
 pub(super) struct Kind {
-    pub name: String,
+    /// What happens.
+    what: String,
     pub program: &'static str,
     pub interface: &'static str,
+    /// Whether an XDP program is told the interface, which needs it attached there.
+    pub is_told: bool,
     pub next: Next,
     pub yardstick: Yardstick,
-    /// What the program returns for such a packet.
-    action: u32,
+    /// The flow's session and the one that translates back, if their packets take short ways.
+    ways: Vec<u32>,
+    /// Whether the program redirects such a packet; else it leaves it to others.
+    redirects: bool,
 }
 
 impl Kind {
-    /// Whether a packet serves for one run only.
-    pub fn is_single(&self) -> bool {
-        matches!(self.next, Next::Other(_))
+    /// Packets that one run makes others of the same kind of.
+    fn new(
+        what: &str,
+        program: &'static str,
+        interface: &'static str,
+        packet: Vec<u8>,
+        yardstick: Yardstick,
+    ) -> Self {
+        let (what, next, ways) = (what.to_owned(), Next::Same(packet), Vec::new());
+        Self { what, program, interface, is_told: false, next, yardstick, ways, redirects: true }
+    }
+
+    /// What happens, and to which packets.
+    pub fn name(&self) -> String {
+        format!("{}, {}", self.what, self.yardstick.packets())
+    }
+
+    /// Calls in a round, and runs in each.
+    pub fn runs(&self) -> (usize, u32) {
+        match self.next {
+            Next::Same(_) => (self.yardstick.hook.calls(), RUNS),
+            Next::Other(_) => (SINGLE_CALLS, 1),
+        }
     }
 
     pub fn check(&self, action: u32) -> Result<()> {
-        let Self { name, action: expected, .. } = self;
-        ensure!(action == *expected, "{name}: the program returned {action} instead of {expected}");
+        let hook = self.yardstick.hook;
+        let expected = if self.redirects { hook.redirect() } else { hook.next() };
+        ensure!(
+            action == expected,
+            "{}: the program returned {action} instead of {expected}",
+            self.name()
+        );
+        Ok(())
+    }
+
+    /// Makes the ways of the flow those of just now, or lets there be none.
+    pub fn prepare(&self, rig: &mut Rig) -> Result<()> {
+        let is_short = !self.ways.is_empty() || self.yardstick.hook == Hook::Xdp;
+        rig.set_lease(if is_short { u64::MAX } else { 0 })?;
+        let found = way_time(rig.clock()?) - 2 * WAY_REST;
+        let port = rig.ifindex(PORT)?;
+        let moves = rig.moves()? as u16 & MOVES_MASK | WAY_TAKES_XDP;
+        for index in &self.ways {
+            rig.set_session(*index, |session| {
+                // What comes out goes in again, so that each run does all the work.
+                session.way_outbound =
+                    OutboundWay { found, destination: HOST_MAC, source: GUEST_MAC };
+                session.way_inbound = InboundWay { found, port, destination: GUEST_MAC, moves };
+            })?;
+        }
         Ok(())
     }
 }
@@ -58,33 +113,53 @@ impl Kind {
 /// Every kind, with the flows entered.
 pub(super) fn all(rig: &mut Rig) -> Result<Vec<Kind>> {
     rig.set_icmp_tokens(u64::from(u32::MAX))?;
+    rig.set_network(NETWORK, |network| network.timeouts = ENDLESS)?;
+    rig.attach_xdp(program::BRIDGED_XDP, NIC)?;
+    rig.shorten(NETWORK, "virbr0", PORT)?;
+    rig.set_xdp_mode(XdpMode::On)?;
+    rig.keep_ways_young(false);
+    let flags = PORT_SHORT | PORT_IS_UPLINK;
+    rig.set_bridge_port("virbr0", NIC, |port| port.flags = flags)?;
+    let (port, seen) = (rig.ifindex(NIC)?, rig.clock()?);
+    rig.set_station("virbr0", ROUTER_MAC, Station { port, seen_at: port, seen })?;
+    rig.set_lease(0)?;
     let mut kinds = Vec::new();
     for ends in Ends::BOTH {
         for transport in [protocol::UDP, protocol::TCP] {
             kinds.extend(established(rig, ends, transport)?);
+            kinds.push(new_flow(ends, transport));
+            kinds.push(for_the_host(ends, transport, Hook::Tc));
+            kinds.push(for_the_host(ends, transport, Hook::Xdp));
+            kinds.push(bridged(ends, transport));
         }
-        kinds.push(new_flow(ends));
         kinds.extend(routed(ends));
         kinds.push(rejected(ends));
-        kinds.push(for_the_host(ends));
     }
     Ok(kinds)
 }
 
-fn version(ends: Ends) -> &'static str {
-    match ends.family {
-        Family::Ipv4 => "IPv4",
-        Family::Ipv6 => "IPv6",
-    }
-}
+/// An hour: new flows end none of those that are measured.
+const ENDLESS: Timeouts = Timeouts {
+    tcp_established: 3600,
+    tcp_transitory: 3600,
+    udp: 3600,
+    icmp_query: 3600,
+    other: 3600,
+    port_hold_down: 3600,
+};
+/// A port of the first network's bridge.
+const PORT: &str = "port1";
+/// A port of it towards outside.
+const NIC: &str = "eth1";
 
 fn packet(transport: u8, from: &str, to: &str, flags: u8) -> Packet {
     let packet = if transport == protocol::TCP { tcp(from, to, flags) } else { udp(from, to) };
     packet.ttl(u8::MAX)
 }
 
-/// A flow in both directions. Another one translates its packets back, so that each run does all the work.
-fn established(rig: &mut Rig, ends: Ends, transport: u8) -> Result<[Kind; 2]> {
+/// A flow in both directions, by long and by short ways. Another one translates its packets back, so that each
+/// run does all the work.
+fn established(rig: &mut Rig, ends: Ends, transport: u8) -> Result<Vec<Kind>> {
     let (guest, external) = (port_of(ends.guest, 20000), port_of(ends.external, 20000));
     let remote = port_of(ends.remote, 80);
     let out = |flags| packet(transport, &guest, &remote, flags);
@@ -94,18 +169,34 @@ fn established(rig: &mut Rig, ends: Ends, transport: u8) -> Result<[Kind; 2]> {
         let frame = if is_out { out(flags) } else { back(flags) }.frame();
         let origin = Origin::Interface(interface);
         let arrival = Arrival { program, frame: &frame, interface, origin, mark: 0, gso_size: 0 };
-        ensure!(rig.run_uncounted(arrival)?.0 == REDIRECT, "the flow is not opened");
+        let (verdict, ..) = rig.run_uncounted(arrival)?;
+        ensure!(verdict == Hook::Tc.redirect(), "the flow is not opened");
     }
-    mirror(rig, ends, transport)?;
-    let yardstick = Yardstick::of(ends.family, transport);
-    let protocol = if transport == protocol::TCP { "TCP" } else { "UDP" };
-    let kind = |is_out, word: &str, packet: Packet| {
+    let ways = mirror(rig, ends, transport)?;
+    let yardstick = |hook| Yardstick::new(ends.family, transport, hook);
+    let kind = |is_out, what| {
         let (program, interface) = hook(is_out);
-        let name = format!("established {word}, {} {protocol}", version(ends));
-        let next = Next::Same(packet.frame());
-        Kind { name, program, interface, next, yardstick, action: REDIRECT }
+        let packet = if is_out { out(ACK) } else { back(ACK) };
+        Kind::new(what, program, interface, packet.frame(), yardstick(Hook::Tc))
     };
-    Ok([kind(true, "out", out(ACK)), kind(false, "in", back(ACK))])
+    let short = |is_out, what, program, interface, hook| {
+        let (packet, macs) = if is_out {
+            (out(ACK), (HOST_MAC, GUEST_MAC))
+        } else {
+            (back(ACK), (GUEST_MAC, HOST_MAC))
+        };
+        let frame = with_macs(packet.frame(), macs.0, macs.1);
+        let kind = Kind::new(what, program, interface, frame, yardstick(hook));
+        Kind { ways: ways.to_vec(), ..kind }
+    };
+    Ok(vec![
+        kind(true, "established out"),
+        kind(false, "established in"),
+        short(true, "established out, short way", program::PORT_SHORTCUT, PORT, Hook::Tc),
+        // The stack looks at the address before the program does.
+        Kind { ways: ways.to_vec(), ..kind(false, "established in, short way") },
+        short(false, "established in", program::UPLINK_XDP, "eth0", Hook::Xdp),
+    ])
 }
 
 /// Where packets of the first network's flows go in.
@@ -114,12 +205,12 @@ const fn hook(is_out: bool) -> (&'static str, &'static str) {
 }
 
 /// Enters for each live flow of a protocol one whose inside and external endpoint are the other way round.
-fn mirror(rig: &mut Rig, ends: Ends, transport: u8) -> Result<()> {
+/// Slots of both.
+fn mirror(rig: &mut Rig, ends: Ends, transport: u8) -> Result<[u32; 2]> {
     let tables = rig.tables()?;
-    let session = tables
+    let (original, session) = tables
         .live()
-        .map(|(_, session)| session)
-        .find(|session| {
+        .find(|(_, session)| {
             session.protocol == transport
                 && session.is_ipv4() == matches!(ends.family, Family::Ipv4)
         })
@@ -137,11 +228,12 @@ fn mirror(rig: &mut Rig, ends: Ends, transport: u8) -> Result<()> {
     slots.set(index, load::Plain(mirrored), 0)?;
     if session.is_ipv4() {
         let keys = [mirrored.outbound_key(), mirrored.inbound_key()];
-        insert::<FlowKey4>(rig, map::FLOWS, keys, slot)
+        insert::<FlowKey4>(rig, map::FLOWS, keys, slot)?;
     } else {
         let keys = [mirrored.outbound_key_ipv6(), mirrored.inbound_key_ipv6()];
-        insert::<FlowKey6>(rig, map::FLOWS_IPV6, keys, slot)
+        insert::<FlowKey6>(rig, map::FLOWS_IPV6, keys, slot)?;
     }
+    Ok([original, index])
 }
 
 fn insert<K: Bytes>(rig: &mut Rig, name: &str, keys: [K; 2], slot: FlowSlot) -> Result<()> {
@@ -152,8 +244,8 @@ fn insert<K: Bytes>(rig: &mut Rig, name: &str, keys: [K; 2], slot: FlowSlot) -> 
     Ok(())
 }
 
-/// A datagram of a flow that there is not yet, from another port each.
-fn new_flow(ends: Ends) -> Kind {
+/// The first packet of a flow that there is not yet, from another port each.
+fn new_flow(ends: Ends, transport: u8) -> Kind {
     const FIRST: u32 = 1024;
     const PORTS: u32 = 30_000;
     let mut count = 0;
@@ -162,16 +254,11 @@ fn new_flow(ends: Ends) -> Kind {
         count += 1;
         let (from, to) =
             (port_of(ends.second, port as u16), port_of(ends.other_remote, remote as u16));
-        udp(&from, &to).frame()
+        packet(transport, &from, &to, SYN).frame()
     };
-    Kind {
-        name: format!("new flow, {} UDP", version(ends)),
-        program: program::BRIDGE_INGRESS,
-        interface: "virbr0",
-        next: Next::Other(Box::new(next)),
-        yardstick: Yardstick::of(ends.family, protocol::UDP),
-        action: REDIRECT,
-    }
+    let yardstick = Yardstick::new(ends.family, transport, Hook::Tc);
+    let kind = Kind::new("new flow", program::BRIDGE_INGRESS, "virbr0", Vec::new(), yardstick);
+    Kind { next: Next::Other(Box::new(next)), ..kind }
 }
 
 /// A guest's packet that goes on as it is, and one to it.
@@ -179,17 +266,13 @@ fn routed(ends: Ends) -> [Kind; 2] {
     let network = network_of(ROUTED);
     let guest = port_of(&network.address(ends.family, 10), 20000);
     let remote = port_of(ends.remote, 80);
-    let kind = |word: &str, (program, interface), packet: Packet| Kind {
-        name: format!("routed {word}, {} UDP", version(ends)),
-        program,
-        interface,
-        next: Next::Same(packet.ttl(u8::MAX).frame()),
-        yardstick: Yardstick::of(ends.family, protocol::UDP),
-        action: REDIRECT,
+    let kind = |what: &str, (program, interface), packet: Packet| {
+        let yardstick = Yardstick::new(ends.family, protocol::UDP, Hook::Tc);
+        Kind::new(what, program, interface, packet.ttl(u8::MAX).frame(), yardstick)
     };
     [
-        kind("out", (program::BRIDGE_INGRESS, network.bridge), udp(&guest, &remote)),
-        kind("in", (program::UPLINK_INGRESS, "eth0"), udp(&remote, &guest)),
+        kind("routed out", (program::BRIDGE_INGRESS, network.bridge), udp(&guest, &remote)),
+        kind("routed in", (program::UPLINK_INGRESS, "eth0"), udp(&remote, &guest)),
     ]
 }
 
@@ -197,25 +280,30 @@ fn routed(ends: Ends) -> [Kind; 2] {
 fn rejected(ends: Ends) -> Kind {
     let other = network_of(OTHER_NETWORK).address(ends.family, 10);
     let frame = udp(&port_of(ends.guest, 20000), &port_of(&other, 80)).frame();
-    Kind {
-        name: format!("rejected, {} UDP", version(ends)),
-        program: program::BRIDGE_INGRESS,
-        interface: network_of(NETWORK).bridge,
-        next: Next::Other(Box::new(move || frame.clone())),
-        yardstick: Yardstick::of(ends.family, protocol::UDP),
-        action: REDIRECT,
-    }
+    let yardstick = Yardstick::new(ends.family, protocol::UDP, Hook::Tc);
+    let bridge = network_of(NETWORK).bridge;
+    let kind = Kind::new("rejected", program::BRIDGE_INGRESS, bridge, Vec::new(), yardstick);
+    Kind { next: Next::Other(Box::new(move || frame.clone())), ..kind }
 }
 
-/// A packet from outside for the host itself.
-fn for_the_host(ends: Ends) -> Kind {
-    let packet = udp(&port_of(ends.remote, 80), &port_of(ends.external, 22));
-    Kind {
-        name: format!("for the host, {} UDP", version(ends)),
-        program: program::UPLINK_INGRESS,
-        interface: "eth0",
-        next: Next::Same(packet.frame()),
-        yardstick: Yardstick::of(ends.family, protocol::UDP),
-        action: NEXT,
-    }
+/// A packet from outside for the host itself: a miss.
+fn for_the_host(ends: Ends, transport: u8, hook: Hook) -> Kind {
+    let frame =
+        packet(transport, &port_of(ends.remote, 80), &port_of(ends.external, 22), ACK).frame();
+    let yardstick = Yardstick::new(ends.family, transport, hook);
+    let program = match hook {
+        Hook::Tc => program::UPLINK_INGRESS,
+        Hook::Xdp => program::UPLINK_XDP,
+    };
+    let kind = Kind::new("miss, for the host", program, "eth0", frame, yardstick);
+    Kind { redirects: false, ..kind }
+}
+
+/// A frame from outside to a station of the same bridge.
+fn bridged(ends: Ends, transport: u8) -> Kind {
+    let packet = packet(transport, &port_of(ends.remote, 80), &port_of(ends.guest, 20000), ACK);
+    let frame = with_macs(packet.frame(), GUEST_MAC, ROUTER_MAC);
+    let yardstick = Yardstick::new(ends.family, transport, Hook::Xdp);
+    let kind = Kind::new("bridged", program::BRIDGED_XDP, NIC, frame, yardstick);
+    Kind { is_told: true, ..kind }
 }

@@ -1,7 +1,11 @@
 //! The least program that translates and redirects, and an empty one.
 
 use anyhow::{Context as _, Result, ensure};
-use aya::{Ebpf, maps, programs::SchedClassifier};
+use aya::{
+    Ebpf,
+    maps::{self, DevMapHash},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
+};
 use bytemuck::Pod as Bytes;
 use vnet_common::{
     address::{Address, PortBe},
@@ -10,7 +14,7 @@ use vnet_common::{
     minimum::Rewrite,
 };
 
-use super::{median, run};
+use super::{CALLS, XDP_CALLS, median, run};
 use crate::bench::objects;
 use crate::programs::{
     Plain, Rig, address, ipv4,
@@ -18,63 +22,101 @@ use crate::programs::{
     tcp, udp,
 };
 
-/// `TC_ACT_REDIRECT`
-const REDIRECT: u32 = 7;
 const PORT: u16 = 20000;
 const REMOTE_PORT: u16 = 80;
 
-/// What the least program gets.
+/// What the least program gets, and where it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Yardstick {
-    UdpOverIpv4,
-    TcpOverIpv4,
-    UdpOverIpv6,
-    TcpOverIpv6,
+pub(super) struct Yardstick {
+    pub family: Family,
+    pub transport: u8,
+    pub hook: Hook,
+}
+
+/// Where a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Tc,
+    Xdp,
+}
+
+impl Hook {
+    pub const BOTH: [Self; 2] = [Self::Tc, Self::Xdp];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tc => "TC",
+            Self::Xdp => "XDP",
+        }
+    }
+
+    /// Calls in a round for packets that stay what they are.
+    pub const fn calls(self) -> usize {
+        match self {
+            Self::Tc => CALLS,
+            Self::Xdp => XDP_CALLS,
+        }
+    }
+
+    /// What a program returns that redirects: `TC_ACT_REDIRECT`, `XDP_REDIRECT`.
+    pub const fn redirect(self) -> u32 {
+        match self {
+            Self::Tc => 7,
+            Self::Xdp => 4,
+        }
+    }
+
+    /// What a program returns that leaves a packet to others: `TC_ACT_UNSPEC`, `XDP_PASS`.
+    pub const fn next(self) -> u32 {
+        match self {
+            Self::Tc => u32::MAX,
+            Self::Xdp => 2,
+        }
+    }
 }
 
 impl Yardstick {
-    pub const ALL: [Self; 4] =
-        [Self::UdpOverIpv4, Self::TcpOverIpv4, Self::UdpOverIpv6, Self::TcpOverIpv6];
-
-    pub fn of(family: Family, transport: u8) -> Self {
-        match (family, transport == protocol::TCP) {
-            (Family::Ipv4, false) => Self::UdpOverIpv4,
-            (Family::Ipv4, true) => Self::TcpOverIpv4,
-            (Family::Ipv6, false) => Self::UdpOverIpv6,
-            (Family::Ipv6, true) => Self::TcpOverIpv6,
-        }
+    pub const fn new(family: Family, transport: u8, hook: Hook) -> Self {
+        Self { family, transport, hook }
     }
 
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::UdpOverIpv4 => "the minimum, IPv4 UDP",
-            Self::TcpOverIpv4 => "the minimum, IPv4 TCP",
-            Self::UdpOverIpv6 => "the minimum, IPv6 UDP",
-            Self::TcpOverIpv6 => "the minimum, IPv6 TCP",
+    pub fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for hook in Hook::BOTH {
+            for ends in Ends::BOTH {
+                for transport in [protocol::UDP, protocol::TCP] {
+                    all.push(Self::new(ends.family, transport, hook));
+                }
+            }
         }
+        all
     }
 
-    const fn transport(self) -> u8 {
-        match self {
-            Self::UdpOverIpv4 | Self::UdpOverIpv6 => protocol::UDP,
-            Self::TcpOverIpv4 | Self::TcpOverIpv6 => protocol::TCP,
-        }
+    /// The packets that it is for.
+    pub fn packets(self) -> String {
+        let transport = if self.transport == protocol::TCP { "TCP" } else { "UDP" };
+        format!("{} {transport}", version(self.family))
+    }
+
+    pub fn name(self) -> String {
+        format!("the minimum, {}", self.packets())
     }
 
     const fn ends(self) -> Ends {
-        match self {
-            Self::UdpOverIpv4 | Self::TcpOverIpv4 => Ends::BOTH[0],
-            Self::UdpOverIpv6 | Self::TcpOverIpv6 => Ends::BOTH[1],
+        match self.family {
+            Family::Ipv4 => Ends::BOTH[0],
+            Family::Ipv6 => Ends::BOTH[1],
         }
     }
 
     fn frame(self) -> Vec<u8> {
         let ends = self.ends();
         let (from, to) = (port_of(ends.guest, PORT), port_of(ends.remote, REMOTE_PORT));
-        let is_tcp = self.transport() == protocol::TCP;
+        let is_tcp = self.transport == protocol::TCP;
         let packet =
             if is_tcp { tcp(&from, &to, vnet_common::tcp::flags::ACK) } else { udp(&from, &to) };
-        packet.ttl(u8::MAX).frame()
+        // As much as XDP's looks at in any packet.
+        packet.ttl(u8::MAX).payload(&[0; 32]).frame()
     }
 }
 
@@ -91,9 +133,16 @@ impl Yardsticks {
                 ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
         }
-        let mut yardsticks = Self { ebpf };
+        for name in ["nothing_xdp", "minimum_xdp"] {
+            let program: &mut Xdp =
+                ebpf.program_mut(name).context("no such program")?.try_into()?;
+            program.load()?;
+        }
         let ifindex = rig.ifindex("eth0")?;
-        for yardstick in Yardstick::ALL {
+        let devices = ebpf.map_mut("DEVICES").context("no such map")?;
+        DevMapHash::try_from(devices)?.insert(ifindex, ifindex, None, 0)?;
+        let mut yardsticks = Self { ebpf };
+        for yardstick in Yardstick::all().into_iter().filter(|y| y.hook == Hook::Tc) {
             yardsticks.enter(yardstick, ifindex)?;
         }
         Ok(yardsticks)
@@ -101,7 +150,7 @@ impl Yardsticks {
 
     /// Two entries, each of which translates what the other has translated.
     fn enter(&mut self, yardstick: Yardstick, ifindex: u32) -> Result<()> {
-        let (ends, transport) = (yardstick.ends(), yardstick.transport());
+        let (ends, transport) = (yardstick.ends(), yardstick.transport);
         let port = PortBe::from_host(PORT);
         let remote_port = PortBe::from_host(REMOTE_PORT);
         for (from, to) in [(ends.guest, ends.external), (ends.external, ends.guest)] {
@@ -136,30 +185,47 @@ impl Yardsticks {
     }
 
     /// Nanoseconds of one run of the least program less those of an empty one, the median of calls.
-    pub fn time(&self, yardstick: Yardstick, calls: usize, runs: u32) -> Result<f64> {
+    pub fn time(&mut self, yardstick: Yardstick, calls: usize, runs: u32) -> Result<f64> {
         let frame = yardstick.frame();
-        let program = self.program("minimum")?;
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
-            let (action, time) = run(program, &frame, None, runs)?;
-            ensure!(action == REDIRECT, "{}: returned {action}", yardstick.name());
+            let (action, time) = match yardstick.hook {
+                Hook::Tc => run(self.program::<SchedClassifier>("minimum")?, &frame, None, runs)?,
+                Hook::Xdp => run(self.program::<Xdp>("minimum_xdp")?, &frame, None, runs)?,
+            };
+            ensure!(action == yardstick.hook.redirect(), "{}: returned {action}", yardstick.name());
             times.push(time);
         }
-        Ok(median(&times) - self.empty(calls, runs)?)
+        Ok(median(&times) - self.empty(yardstick.hook, calls, runs)?)
     }
 
     /// Nanoseconds of one run of an empty program.
-    pub fn empty(&self, calls: usize, runs: u32) -> Result<f64> {
-        let frame = Yardstick::UdpOverIpv4.frame();
-        let program = self.program("nothing")?;
+    pub fn empty(&mut self, hook: Hook, calls: usize, runs: u32) -> Result<f64> {
+        let frame = Yardstick::new(Family::Ipv4, protocol::UDP, hook).frame();
         let mut times = Vec::with_capacity(calls);
         for _ in 0..calls {
-            times.push(run(program, &frame, None, runs)?.1);
+            let (_, time) = match hook {
+                Hook::Tc => run(self.program::<SchedClassifier>("nothing")?, &frame, None, runs)?,
+                Hook::Xdp => run(self.program::<Xdp>("nothing_xdp")?, &frame, None, runs)?,
+            };
+            times.push(time);
         }
         Ok(median(&times))
     }
 
-    fn program(&self, name: &str) -> Result<&SchedClassifier> {
-        Ok(self.ebpf.program(name).context("no such program")?.try_into()?)
+    fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a P>
+    where
+        &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+        P: 'a,
+    {
+        let program: &mut P = self.ebpf.program_mut(name).context("no such program")?.try_into()?;
+        Ok(program)
+    }
+}
+
+pub(super) const fn version(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "IPv4",
+        Family::Ipv6 => "IPv6",
     }
 }

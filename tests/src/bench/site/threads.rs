@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, thread, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -11,9 +11,9 @@ use nix::{
 use crate::lab::{Node, wait_until};
 
 /// The CPU that forwards.
-pub(super) const FORWARDS: usize = 0;
+pub(in crate::bench) const FORWARDS: usize = 0;
 /// The CPU that generates and takes.
-pub(super) const GENERATES: usize = 1;
+pub(in crate::bench) const GENERATES: usize = 1;
 
 /// Nanoseconds between polls of an end, in which not more frames come than its ring has room for.
 const INTERVAL: &str = "50000";
@@ -22,19 +22,19 @@ const POLLS_BEFORE_REST: &str = "200";
 
 /// The NAPI thread of an interface.
 #[derive(Debug)]
-pub(super) struct Receiver(i32);
+pub(in crate::bench) struct Receiver(i32);
 
 impl Receiver {
     /// Lets an interface receive in a thread of its own on a CPU.
     pub fn of(node: &Node, interface: &str, cpu: usize) -> Result<Self> {
-        let before = receivers()?;
+        let before = receivers(interface)?;
         node.run(&["ethtool", "-K", interface, "gro", "on"])?;
         let path = format!("/sys/class/net/{interface}/threaded");
         node.enter(|| fs::write(&path, "1"))?.with_context(|| path.clone())?;
         let mut found = None;
         let what = format!("{interface} has a thread");
         wait_until(&what, Duration::from_secs(5), || {
-            let now = receivers().map_err(|error| error.to_string())?;
+            let now = receivers(interface).map_err(|error| error.to_string())?;
             found = now.difference(&before).next().copied();
             if found.is_some() { Ok(()) } else { Err(format!("{now:?}")) }
         })?;
@@ -64,8 +64,8 @@ impl Receiver {
         first.parse().with_context(|| format!("{path}: {text}"))
     }
 
-    /// The same once it has nothing left to do.
-    pub fn time_at_rest(&self) -> Result<u64> {
+    /// Waits until it has nothing left to do.
+    pub fn rest(&self) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(2);
         const ATTEMPTS: usize = 1000;
         let mut last = self.time()?;
@@ -73,29 +73,46 @@ impl Receiver {
             thread::sleep(PAUSE);
             let time = self.time()?;
             if time == last {
-                return Ok(time);
+                return Ok(());
             }
             last = time;
         }
-        ensure!(false, "the thread {} does not come to rest", self.0);
-        Ok(last)
+        bail!("the thread {} does not come to rest", self.0)
     }
 }
 
+/// Refuses machines on which one CPU would have to do both.
+pub(in crate::bench) fn cpus_suffice() -> Result<()> {
+    let cpus = thread::available_parallelism()?.get();
+    ensure!(cpus >= 2, "one CPU forwards and another one generates: this machine has {cpus}");
+    Ok(())
+}
+
 /// Binds the calling thread, or another one, to a CPU.
-pub(super) fn bind(thread: i32, cpu: usize) -> Result<()> {
+pub(in crate::bench) fn bind(thread: i32, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     Ok(sched_setaffinity(Pid::from_raw(thread), &set)?)
 }
 
-fn receivers() -> Result<BTreeSet<i32>> {
+/// Lets the calling thread run before all that have no such priority (`SCHED_FIFO`, sched(7)).
+pub(in crate::bench) fn run_first(priority: i32) -> Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: the structure is whole, and lives as long as the call.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    ensure!(result == 0, "sched_setscheduler: {}", std::io::Error::last_os_error());
+    Ok(())
+}
+
+/// Others may have such threads, too: the names of interfaces are in theirs.
+fn receivers(interface: &str) -> Result<BTreeSet<i32>> {
+    let prefix = format!("napi/{interface}-");
     let mut receivers = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
         let Ok(pid) = entry?.file_name().to_string_lossy().parse() else { continue };
         // A process may have ended meanwhile.
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        if name.starts_with("napi/") {
+        if name.starts_with(&prefix) {
             receivers.insert(pid);
         }
     }

@@ -1,0 +1,167 @@
+//! Tables of a document, written anew between their markers.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+
+use super::{
+    Benchmark,
+    report::{Figure, Measured, Report, rounds},
+};
+
+/// A document with the figures of a report: what is between `<!-- figures of NAME -->` and `<!-- end of figures -->`
+/// is replaced, where NAME is a benchmark's. What was not measured stays.
+pub fn renew(document: &str, report: &Report) -> Result<String> {
+    const END: &str = "<!-- end of figures -->";
+    let mut text = String::new();
+    let mut rest = document;
+    while let Some((before, after)) = rest.split_once("<!-- figures of ") {
+        let Some((name, after)) = after.split_once(" -->\n") else { bail!("a marker has no end") };
+        let Some((old, after)) = after.split_once(END) else {
+            bail!("`figures of {name}` has no `{END}`");
+        };
+        if !Benchmark::all().iter().any(|benchmark| benchmark.id() == name) {
+            bail!("`figures of {name}`: there is no such benchmark");
+        }
+        let measured = report.benchmarks.iter().find(|measured| measured.benchmark.id() == name);
+        let new = measured.map_or_else(|| old.to_owned(), |measured| tables(report, measured));
+        let _ = write!(text, "{before}<!-- figures of {name} -->\n{new}{END}");
+        rest = after;
+    }
+    Ok(text + rest)
+}
+
+fn tables(report: &Report, measured: &Measured) -> String {
+    let mut text = format!("\n{}; {}.\n", report.machine, rounds(report.rounds));
+    for (topic, figures) in measured.topics() {
+        let is_scale = figures.iter().all(|figure| figure.at.is_some());
+        let table = if is_scale { scale(&figures) } else { list(&figures) };
+        let _ = write!(text, "\n**{}**\n\n{table}", capitalised(topic));
+    }
+    for note in &measured.notes {
+        let _ = write!(text, "\n{note}\n");
+    }
+    text + "\n"
+}
+
+fn list(figures: &[&Figure]) -> String {
+    let mut text =
+        "| | median | smallest to largest | ratio | |\n|---|--:|--:|--:|---|\n".to_owned();
+    for figure in figures {
+        let unit = figure.unit;
+        let (smallest, largest) = figure.spread();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} to {} | {:.2} | {} |",
+            figure.subject,
+            unit.text(figure.median()),
+            unit.text(smallest),
+            unit.text(largest),
+            figure.ratio,
+            figure.baseline
+        );
+    }
+    text
+}
+
+/// A column for each place.
+fn scale(figures: &[&Figure]) -> String {
+    let (mut places, mut subjects) = (Vec::new(), Vec::new());
+    for figure in figures {
+        let Some(at) = &figure.at else { continue };
+        if !places.contains(&at) {
+            places.push(at);
+        }
+        if !subjects.contains(&&figure.subject) {
+            subjects.push(&figure.subject);
+        }
+    }
+    let mut text = "| ".to_owned();
+    for at in &places {
+        let _ = write!(text, "| {} {} ", super::report::grouped(at.count), at.of);
+    }
+    let _ = writeln!(text, "|\n|---{}|", "|--:".repeat(places.len()));
+    for subject in subjects {
+        let _ = write!(text, "| {subject} ");
+        for place in &places {
+            let figure = figures
+                .iter()
+                .find(|figure| figure.subject == *subject && figure.at.as_ref() == Some(place));
+            let cell = figure.map_or_else(String::new, |figure| {
+                let (smallest, largest) = figure.spread();
+                let unit = figure.unit;
+                format!(
+                    "{} ({} to {}), ratio {:.2}",
+                    unit.text(figure.median()),
+                    unit.text(smallest),
+                    unit.text(largest),
+                    figure.ratio
+                )
+            });
+            let _ = write!(text, "| {cell} ");
+        }
+        text.push_str("|\n");
+    }
+    text
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().collect::<String>() + letters.as_str()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{Machine, Unit};
+
+    fn report() -> Report {
+        let figure = |subject: &str, value: f64| {
+            Figure::new(("time", subject), Unit::Nanoseconds, vec![value], (200.0, "of b"))
+        };
+        let at = |count: f64| {
+            Figure::new(("by flows", "c"), Unit::Nanoseconds, vec![count], (200.0, "of b"))
+                .at(count, "flows")
+        };
+        let scaled = vec![at(1.0), at(1024.0)];
+        let figures = [vec![figure("a", 100.0), figure("b", 200.0)], scaled].concat();
+        let notes = vec!["A note.".to_owned()];
+        let measured = Measured { benchmark: Benchmark::Rate, figures, notes };
+        Report::of(Machine::for_tests(), 1, vec![measured])
+    }
+
+    #[test]
+    fn tables_replace_what_is_between_their_markers() {
+        let document = "before\n<!-- figures of rate -->\nold\n<!-- end of figures -->\nafter\n";
+        let expected = "before\n<!-- figures of rate -->\n\n\
+            Linux 6.18, 2 CPUs (a processor), load 0.5 before the run; 1 round.\n\n\
+            **Time**\n\n\
+            | | median | smallest to largest | ratio | |\n|---|--:|--:|--:|---|\n\
+            | a | 100 ns | 100 ns to 100 ns | 0.50 | of b |\n\
+            | b | 200 ns | 200 ns to 200 ns | 1.00 | of b |\n\n\
+            **By flows**\n\n\
+            | | 1 flows | 1,024 flows |\n|---|--:|--:|\n\
+            | c | 1 ns (1 ns to 1 ns), ratio 0.01 | 1024 ns (1024 ns to 1024 ns), ratio 5.12 |\n\n\
+            A note.\n\n<!-- end of figures -->\nafter\n";
+        let renewed = renew(document, &report()).unwrap();
+        assert_eq!(renewed, expected);
+        assert_eq!(renew(&renewed, &report()).unwrap(), renewed);
+    }
+
+    #[test]
+    fn what_was_not_measured_stays() {
+        let document = "<!-- figures of bulk -->\nold\n<!-- end of figures -->\n";
+        assert_eq!(renew(document, &report()).unwrap(), document);
+    }
+
+    #[test]
+    fn wrong_markers_are_errors() {
+        for document in
+            ["<!-- figures of rate -->\n", "<!-- figures of x -->\n<!-- end of figures -->"]
+        {
+            assert!(renew(document, &report()).is_err(), "{document}");
+        }
+    }
+}
