@@ -3,19 +3,17 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use aya::maps::{Array, Map, MapData};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use vnet_common::{
-    names::{map, program},
-    network::Config,
+    names::program,
     shortcut::{PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
 };
 use vnet_tests::{
     lab::{StandardLab, require_root, services::UdpEcho, wait_until},
     lifecycle::{
         DEADLINE, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics, TCX_NEXT,
-        stations::{entered, known, ports, wait_until_alike},
+        stations::{entered, epoch, known, ports, wait_until_alike},
     },
 };
 
@@ -304,15 +302,6 @@ fn change_that_is_rolled_back_leaves_short_ways_and_xdp_as_they_were() -> Result
     drop(others);
     running.terminate(DEADLINE)?.success()?;
     scene.assert_clean("rolled back")
-}
-
-fn epoch(scene: &Scene) -> Result<u32> {
-    let path = format!("/sys/fs/bpf/vnet/{}/maps/{}", scene.instance, map::CONFIG);
-    scene.lab.host.enter(|| {
-        let data = MapData::from_pin(path)?;
-        let config: Config = Array::<_, Config>::try_from(Map::Array(data))?.get(&0, 0)?;
-        Ok(config.epoch)
-    })?
 }
 
 #[test]

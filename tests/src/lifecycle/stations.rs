@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData};
 use serde_json::Value;
 use vnet_common::{
     guard::MacKey,
     names::map,
+    network::Config,
     shortcut::{BridgePort, Station},
 };
 
@@ -25,6 +26,12 @@ fn open(scene: &Scene, name: &str) -> Result<MapData> {
     let pins = scene.state()?["pins"].as_str().unwrap_or_default().to_owned();
     let pin = format!("{pins}/maps/{name}");
     Ok(scene.lab.host.enter(|| MapData::from_pin(pin))??)
+}
+
+/// The epoch of the judgements of flows.
+pub fn epoch(scene: &Scene) -> Result<u32> {
+    let config = Array::<_, Config>::try_from(Map::Array(open(scene, map::CONFIG)?))?.get(&0, 0)?;
+    Ok(config.epoch)
 }
 
 /// MAC addresses that are entered for a bridge, with their ports.

@@ -45,6 +45,8 @@ impl Retry {
 
 /// Plans anew for the host as it now is. What the host lacks goes, everything else goes on.
 pub(super) async fn follow(running: &mut Running) -> anyhow::Result<()> {
+    // Until all of it is done, whatever else ends well meanwhile.
+    running.is_untidy = true;
     let mut snapshot = host::snapshot().await.context("cannot read the host's network")?;
     let made_again = bridging::make_again(running, &mut snapshot).await;
     let host_ports = sysctl::HostPorts::read()?;

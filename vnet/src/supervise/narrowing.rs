@@ -1,5 +1,7 @@
 //! Ports that may not be passed by any more: at once, before there is a new plan.
 
+use std::collections::BTreeSet;
+
 use vnet_common::shortcut::{BridgePort, PORT_TAKES_XDP};
 
 use super::startup::Running;
@@ -45,12 +47,18 @@ impl Features {
     }
 }
 
-/// Notes what a device can do now. Whether there has to be a new plan.
+/// Notes what a device can do now. Whether there has to be a new plan at once.
 pub(super) fn note_features(
     running: &mut Running,
     change: Option<(u32, XdpFeatures)>,
 ) -> anyhow::Result<bool> {
-    let Some((device, features)) = change else { return Ok(true) };
+    let Some((device, features)) = change else {
+        return Ok(running.shortcut.neighbourhood.may_follow());
+    };
+    let planned = running.shortcut.allowed.surfaces.xdp.as_ref();
+    if planned.and_then(|planned| planned.get(&device)) == Some(&features) {
+        return Ok(false);
+    }
     let tables = running.datapath.shown_shortcut();
     let port = tables.ports.get(&device);
     let takes_frames = port.is_some_and(|port| port.flags & PORT_TAKES_XDP != 0);
@@ -62,27 +70,33 @@ pub(super) fn note_features(
             true
         })?;
     }
-    Ok(true)
+    Ok(running.shortcut.neighbourhood.may_follow())
 }
 
-/// Notes that an interface has gone, or has left its bridge.
-pub(super) fn note_left(running: &mut Running, interface: u32) -> anyhow::Result<()> {
-    narrow(running, |index, port| index != interface && port.port != interface)
+/// Notes that interfaces have gone, or have left their bridges. Whether there has to be a new plan at once: they may
+/// be back, and planned for.
+pub(super) fn note_left(running: &mut Running, left: &BTreeSet<u32>) -> anyhow::Result<bool> {
+    if left.is_empty() {
+        return Ok(false);
+    }
+    let stays = |index, port: &mut BridgePort| !left.contains(&index) && !left.contains(&port.port);
+    let is_narrower = narrow(running, stays)?;
+    Ok(is_narrower && running.shortcut.neighbourhood.may_follow())
 }
 
-/// Allows less: what `keep` says of each port. Packets look for their ways anew.
+/// Allows less: what `keep` says of each port. Packets look for their ways anew. Whether it is less.
 fn narrow(
     running: &mut Running,
     mut keep: impl FnMut(u32, &mut BridgePort) -> bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let mut tables = running.datapath.shown_shortcut().clone();
     tables.ports.retain(|index, port| keep(*index, port));
     if &tables == running.datapath.shown_shortcut() {
-        return Ok(());
+        return Ok(false);
     }
     let written = running.datapath.write_shortcut(&tables);
     // Whatever was written.
     running.datapath.note_move()?;
     written?;
-    Ok(())
+    Ok(true)
 }

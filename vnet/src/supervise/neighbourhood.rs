@@ -46,6 +46,8 @@ pub(super) struct Neighbourhood {
     look_at: Option<Instant>,
     /// What XDP the devices can do.
     pub features: Features,
+    /// Guests can make devices change: each time everything is planned anew.
+    follows: Pace,
 }
 
 /// Why there is something to do.
@@ -53,7 +55,7 @@ pub(super) enum Call {
     /// Something has changed.
     Changed(Batch),
     /// What XDP a device can do; none if some changes were lost.
-    Features(Option<(u32, XdpFeatures)>),
+    Features(Result<Option<(u32, XdpFeatures)>, NetlinkError>),
     /// It is time.
     Due,
 }
@@ -73,6 +75,7 @@ impl Neighbourhood {
             epochs: Pace::new(Duration::from_secs(1), 3),
             look_at: None,
             features: Features::default(),
+            follows: Pace::new(Duration::from_secs(1), 3),
         })
     }
 
@@ -92,8 +95,10 @@ impl Neighbourhood {
                 Some(due) => sleep_until(due).await,
                 None => std::future::pending().await,
             } } => Ok(Call::Due),
-            features = self.features.next() => features.map(Call::Features),
-            heard = heard => heard.map(Call::Changed),
+            call = async { tokio::select! {
+                features = self.features.next() => Ok(Call::Features(features)),
+                heard = heard => heard.map(Call::Changed),
+            } } => call,
         }
     }
 
@@ -101,11 +106,17 @@ impl Neighbourhood {
         let now = Instant::now();
         let reading = self.reading.as_ref().map(|reading| reading.due(now));
         let moves = self.moves.values().filter_map(|moves| moves.due(now)).min();
-        [reading, moves, self.epochs.due(now), self.look_at].into_iter().flatten().min()
+        let paces = [self.epochs.due(now), self.follows.due(now)];
+        [reading, moves, self.look_at].into_iter().chain(paces).flatten().min()
     }
 
-    /// What is known cannot be relied on: the queue of the watch is older than what is read next.
-    pub fn lose(&mut self) {
+    /// Whether there may be a new plan now; else it is due later.
+    pub fn may_follow(&mut self) -> bool {
+        self.follows.ask(Instant::now())
+    }
+
+    /// What is known cannot be relied on, see [`lose`]: the queue of the watch is older than what is read next.
+    fn lose(&mut self) {
         self.watch = None;
         if let Some(reading) = &mut self.reading {
             reading.lose(Instant::now());
@@ -149,7 +160,7 @@ pub(super) fn unwatch(running: &mut Running) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Does what it is time for. Whether others have begun or ceased to look at packets.
+/// Does what it is time for. Whether there has to be a new plan.
 pub(super) async fn tend(running: &mut Running) -> anyhow::Result<bool> {
     let now = Instant::now();
     let is_over = |due: Option<Instant>| due.is_some_and(|due| due <= now);
@@ -159,7 +170,7 @@ pub(super) async fn tend(running: &mut Running) -> anyhow::Result<bool> {
         has_moved |= is_over(moves.due(now)) && moves.ask(now);
     }
     let is_epoch = is_over(place.epochs.due(now)) && place.epochs.ask(now);
-    let looks = place.look_at.take_if(|look_at| *look_at <= now).is_some();
+    let follows = is_over(place.follows.due(now)) && place.follows.ask(now);
     let reads = place.reading.as_ref().is_some_and(|reading| reading.due(now) <= now);
     if has_moved {
         running.datapath.note_move()?;
@@ -171,23 +182,32 @@ pub(super) async fn tend(running: &mut Running) -> anyhow::Result<bool> {
         read(running).await?;
         shortcut::renew_lease(running)?;
     }
-    Ok(looks && shortcut::has_other_surfaces(running).await)
+    let look_at = &mut running.shortcut.neighbourhood.look_at;
+    let looks = look_at.take_if(|look_at| *look_at <= now).is_some();
+    Ok(follows || (looks && shortcut::has_other_surfaces(running).await))
 }
 
-/// Enters what has changed.
-pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
+/// Stations may have moved that are not known to: until everything is read, packets take the long way.
+pub(super) fn lose(running: &mut Running) -> anyhow::Result<()> {
+    running.shortcut.neighbourhood.lose();
+    running.datapath.lease_short_ways(Duration::ZERO)?;
+    Ok(())
+}
+
+/// Enters what has changed. Whether there has to be a new plan.
+pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<bool> {
     if batch.overrun {
-        running.shortcut.neighbourhood.lose();
+        lose(running)?;
         log::info!("notifications of forwarding databases were lost: reading them again");
-        return Ok(());
+        return Ok(false);
     }
     let now = Instant::now();
     let mut entries = Entries::new();
-    let mut moved = BTreeSet::new();
+    let (mut moved, mut left) = (BTreeSet::new(), BTreeSet::new());
     let mut has_other_gateway = false;
     for event in &batch.events {
         if let Event::Left { interface } = event {
-            narrowing::note_left(running, *interface)?;
+            left.insert(*interface);
         }
         let place = &mut running.shortcut.neighbourhood;
         moved.extend(place.stations.note(event, &mut entries));
@@ -199,15 +219,18 @@ pub(super) fn note(running: &mut Running, batch: &Batch) -> anyhow::Result<()> {
         }
         has_other_gateway |= is_other_gateway(running, event);
     }
-    write(running, &entries)?;
+    let written = write(running, &entries);
+    let follows = narrowing::note_left(running, &left);
     note_moves(running, &moved, now)?;
-    note_gateway(running, has_other_gateway, now)
+    note_gateway(running, has_other_gateway, now)?;
+    written?;
+    follows
 }
 
 fn write(running: &mut Running, entries: &Entries) -> anyhow::Result<()> {
     if let Err(error) = running.datapath.write_stations(entries) {
         running.shortcut.neighbourhood.is_torn = true;
-        running.shortcut.neighbourhood.lose();
+        lose(running)?;
         return Err(error.into());
     }
     Ok(())

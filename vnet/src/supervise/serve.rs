@@ -146,14 +146,18 @@ impl<'a> Serving<'a> {
     /// Does what is to be done for short ways.
     async fn hear(&mut self, call: Result<Call, NetlinkError>) {
         let heard = match call {
-            Ok(Call::Changed(batch)) => neighbourhood::note(self.running, &batch).map(|()| false),
-            Ok(Call::Features(change)) => narrowing::note_features(self.running, change),
-            Ok(Call::Due) => neighbourhood::tend(self.running).await,
-            Err(error) => {
-                self.running.shortcut.neighbourhood.lose();
-                self.running.shortcut.neighbourhood.features.forget();
-                Err(error.into())
+            Ok(Call::Changed(batch)) => neighbourhood::note(self.running, &batch),
+            Ok(Call::Features(change)) => {
+                // Listened to again with the next plan.
+                let change = change.unwrap_or_else(|error| {
+                    log::warn!("{error}");
+                    self.running.shortcut.neighbourhood.features.forget();
+                    None
+                });
+                narrowing::note_features(self.running, change)
             }
+            Ok(Call::Due) => neighbourhood::tend(self.running).await,
+            Err(error) => neighbourhood::lose(self.running).and(Err(error.into())),
         };
         match heard {
             Ok(true) => self.follow().await,

@@ -38,12 +38,12 @@ pub(super) struct Shortcut {
 /// What the settings and the host allow.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Allowed {
-    is_on: bool,
+    pub is_on: bool,
     pub ways: Shortcuts,
     setting: XdpSetting,
     /// Interfaces that packets may pass by, and their names.
     pub on_the_way: BTreeMap<u32, String>,
-    surfaces: Surfaces,
+    pub surfaces: Surfaces,
     /// Next hops by whose link-layer addresses flows may go.
     pub gateways: BTreeSet<IpAddr>,
 }

@@ -39,7 +39,10 @@ pub(super) async fn switch(
     let wanted = hooks::wanted(&running.plan);
     failures.extend(hooks::detach_unwanted(running, &wanted, OnFailure::RollBack).await.err());
     failures.extend(shortcut::settle(running, log::Level::Debug).await);
+    let was_untidy = running.is_untidy;
     running.leave_for_later(&failures);
+    // Nothing else was done anew.
+    running.is_untidy |= was_untidy;
     log::info!("{difference}");
     Ok(vec![difference])
 }
@@ -69,6 +72,9 @@ async fn go_back(
     before: shortcut::Allowed,
     error: anyhow::Error,
 ) -> anyhow::Error {
+    if !before.is_on {
+        running.shortcut.neighbourhood.features.forget();
+    }
     running.shortcut.allowed = before;
     let wanted = hooks::wanted(&running.plan);
     let mut failures = Vec::new();
