@@ -151,7 +151,7 @@ fn wait_for_reason(scene: &Scene, wanted: &Value) -> Result<()> {
 }
 
 #[test]
-fn vlan_device_that_comes_later_takes_xdp_off_until_the_nic_leaves_tags_on() -> Result<()> {
+fn tagged_device_that_comes_later_takes_xdp_off_until_the_nic_leaves_tags_on() -> Result<()> {
     if !require_vlan() {
         return Ok(());
     }
