@@ -2,16 +2,16 @@
 
 use std::{path::Path, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::{linker, plan::Step};
+use super::{backports, linker, plan::Step};
 use crate::{process::CommandExt as _, workspace::Workspace};
 
 pub fn step(workspace: &Workspace, step: &Step) -> Result<()> {
     let log = workspace.log("setup.log")?;
     match step {
         Step::UpdateLists => update_lists(&log),
-        Step::InstallPackages(packages) => install_packages(packages, &log),
+        Step::InstallPackages(packages) => install_packages(workspace, packages, &log),
         Step::InstallNightly => {
             println!("xtask: installing nightly with rust-src (rustup)");
             rustup(&["toolchain", "install", "nightly", "--profile", "minimal"])
@@ -44,22 +44,29 @@ fn update_lists(log: &Path) -> Result<()> {
     apt_get(&["update"]).check_logged(log)
 }
 
-fn install_packages(packages: &[String], log: &Path) -> Result<()> {
+fn install_packages(workspace: &Workspace, packages: &[String], log: &Path) -> Result<()> {
     println!("xtask: installing {} (apt)", packages.join(", "));
-    let install = || {
-        // Another program's installation at the same time is waited for; a package that would
-        // have to go (rustup's, say, for the distribution's rustc) stays.
-        apt_get(&["install", "-y", "--no-install-recommends", "--no-remove"])
-            .args(["-o", "DPkg::Lock::Timeout=300"])
-            .args(packages)
-            .check_logged(log)
-    };
+    let install = || install_command().args(packages).check_logged(log);
     if install().is_ok() {
         return Ok(());
     }
     // Old lists name versions that the mirror no longer has.
     update_lists(log)?;
-    install().context("apt cannot install the packages (`--toolchain nightly` needs no rustc-web)")
+    let Err(error) = install() else { return Ok(()) };
+    backports::install(workspace, packages, log).map_err(|also| {
+        error.context(format!(
+            "apt cannot install the packages (`--toolchain nightly` needs no rustc-web; {also})"
+        ))
+    })
+}
+
+/// To be followed by packages.
+pub fn install_command() -> Command {
+    // Another program's installation at the same time is waited for; a package that would
+    // have to go (rustup's, say, for the distribution's rustc) stays.
+    let mut command = apt_get(&["install", "-y", "--no-install-recommends", "--no-remove"]);
+    command.args(["-o", "DPkg::Lock::Timeout=300"]);
+    command
 }
 
 /// `cargo install` with the LLVM of Debian's packages, into the target directory.
@@ -79,7 +86,7 @@ fn build_linker(workspace: &Workspace, llvm: u32, log: &Path) -> Result<()> {
         .check_logged(log)
 }
 
-fn apt_get(arguments: &[&str]) -> Command {
+pub fn apt_get(arguments: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C");
     command

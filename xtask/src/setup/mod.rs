@@ -1,5 +1,6 @@
 //! Finding or installing what the other verbs need: look, plan, do, until nothing is missing.
 
+mod backports;
 mod execute;
 mod linker;
 mod look;

@@ -14,8 +14,8 @@ use crate::{
     workspace::Workspace,
 };
 
-const MIRROR: &str = "http://deb.debian.org";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const MIRROR: &str = "http://deb.debian.org";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Where kernels are looked for: Debian 12's first, small lists before large ones.
 pub const SUITES: [Suite; 7] = [

@@ -5,7 +5,7 @@
 //! tree, read-only, as its own. So the guest has every program that the tests call, and the test
 //! programs lie where cargo built them.
 
-mod archive;
+pub mod archive;
 mod initramfs;
 mod kernel;
 mod machine;
