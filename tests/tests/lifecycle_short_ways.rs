@@ -13,6 +13,7 @@ use vnet_tests::{
     lab::{StandardLab, require_root, services::UdpEcho, wait_until},
     lifecycle::{
         DEADLINE, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics, TCX_NEXT,
+        send_whole_checksums,
         stations::{entered, epoch, known, ports, wait_until_alike},
     },
 };
@@ -52,11 +53,6 @@ fn wait_for(scene: &Scene, flags: u32, wanted: &[&str]) -> Result<()> {
             seen => Err(format!("{seen:?}")),
         }
     })?;
-    Ok(())
-}
-
-fn whole_sums(lab: &StandardLab) -> Result<()> {
-    lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
     Ok(())
 }
 
@@ -192,7 +188,7 @@ fn packets_of_known_flows_go_by_xdp_and_not_by_tc() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with(whole_sums)?;
+    let scene = Scene::with_whole_checksums()?;
     let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
     let statistics = Statistics::begin()?;
     let mut running = scene.ready(&WITH_XDP)?;
@@ -247,7 +243,7 @@ fn uplink_with_an_xdp_program_of_others_goes_by_tc_until_that_is_gone() -> Resul
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with(whole_sums)?;
+    let scene = Scene::with_whole_checksums()?;
     let others = ForeignXdp::attach(&scene.lab.host, "eth0")?;
     let mut running = scene.ready(&WITH_XDP)?;
     let device = || -> Result<Value> { Ok(scene.state()?["shortcut"]["xdp"][0].clone()) };
@@ -274,7 +270,7 @@ fn change_that_is_rolled_back_leaves_short_ways_and_xdp_as_they_were() -> Result
     }
     let scene = Scene::with(|lab| {
         lab.host.bridge("virbr1", &["192.168.123.1/24"])?;
-        whole_sums(lab)
+        send_whole_checksums(lab)
     })?;
     let mut running = scene.ready(&WITH_XDP)?;
     wait_until_alike(&scene)?;
@@ -309,7 +305,7 @@ fn switches_plan_nothing_anew_and_survive_the_daemon() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with(whole_sums)?;
+    let scene = Scene::with_whole_checksums()?;
     let mut running = scene.ready(&["--short-ways", "on", "--xdp", "off"])?;
     scene.assert_guests_get_out()?;
     wait_until_alike(&scene)?;

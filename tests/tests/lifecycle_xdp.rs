@@ -31,14 +31,6 @@ fn device(scene: &Scene) -> Result<Value> {
     Ok(scene.state()?["shortcut"]["xdp"][0].clone())
 }
 
-/// A scene whose outside sends whole checksums, as a NIC delivers them.
-fn scene_for_xdp() -> Result<Scene> {
-    Scene::with(|lab| {
-        lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
-        Ok(())
-    })
-}
-
 fn switch(scene: &Scene, setting: &str, wanted: &str) -> Result<()> {
     let output = scene.vnet(&["apply", "--instance", &scene.instance, "--xdp", setting])?;
     ensure!(output.stdout == wanted, "{setting}: {}{}", output.stdout, output.stderr);
@@ -50,7 +42,7 @@ fn xdp_is_switched_while_flows_go_on_and_leaves_the_host_as_it_was() -> Result<(
     if !require_root() {
         return Ok(());
     }
-    let scene = scene_for_xdp()?;
+    let scene = Scene::with_whole_checksums()?;
     let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
     let running = scene.ready(&["--short-ways", "on", "--xdp", "off"])?;
     let here = "192.168.122.11:4000".parse()?;
@@ -155,7 +147,7 @@ fn tagged_device_that_comes_later_takes_xdp_off_until_the_nic_leaves_tags_on() -
     if !require_vlan() {
         return Ok(());
     }
-    let scene = scene_for_xdp()?;
+    let scene = Scene::with_whole_checksums()?;
     let host = &scene.lab.host;
     let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
     ensure!(has_xdp(&scene)?, "{}", uplink(&scene)?);
@@ -224,7 +216,7 @@ fn port_that_takes_no_frames_of_xdp_any_more_gets_none_and_one_that_goes_is_forg
     if !require_root() {
         return Ok(());
     }
-    let scene = scene_for_xdp()?;
+    let scene = Scene::with_whole_checksums()?;
     let guest = &scene.lab.veth_guest;
     guest.run(&["ethtool", "-K", "eth0", "gro", "on"])?;
     let mut running = scene.ready(&["--short-ways", "on", "--xdp", "on"])?;
@@ -285,7 +277,7 @@ fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let scene = scene_for_xdp()?;
+    let scene = Scene::with_whole_checksums()?;
     let mut running = scene.ready(&["--short-ways", "off", "--xdp", "on"])?;
     let switch = |setting: &str, wanted: &str| -> Result<()> {
         let arguments = ["apply", "--instance", &scene.instance, "--short-ways", setting];

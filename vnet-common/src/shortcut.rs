@@ -18,6 +18,16 @@ pub struct BridgePort {
     pub ageing_ms: u32,
 }
 
+impl BridgePort {
+    /// Whether packets may take ways by this entry that they may not by the other one.
+    #[must_use]
+    pub fn allows_more_than(&self, other: Option<&Self>) -> bool {
+        other.is_none_or(|other| {
+            (self.bridge, self.port) != (other.bridge, other.port) || self.flags & !other.flags != 0
+        })
+    }
+}
+
 /// [`BridgePort::flags`]: packets may pass by the bridge on their way from and to this port: it forwards, the
 /// bridge filters no VLANs, and nobody has rules at the bridge.
 pub const PORT_SHORT: u32 = 1;

@@ -64,7 +64,7 @@ enum Verb {
         #[arg(long)]
         record: bool,
         /// How the daemons that tests run use native XDP, if they are to be told
-        #[arg(long, value_name = "WHEN", conflicts_with = "vm")]
+        #[arg(long, value_name = "WHEN")]
         xdp: Option<test::Xdp>,
         /// Install nothing; fail when something is missing
         #[arg(long)]
@@ -159,7 +159,11 @@ fn execute(arguments: &Arguments) -> Result<()> {
             bpf::build(&workspace, &ready)?;
             workspace.build_host(false)?;
             if *vm {
-                let request = vm::Request { records: *record, ..vm::Request::parse(filters) };
+                let request = vm::Request {
+                    records: *record,
+                    xdp: xdp.map(test::Xdp::word),
+                    ..vm::Request::parse(filters)
+                };
                 vm::run(&workspace, &request, Duration::from_secs(*limit))
             } else {
                 test::run(&workspace, filters, *record, *xdp)

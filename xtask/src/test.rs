@@ -28,6 +28,20 @@ pub enum Xdp {
     Random,
 }
 
+impl Xdp {
+    /// Tells the tests.
+    pub const VARIABLE: &str = "VNET_TEST_XDP";
+
+    /// What it says to them.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Random => "random",
+        }
+    }
+}
+
 pub fn run(
     workspace: &Workspace,
     filters: &[String],
@@ -65,12 +79,7 @@ pub fn run(
         Err(error) => eprintln!("xtask: no guest to boot: {error:#}"),
     }
     if let Some(xdp) = xdp {
-        let word = match xdp {
-            Xdp::Off => "off",
-            Xdp::On => "on",
-            Xdp::Random => "random",
-        };
-        command.env("VNET_TEST_XDP", word);
+        command.env(Xdp::VARIABLE, xdp.word());
     }
     if io::stdout().is_terminal() {
         command.arg("--color=always");

@@ -57,6 +57,12 @@ pub struct Scene {
     before: HostState,
 }
 
+/// Makes the outside do so: XDP on a veth cannot tell which checksums are partial.
+pub fn send_whole_checksums(lab: &StandardLab) -> Result<()> {
+    lab.outside.run(&["ethtool", "-K", "eth0", "tx", "off"])?;
+    Ok(())
+}
+
 impl Scene {
     /// The lab as it comes.
     pub fn new() -> Result<Self> {
@@ -81,6 +87,11 @@ impl Scene {
         })?;
         let before = HostState::read(&lab.host)?;
         Ok(Self { lab, instance, directory, before })
+    }
+
+    /// One whose outside sends whole checksums, as a NIC delivers them.
+    pub fn with_whole_checksums() -> Result<Self> {
+        Self::with(send_whole_checksums)
     }
 
     /// Writes a file beside the definition; its path.

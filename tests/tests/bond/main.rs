@@ -6,3 +6,4 @@ mod bridged;
 mod nat;
 mod refused;
 mod support;
+mod xdp;

@@ -75,6 +75,14 @@ impl Bonded {
         Ok(bonded)
     }
 
+    /// Lets the station send whole checksums, as NICs deliver them: XDP cannot see which lack theirs.
+    pub fn send_whole_checksums(&self) -> Result<()> {
+        for device in ["p0", "p1", "wan"] {
+            self.station.run(&["ethtool", "-K", device, "tx", "off"])?;
+        }
+        Ok(())
+    }
+
     /// Answers at the station.
     pub fn echo(&self) -> Result<UdpEcho> {
         Ok(UdpEcho::start(&self.station, at(STATION, 7))?)

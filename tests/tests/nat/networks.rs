@@ -227,7 +227,8 @@ fn uplink_without_link_layer_headers_serves_guests_too() -> anyhow::Result<()> {
     let _far = tunnel(&outside, OUTSIDE, UPLINK, FAR_END)?;
     let _near = tunnel(&host, UPLINK, OUTSIDE, "10.7.0.1")?;
     wait_until("the tunnel carries packets", DEADLINE, || {
-        let ping = host.try_run(&["ping", "-n", "-c", "1", "-W", "1", FAR_END]);
+        // Without the tunnel its far end answers over the wire.
+        let ping = host.try_run(&["ping", "-n", "-I", "tun0", "-c", "1", "-W", "1", FAR_END]);
         ping.and_then(|output| output.success().map(drop)).map_err(|error| error.to_string())
     })?;
     let vnet = Vnet::start(&host, &[default_network()])?;

@@ -54,11 +54,8 @@ impl Datapath {
         let old = self.shortcut.tables.clone();
         let mut new = new.clone();
         // What is allowed no more goes first: whatever fails then, nothing is allowed that should not be.
-        let is_wrong = |(index, at): &(&u32, &BridgePort)| {
-            new.ports.get(index).is_none_or(|new| {
-                (new.bridge, new.port) != (at.bridge, at.port) || at.flags & !new.flags != 0
-            })
-        };
+        let is_wrong =
+            |(index, at): &(&u32, &BridgePort)| at.allows_more_than(new.ports.get(index));
         let mut ports: HashMap<_, u32, BridgePort> = self.map(map::BRIDGE_PORTS)?;
         let wrong: BTreeSet<u32> = old.ports.iter().filter(is_wrong).map(|(at, _)| *at).collect();
         for port in &wrong {

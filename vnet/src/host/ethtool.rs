@@ -24,9 +24,8 @@ const ACTION: &str = "ask what devices do with VLAN tags";
 
 /// What devices do with the VLAN tags of frames that come in. One that does not tell may do anything.
 pub async fn vlan_offloads(devices: &[u32]) -> Result<BTreeMap<u32, VlanOffloads>, NetlinkError> {
-    const UNTOLD: VlanOffloads = VlanOffloads { strips: true, filters: false };
     let mut all: BTreeMap<u32, VlanOffloads> =
-        devices.iter().map(|device| (*device, UNTOLD)).collect();
+        devices.iter().map(|device| (*device, VlanOffloads::UNTOLD)).collect();
     if devices.is_empty() {
         return Ok(all);
     }
@@ -43,7 +42,7 @@ pub async fn vlan_offloads(devices: &[u32]) -> Result<BTreeMap<u32, VlanOffloads
         let mut told = None;
         let asked = connection.ask(request, |_, body| told = told.or(parse(body))).await;
         match asked {
-            Ok(()) => *offloads = told.unwrap_or(UNTOLD),
+            Ok(()) => *offloads = told.unwrap_or(VlanOffloads::UNTOLD),
             // It may be gone.
             Err(error) if error.errno().is_some() => log::debug!("{error}"),
             Err(error) => return Err(error),

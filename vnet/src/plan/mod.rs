@@ -15,6 +15,7 @@ mod tables;
 mod tests;
 mod uplinks;
 mod warning;
+mod xdp;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -30,13 +31,11 @@ pub use others::{Others, on_the_way};
 pub use ports::{GuardTables, GuestRouteKey, PlannedPort, Seen};
 pub use problem::Problem;
 pub use routes::{PlannedRoute, RouteState};
-pub use shortcut::{
-    LongWay, ShortcutTables, Shortcuts, Surfaces, VlanOffloads, XdpFeatures, XdpPlace, XdpSetting,
-    devices_for_xdp,
-};
+pub use shortcut::{LongWay, ShortcutTables, Shortcuts, Surfaces};
 pub use slots::Slots;
 pub use tables::{SubnetPrefix, Tables};
 pub use warning::Warning;
+pub use xdp::{VlanOffloads, XdpFeatures, XdpPlace, XdpSetting, devices_for_xdp};
 
 use crate::{
     definition::{self, AddressRange},

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Plan;
+use super::{Plan, shortcut::slaves};
 use crate::host::{Link, Snapshot};
 
 /// What others have at an interface; each as a few words.
@@ -28,7 +28,11 @@ impl Others {
 #[must_use]
 pub fn on_the_way(plan: &Plan, host: &Snapshot) -> BTreeMap<u32, String> {
     let mut all = BTreeMap::new();
-    let mut add = |link: &Link| drop(all.insert(link.index, link.name.clone()));
+    let mut add = |link: &Link| {
+        // Packets meet what is at a bond's slaves, too.
+        let slaves = slaves(link, host);
+        all.extend(slaves.chain([link]).map(|link| (link.index, link.name.clone())));
+    };
     for network in &plan.networks {
         let Some(bridge) = network.bridge_ifindex.and_then(|index| host.link(index)) else {
             continue;

@@ -13,8 +13,10 @@ use vnet_common::{
     shortcut::{BridgePort, PORT_IS_UPLINK, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, XdpUplink},
 };
 
-use super::{Others, Plan, ports::is_guests};
-use crate::host::{BondMode, BridgePortSettings, Link, LinkKind, Snapshot, bridge_rules::Rules};
+use super::{
+    Others, Plan, VlanOffloads, XdpFeatures, XdpPlace, XdpSetting, ports::is_guests, xdp::place,
+};
+use crate::host::{BridgePortSettings, Link, LinkKind, Snapshot, bridge_rules::Rules};
 
 /// The entries of the maps of the short ways.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,39 +33,8 @@ impl ShortcutTables {
     /// Whether these allow ways that others do not, so that those that flows know have to be looked for anew.
     #[must_use]
     pub fn is_wider_than(&self, others: &Self) -> bool {
-        let is_narrower = |port: &BridgePort, other: Option<&BridgePort>| {
-            other.is_none_or(|other| {
-                (port.bridge, port.port) != (other.bridge, other.port)
-                    || port.flags & !other.flags != 0
-            })
-        };
-        self.ports.iter().any(|(index, port)| is_narrower(port, others.ports.get(index)))
+        self.ports.iter().any(|(index, port)| port.allows_more_than(others.ports.get(index)))
             || self.addresses.iter().any(|(slot, mac)| others.addresses.get(slot) != Some(mac))
-    }
-}
-
-/// When XDP is used (`--xdp`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpSetting {
-    /// Where it pays.
-    #[default]
-    Auto,
-    /// Wherever there is native XDP, for all packets.
-    On,
-    /// Nowhere.
-    Off,
-}
-
-impl XdpSetting {
-    /// The word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::On => "on",
-            Self::Off => "off",
-        }
     }
 }
 
@@ -78,37 +49,6 @@ pub struct Surfaces {
     pub xdp: Option<BTreeMap<u32, XdpFeatures>>,
     /// What devices for XDP do with VLAN tags.
     pub vlan: BTreeMap<u32, VlanOffloads>,
-}
-
-/// What a NIC does with the VLAN tags of frames that come in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VlanOffloads {
-    /// It takes them off, so that XDP cannot see them (`rx-vlan-hw-parse`).
-    pub strips: bool,
-    /// It drops frames of VLANs that nobody here has (`rx-vlan-filter`), unless it is promiscuous.
-    pub filters: bool,
-}
-
-/// What XDP a device can do.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct XdpFeatures {
-    /// It runs programs natively.
-    pub native: bool,
-    /// It takes frames that a program redirects to it.
-    pub takes_frames: bool,
-}
-
-/// A device that may run XDP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct XdpPlace {
-    /// Its index.
-    pub ifindex: u32,
-    /// Its name.
-    pub name: String,
-    /// The program.
-    pub program: &'static str,
-    /// Why it does not; none if it does.
-    pub refusal: Option<String>,
 }
 
 /// Why packets stay with a bridge.
@@ -222,14 +162,16 @@ impl Shortcuts {
         let guests = host.ports_of(bridge.index).filter(|port| is_guests(port));
         let nics = host.ports_of(bridge.index).filter(|port| is_bridged && is_nic(port));
         for port in guests.chain(nics) {
-            let slaves: Vec<_> = active_slaves(port, host).collect();
-            if self.tables.ports.len() + slaves.len() >= limits::BRIDGE_PORTS as usize {
+            let active: Vec<_> = active_slaves(port, host).collect();
+            if self.tables.ports.len() + active.len() >= limits::BRIDGE_PORTS as usize {
                 return;
             }
             let why = why_one(port);
             let is_short = of_bridge.is_none() && why.is_none();
             let others = others_at(port);
-            let (after, out) = (others.after.as_ref(), others.out.as_ref());
+            let after = others.after.as_ref();
+            let of_slaves = || slaves(port, host).find_map(|slave| others_at(slave).out.as_ref());
+            let out = others.out.as_ref().or_else(of_slaves);
             if let Some(reason) = why {
                 say(Some(port), reason);
             } else if let Some(what) = after.filter(|_| !is_bridged && is_short) {
@@ -252,25 +194,18 @@ impl Shortcuts {
                 ageing_ms: bridge.ageing_time.unwrap_or_default().saturating_mul(10),
             };
             self.tables.ports.insert(port.index, entry);
-            for slave in slaves {
+            for slave in active {
                 self.tables.ports.insert(slave.index, entry);
             }
         }
     }
 }
 
-/// The devices whose treatment of VLAN tags decides whether there is XDP.
-#[must_use]
-pub fn devices_for_xdp<'a>(plan: &Plan, host: &'a Snapshot) -> Vec<&'a Link> {
-    let uplinks = plan.uplinks.iter().filter_map(|uplink| host.link(uplink.ifindex));
-    let ports = bridges(plan, host).flat_map(|bridge| host.ports_of(bridge.index));
-    let tops = uplinks.chain(ports.filter(|port| is_nic(port)));
-    let devices = tops.flat_map(|top| slaves(top, host).chain([top]));
-    devices.filter(|link| matches!(link.kind, LinkKind::Physical | LinkKind::Veth)).collect()
-}
-
 /// The slaves of a bond.
-fn slaves<'a>(link: &Link, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> + use<'a> {
+pub(super) fn slaves<'a>(
+    link: &Link,
+    host: &'a Snapshot,
+) -> impl Iterator<Item = &'a Link> + use<'a> {
     let bond = (link.kind == LinkKind::Bond).then_some(link.index);
     bond.into_iter().flat_map(|bond| host.ports_of(bond))
 }
@@ -282,14 +217,14 @@ fn active_slaves<'a>(link: &Link, host: &'a Snapshot) -> impl Iterator<Item = &'
 }
 
 /// The bridges of a plan's networks, each once.
-fn bridges<'a>(plan: &Plan, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> {
+pub(super) fn bridges<'a>(plan: &Plan, host: &'a Snapshot) -> impl Iterator<Item = &'a Link> {
     let indices: BTreeSet<u32> =
         plan.networks.iter().filter_map(|network| network.bridge_ifindex).collect();
     indices.into_iter().filter_map(|index| host.link(index))
 }
 
 /// Whether a port of a bridge leads out of the host by a device that may have native XDP.
-fn is_nic(port: &Link) -> bool {
+pub(super) fn is_nic(port: &Link) -> bool {
     matches!(port.kind, LinkKind::Physical | LinkKind::Bond)
 }
 
@@ -329,119 +264,5 @@ fn takes_frames(port: &Link, surfaces: &Surfaces) -> bool {
     match &surfaces.xdp {
         Some(xdp) => xdp.get(&port.index).is_some_and(|features| features.takes_frames),
         None => port.kind == LinkKind::Tap,
-    }
-}
-
-fn place(
-    link: &Link,
-    program: &'static str,
-    host: &Snapshot,
-    setting: XdpSetting,
-    surfaces: &Surfaces,
-) -> XdpPlace {
-    let refusal = match setting {
-        XdpSetting::Off => Some("--xdp off".to_owned()),
-        XdpSetting::Auto | XdpSetting::On => {
-            let asked = Asked { place: link, program, host, setting, surfaces };
-            asked.refusal(link).or_else(|| {
-                overtaken(link, program, surfaces).filter(|_| setting == XdpSetting::Auto)
-            })
-        }
-    };
-    XdpPlace { ifindex: link.index, name: link.name.clone(), program, refusal }
-}
-
-/// What XDP would take packets away from.
-fn overtaken(link: &Link, program: &'static str, surfaces: &Surfaces) -> Option<String> {
-    let others = surfaces.others.get(&link.index)?;
-    // What comes after TC's program at an uplink does not see packets that are for guests anyway.
-    let what =
-        if program == program::UPLINK_XDP { others.before.as_deref() } else { others.inbound() };
-    Some(format!("packets would pass by {}: `--xdp on` does so", what?))
-}
-
-/// A place for XDP.
-struct Asked<'a> {
-    place: &'a Link,
-    program: &'static str,
-    host: &'a Snapshot,
-    setting: XdpSetting,
-    surfaces: &'a Surfaces,
-}
-
-impl Asked<'_> {
-    /// Why a device, the place itself or a slave of it, cannot have XDP. `bond_xdp_check` in
-    /// `drivers/net/bonding/bond_main.c` for the modes.
-    fn refusal(&self, link: &Link) -> Option<String> {
-        let on_request = self.setting == XdpSetting::On;
-        match &link.kind {
-            LinkKind::Physical if link.bus.as_deref() == Some("xen") && !on_request => Some(
-                "frames between Xen's domains lack their checksums, unless the other end has \
-                 `ethtool -K PEER tx off`: then `--xdp on`"
-                    .to_owned(),
-            ),
-            LinkKind::Physical => self.without_driver(link).or_else(|| self.hidden_tags(link)),
-            LinkKind::Veth if on_request => self.hidden_tags(link),
-            LinkKind::Veth => Some(
-                "frames from a veth lack their checksums, unless its peer has `ethtool -K PEER tx off`: \
-                 then `--xdp on`"
-                    .to_owned(),
-            ),
-            LinkKind::Bond => {
-                let mode = link.bond.as_ref().and_then(|bond| mode_without_xdp(bond.mode));
-                if let Some(mode) = mode {
-                    return Some(format!("bonds of mode {mode} have no native XDP"));
-                }
-                slaves(link, self.host).find_map(|slave| {
-                    let reason = self.refusal(slave)?;
-                    Some(format!("its slave `{}`: {reason}", slave.name))
-                })
-            }
-            LinkKind::Bridge => Some("bridges have no native XDP".to_owned()),
-            LinkKind::Vlan => Some("VLAN devices have no native XDP".to_owned()),
-            LinkKind::Tap | LinkKind::Tun => {
-                Some("frames from a tap lack their checksums".to_owned())
-            }
-            _ => Some("devices of its kind have no native XDP".to_owned()),
-        }
-    }
-
-    fn without_driver(&self, nic: &Link) -> Option<String> {
-        let features = self.surfaces.xdp.as_ref()?.get(&nic.index)?;
-        (!features.native).then(|| "its driver has no native XDP".to_owned())
-    }
-
-    /// Where tagged frames of others than the place's own could come to XDP without their tags. Below a bridge a NIC
-    /// is promiscuous. A veth has no tags but those of VLAN devices at either end.
-    fn hidden_tags(&self, nic: &Link) -> Option<String> {
-        let offloads = self.surfaces.vlan.get(&nic.index).filter(|offloads| offloads.strips)?;
-        let is_parent = |link: &Link| {
-            self.host.links.iter().any(|vlan| {
-                vlan.kind == LinkKind::Vlan
-                    && vlan.parent == Some(link.index)
-                    && !vlan.parent_is_foreign
-            })
-        };
-        let hears_all = nic.kind != LinkKind::Veth
-            && (self.program == program::BRIDGED_XDP
-                || !offloads.filters
-                || nic.promiscuous
-                || self.place.promiscuous);
-        let is_tagged = hears_all || is_parent(nic) || is_parent(self.place);
-        is_tagged.then(|| {
-            let name = &nic.name;
-            format!(
-                "it takes VLAN tags off frames before XDP sees them: `ethtool -K {name} rxvlan off`"
-            )
-        })
-    }
-}
-
-fn mode_without_xdp(mode: BondMode) -> Option<&'static str> {
-    match mode {
-        BondMode::Broadcast => Some("3 (broadcast)"),
-        BondMode::BalanceTlb => Some("5 (balance-tlb)"),
-        BondMode::BalanceAlb => Some("6 (balance-alb)"),
-        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use vnet_common::shortcut::XdpMode;
@@ -31,8 +31,48 @@ pub(super) struct Shortcut {
     pub hooks: Vec<Hook>,
     pub allowed: Allowed,
     /// Why devices have no XDP, as it was said.
-    refusals: BTreeMap<u32, String>,
+    refusals: BTreeMap<u32, Refusal>,
     pub neighbourhood: Neighbourhood,
+}
+
+/// Why a device has no XDP.
+struct Refusal {
+    reason: String,
+    /// Until when it is not asked again: a driver may stop its queues for each attempt.
+    rests_until: Option<Instant>,
+    /// The devices whose other program is in the way.
+    taken: Vec<u32>,
+}
+
+impl Refusal {
+    /// One that the plan knows of.
+    const fn planned(reason: String) -> Self {
+        Self { reason, rests_until: None, taken: Vec::new() }
+    }
+
+    /// What a device said when it was given the program.
+    async fn of(error: DatapathError, place: &XdpPlace) -> Self {
+        const REST: Duration = Duration::from_secs(60);
+        let reason = match error {
+            DatapathError::Attach { reason, .. } => reason,
+            error => error.to_string(),
+        };
+        if reason == XDP_IS_TAKEN {
+            return Self { reason, rests_until: None, taken: vec![place.ifindex] };
+        }
+        // A bond says the same of slaves whose driver has none (`bond_xdp_set`).
+        for (slave, name) in &place.slaves {
+            if !xdp::is_absent(*slave).await.unwrap_or(true) {
+                let reason = format!("its slave `{name}`: {XDP_IS_TAKEN}");
+                return Self { reason, rests_until: None, taken: vec![*slave] };
+            }
+        }
+        Self { reason, rests_until: Some(Instant::now() + REST), taken: Vec::new() }
+    }
+
+    fn rests(&self) -> bool {
+        self.rests_until.is_some_and(|until| until > Instant::now())
+    }
 }
 
 /// What the settings and the host allow.
@@ -63,7 +103,8 @@ impl Shortcut {
     pub fn state(&self) -> ShortcutState {
         let xdp = self.allowed.ways.xdp.iter().map(|place| {
             let hook = self.hooks.iter().find(|hook| hook.spec.ifindex == place.ifindex);
-            let refusal = place.refusal.as_ref().or(self.refusals.get(&place.ifindex));
+            let refused = self.refusals.get(&place.ifindex).map(|refused| &refused.reason);
+            let refusal = place.refusal.as_ref().or(refused);
             XdpState {
                 interface: place.name.clone(),
                 ifindex: place.ifindex,
@@ -96,7 +137,8 @@ pub(super) async fn enter(
         // Before it is asked, so that no change is lost.
         running.shortcut.neighbourhood.features.listen().await;
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
-        surfaces.xdp = features.ok().flatten();
+        // Where the kernel does not answer, nobody is known to take frames.
+        surfaces.xdp = features.unwrap_or_else(|_| Some(BTreeMap::new()));
         surfaces.vlan = vlan_offloads(plan, host).await;
     }
     let mut ways = Shortcuts::of(plan, host, setting, &surfaces);
@@ -167,9 +209,11 @@ pub(super) fn renew_lease(running: &mut Running) -> anyhow::Result<()> {
 /// Whether something has changed that the kernel sends no notice of.
 pub(super) async fn is_changed(running: &mut Running) -> bool {
     let mut is_changed = has_other_surfaces(running).await;
-    let refusals = running.shortcut.refusals.iter();
-    for (ifindex, _) in refusals.filter(|(_, reason)| *reason == XDP_IS_TAKEN) {
-        is_changed |= xdp::is_absent(*ifindex).await.unwrap_or(false);
+    for refusal in running.shortcut.refusals.values() {
+        is_changed |= refusal.rests_until.is_some() && !refusal.rests();
+        for device in &refusal.taken {
+            is_changed |= xdp::is_absent(*device).await.unwrap_or(false);
+        }
     }
     for hook in &mut running.shortcut.hooks {
         hook.is_lost = !hook.is_inherited && !hook.is_attached().await;
@@ -183,8 +227,7 @@ async fn vlan_offloads(plan: &Plan, host: &Snapshot) -> BTreeMap<u32, VlanOffloa
     let devices: Vec<u32> = devices_for_xdp(plan, host).iter().map(|link| link.index).collect();
     ethtool::vlan_offloads(&devices).await.unwrap_or_else(|error| {
         log::debug!("{error}");
-        let unknown = VlanOffloads { strips: true, filters: false };
-        devices.into_iter().map(|device| (device, unknown)).collect()
+        devices.into_iter().map(|device| (device, VlanOffloads::UNTOLD)).collect()
     })
 }
 
@@ -225,33 +268,34 @@ async fn detach_unwanted(running: &mut Running, level: log::Level) -> Vec<String
 /// Devices that take no program go without, which is said once.
 async fn attach_missing(running: &mut Running, level: log::Level) {
     let places = running.shortcut.allowed.ways.xdp.clone();
-    let mut refusals = BTreeMap::new();
+    let mut before = std::mem::take(&mut running.shortcut.refusals);
     for place in &places {
         notify::progress();
-        let refused = match &place.refusal {
-            Some(reason) => Some(reason.clone()),
-            None => attach(running, place, level).await.err().map(|error| match error {
-                DatapathError::Attach { reason, .. } => reason,
-                error => error.to_string(),
-            }),
+        let former = before.remove(&place.ifindex);
+        let said = former.as_ref().map(|former| former.reason.clone());
+        let refusal = match (&place.refusal, former) {
+            (Some(reason), _) => Refusal::planned(reason.clone()),
+            (None, Some(former)) if former.rests() => former,
+            (None, _) => match attach(running, place, level).await {
+                Ok(()) => continue,
+                Err(error) => Refusal::of(error, place).await,
+            },
         };
-        refusals.extend(refused.map(|reason| (place.ifindex, reason)));
-    }
-    let setting = running.shortcut.allowed.setting;
-    for (ifindex, reason) in &refusals {
-        let name = places.iter().find(|place| place.ifindex == *ifindex);
-        let name = name.map_or("", |place| place.name.as_str());
-        if running.shortcut.refusals.get(ifindex) == Some(reason) {
-            continue;
+        if said.as_ref() != Some(&refusal.reason) {
+            say(place, &refusal.reason, running.shortcut.allowed.setting);
         }
-        let text = format!("no native XDP at `{name}`, where packets go by TC alone: {reason}");
-        match setting {
-            XdpSetting::On => log::warn!("{text}"),
-            XdpSetting::Auto => log::info!("{text}"),
-            XdpSetting::Off => {}
-        }
+        running.shortcut.refusals.insert(place.ifindex, refusal);
     }
-    running.shortcut.refusals = refusals;
+}
+
+fn say(place: &XdpPlace, reason: &str, setting: XdpSetting) {
+    let name = &place.name;
+    let text = format!("no native XDP at `{name}`, where packets go by TC alone: {reason}");
+    match setting {
+        XdpSetting::On => log::warn!("{text}"),
+        XdpSetting::Auto => log::info!("{text}"),
+        XdpSetting::Off => {}
+    }
 }
 
 async fn attach(

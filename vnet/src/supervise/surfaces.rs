@@ -69,7 +69,17 @@ fn programs(
     direction: Direction,
     own: &BTreeSet<u32>,
 ) -> (Option<String>, Option<String>) {
-    let programs = programs_at(interface, direction).unwrap_or_default();
+    let programs = match programs_at(interface, direction) {
+        Ok(programs) => programs,
+        // No tcx, or no such interface any more.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
+            Vec::new()
+        }
+        Err(error) => {
+            let unknown = Some(format!("BPF programs that cannot be listed: {error}"));
+            return (unknown.clone(), unknown);
+        }
+    };
     let ours = programs.iter().position(|program| own.contains(program)).unwrap_or(0);
     let foreign = |programs: &[u32]| {
         let program = programs.iter().find(|program| !own.contains(program))?;

@@ -19,7 +19,11 @@ use anyhow::{Result, bail};
 
 pub use self::request::{DEFAULT_KERNEL, Request};
 use self::{archive::Archive, kernel::Kernel, machine::Machine};
-use crate::{process, record, test::Counts, workspace::Workspace};
+use crate::{
+    process, record,
+    test::{Counts, Xdp},
+    workspace::Workspace,
+};
 
 /// What comes before the tests so that they tell their counts: [`record::VARIABLE`], and an open harness.
 const RECORDING: &str = "export VNET_TEST_RECORD=1 RUST_TEST_NOCAPTURE=1\n";
@@ -44,8 +48,11 @@ pub fn shell(
 /// Runs the wanted tests under each wanted kernel, one after the other; `limit` is for each.
 pub fn run(workspace: &Workspace, request: &Request, limit: Duration) -> Result<()> {
     let programs = programs::build(workspace)?;
-    let script = if request.records { RECORDING } else { "" }.to_owned()
-        + &programs::script(&programs::select(&programs, &request.filters));
+    let mut script = if request.records { RECORDING } else { "" }.to_owned();
+    if let Some(word) = request.xdp {
+        script.extend(["export ", Xdp::VARIABLE, "=", word, "\n"]);
+    }
+    script += &programs::script(&programs::select(&programs, &request.filters));
     let archive = Archive::new(workspace)?;
     let busybox = archive.busybox()?;
 

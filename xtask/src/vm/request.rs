@@ -12,6 +12,8 @@ pub struct Request {
     pub filters: Vec<String>,
     /// Whether counts are written down, see `crate::record`.
     pub records: bool,
+    /// What the tests are told of XDP.
+    pub xdp: Option<&'static str>,
 }
 
 impl Request {
@@ -23,7 +25,8 @@ impl Request {
         if kernels.is_empty() {
             kernels.push(DEFAULT_KERNEL.to_owned());
         }
-        Self { kernels, filters: filters.into_iter().cloned().collect(), records: false }
+        let filters = filters.into_iter().cloned().collect();
+        Self { kernels, filters, records: false, xdp: None }
     }
 }
 

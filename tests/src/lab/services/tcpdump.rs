@@ -24,9 +24,12 @@ impl Namespace {
             "tcpdump",
             "--immediate-mode",
             "-U",
-            // KiB of buffer, for a burst while tcpdump is not scheduled.
+            // KiB of buffer, for a burst while tcpdump is not scheduled; with `--immediate-mode` each packet takes
+            // as many bytes of it as the largest could have.
             "-B",
-            "65536",
+            "131072",
+            "-s",
+            "65600",
             // Leaving root would cancel the wish to die with the test (prctl(2), PR_SET_PDEATHSIG).
             "-Z",
             "root",

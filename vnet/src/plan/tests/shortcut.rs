@@ -279,6 +279,34 @@ fn frames_of_slaves_that_a_bond_does_not_listen_to_are_not_taken() {
 }
 
 #[test]
+fn what_others_have_at_slaves_counts_for_their_bond() {
+    let with = |others: Others| Surfaces { others: [(8, others)].into(), ..Surfaces::default() };
+    let refusal = |host: &Host, place: usize, setting| {
+        let inbound =
+            with(Others { after: Some("a filter `u32`".to_owned()), ..Others::default() });
+        ways(host, setting, &inbound).xdp.swap_remove(place).refusal
+    };
+    let passed_by = "packets would pass by a filter `u32` at its slave `eth2`: `--xdp on` does so";
+    for (host, place) in [(bond_as_uplink(), 0), (two_bridges(), 1)] {
+        assert_eq!(refusal(&host, place, XdpSetting::Auto).as_deref(), Some(passed_by));
+        assert_eq!(refusal(&host, place, XdpSetting::On), None);
+    }
+    let features = XdpFeatures { native: true, takes_frames: true };
+    let told = |out: Option<&str>| {
+        let mut surfaces = with(Others { out: out.map(str::to_owned), ..Others::default() });
+        surfaces.xdp = Some([(9, features), (7, features), (8, features)].into());
+        ways(&two_bridges(), XdpSetting::On, &surfaces).tables.ports[&9].flags
+    };
+    assert_eq!(told(None), PORT_SHORT | PORT_TAKES_XDP | PORT_IS_UPLINK);
+    assert_eq!(told(Some("a qdisc `tbf`")), PORT_SHORT | PORT_IS_UPLINK);
+
+    let host = two_bridges();
+    let plan = planned(&host, &[&network("<forward mode='nat'/>", IPV4), BRIDGED]).plan;
+    let names: Vec<_> = on_the_way(&plan, &host.0).into_values().collect();
+    assert_eq!(names, ["eth0", "virbr0", "vnet0", "br0", "veth0", "eth1", "eth2", "bond0"]);
+}
+
+#[test]
 fn nic_that_takes_tags_off_has_no_xdp_where_tagged_frames_come_in() {
     let refusal = |host: &Host, place: usize, strips, filters| {
         let vlan = [2, 7, 8].map(|index| (index, VlanOffloads { strips, filters })).into();
