@@ -10,7 +10,7 @@ use vnet_common::{
     shortcut::{PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP},
 };
 use vnet_tests::{
-    lab::{StandardLab, require_root, services::UdpEcho, wait_until},
+    lab::{require_root, services::UdpEcho, wait_until},
     lifecycle::{
         DEADLINE, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics, TCX_NEXT,
         send_whole_checksums,

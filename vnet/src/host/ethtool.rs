@@ -17,7 +17,8 @@ const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
 /// `netdev_features_strings` in `net/ethtool/common.c`
-const STRIPS: [&str; 2] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
+const STRIPS: &str = "rx-vlan-hw-parse";
+const STRIPS_SERVICE: &str = "rx-vlan-stag-hw-parse";
 const FILTERS: &str = "rx-vlan-filter";
 
 const ACTION: &str = "ask what devices do with VLAN tags";
@@ -62,7 +63,8 @@ fn parse(body: &[u8]) -> Option<VlanOffloads> {
     for (kind, bit) in attributes(find(active, ETHTOOL_A_BITSET_BITS).unwrap_or_default()) {
         let name = find(bit, ETHTOOL_A_BITSET_BIT_NAME).map(string).unwrap_or_default();
         if kind == ETHTOOL_A_BITSET_BITS_BIT {
-            offloads.strips |= STRIPS.contains(&name.as_str());
+            offloads.strips |= name == STRIPS;
+            offloads.strips_service |= name == STRIPS_SERVICE;
             offloads.filters |= name == FILTERS;
         }
     }
@@ -90,11 +92,13 @@ mod tests {
 
     #[test]
     fn offloads_are_known_by_their_names() {
-        let offloads = |strips, filters| Some(VlanOffloads { strips, filters });
-        assert_eq!(device(&["rx-gro", "tx-vlan-hw-insert"]), offloads(false, false));
-        assert_eq!(device(&["rx-vlan-hw-parse"]), offloads(true, false));
-        assert_eq!(device(&["rx-vlan-stag-hw-parse"]), offloads(true, false));
-        assert_eq!(device(&["rx-vlan-filter", "rx-vlan-hw-parse"]), offloads(true, true));
+        let offloads = |strips, strips_service, filters| {
+            Some(VlanOffloads { strips, strips_service, filters })
+        };
+        assert_eq!(device(&["rx-gro", "tx-vlan-hw-insert"]), offloads(false, false, false));
+        assert_eq!(device(&["rx-vlan-hw-parse"]), offloads(true, false, false));
+        assert_eq!(device(&["rx-vlan-stag-hw-parse"]), offloads(false, true, false));
+        assert_eq!(device(&["rx-vlan-filter", "rx-vlan-hw-parse"]), offloads(true, false, true));
         assert_eq!(parse(&[1, 1]), None);
     }
 }

@@ -41,13 +41,15 @@ impl XdpSetting {
 pub struct VlanOffloads {
     /// It takes them off, so that XDP cannot see them (`rx-vlan-hw-parse`).
     pub strips: bool,
+    /// It does so with service tags, of 802.1ad (`rx-vlan-stag-hw-parse`).
+    pub strips_service: bool,
     /// It drops frames of VLANs that nobody here has (`rx-vlan-filter`), unless it is promiscuous.
     pub filters: bool,
 }
 
 impl VlanOffloads {
     /// The worst, for a NIC that does not tell.
-    pub const UNTOLD: Self = Self { strips: true, filters: false };
+    pub const UNTOLD: Self = Self { strips: true, strips_service: true, filters: false };
 }
 
 /// What XDP a device can do.
@@ -182,7 +184,13 @@ impl Asked<'_> {
     /// Where tagged frames of others than the place's own could come to XDP without their tags. Below a bridge a NIC
     /// is promiscuous. A veth has no tags but those of VLAN devices at either end.
     fn hidden_tags(&self, nic: &Link) -> Option<String> {
-        let offloads = self.surfaces.vlan.get(&nic.index).filter(|offloads| offloads.strips)?;
+        let offloads = self.surfaces.vlan.get(&nic.index)?;
+        let what = match (offloads.strips, offloads.strips_service) {
+            (false, false) => return None,
+            (true, false) => "rxvlan off",
+            (false, true) => "rx-vlan-stag-hw-parse off",
+            (true, true) => "rxvlan off rx-vlan-stag-hw-parse off",
+        };
         let is_parent = |link: &Link| {
             self.host.links.iter().any(|vlan| {
                 vlan.kind == LinkKind::Vlan
@@ -199,7 +207,7 @@ impl Asked<'_> {
         is_tagged.then(|| {
             let name = &nic.name;
             format!(
-                "it takes VLAN tags off frames before XDP sees them: `ethtool -K {name} rxvlan off`"
+                "it takes VLAN tags off frames before XDP sees them: `ethtool -K {name} {what}`"
             )
         })
     }

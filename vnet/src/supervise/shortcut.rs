@@ -139,7 +139,8 @@ pub(super) async fn enter(
         let features = xdp::features().await.inspect_err(|error| log::debug!("{error}"));
         // Where the kernel does not answer, nobody is known to take frames.
         surfaces.xdp = features.unwrap_or_else(|_| Some(BTreeMap::new()));
-        surfaces.vlan = vlan_offloads(plan, host).await;
+        let devices = devices_for_xdp(plan, host);
+        surfaces.vlan = vlan_offloads(devices.iter().map(|link| link.index).collect()).await;
     }
     let mut ways = Shortcuts::of(plan, host, setting, &surfaces);
     // The next step of a change begins one in any case.
@@ -223,8 +224,7 @@ pub(super) async fn is_changed(running: &mut Running) -> bool {
 }
 
 /// What is not known is taken for the worst.
-async fn vlan_offloads(plan: &Plan, host: &Snapshot) -> BTreeMap<u32, VlanOffloads> {
-    let devices: Vec<u32> = devices_for_xdp(plan, host).iter().map(|link| link.index).collect();
+async fn vlan_offloads(devices: Vec<u32>) -> BTreeMap<u32, VlanOffloads> {
     ethtool::vlan_offloads(&devices).await.unwrap_or_else(|error| {
         log::debug!("{error}");
         devices.into_iter().map(|device| (device, VlanOffloads::UNTOLD)).collect()
@@ -238,7 +238,9 @@ pub(super) async fn has_other_surfaces(running: &Running) -> bool {
         return false;
     }
     let now = surfaces::read(running, &allowed.on_the_way).await;
-    (now.rules, now.others) != (allowed.surfaces.rules.clone(), allowed.surfaces.others.clone())
+    let before = &allowed.surfaces;
+    (&now.rules, &now.others) != (&before.rules, &before.others)
+        || vlan_offloads(before.vlan.keys().copied().collect()).await != before.vlan
 }
 
 fn is_wanted(places: &[XdpPlace], hook: &Hook) -> bool {

@@ -309,7 +309,8 @@ fn what_others_have_at_slaves_counts_for_their_bond() {
 #[test]
 fn nic_that_takes_tags_off_has_no_xdp_where_tagged_frames_come_in() {
     let refusal = |host: &Host, place: usize, strips, filters| {
-        let vlan = [2, 7, 8].map(|index| (index, VlanOffloads { strips, filters })).into();
+        let offloads = VlanOffloads { strips, strips_service: false, filters };
+        let vlan = [2, 7, 8].map(|index| (index, offloads)).into();
         let surfaces = Surfaces { vlan, ..Surfaces::default() };
         ways(host, XdpSetting::On, &surfaces).xdp.swap_remove(place).refusal
     };
@@ -348,6 +349,24 @@ fn nic_that_takes_tags_off_has_no_xdp_where_tagged_frames_come_in() {
     }
     assert_eq!(refusal(&veth, 0, true, false), None);
     assert_eq!(refusal(&vlan_on(veth, 2), 0, true, false), Some(taken_off("eth0")));
+}
+
+#[test]
+fn command_leaves_all_tags_on_that_a_nic_takes_off() {
+    let told = |strips, strips_service| {
+        let offloads = VlanOffloads { strips, strips_service, filters: false };
+        let surfaces = Surfaces { vlan: [(2, offloads)].into(), ..Surfaces::default() };
+        ways(&two_bridges(), XdpSetting::On, &surfaces).xdp.swap_remove(0).refusal
+    };
+    let taken_off = |command: &str| {
+        Some(format!(
+            "it takes VLAN tags off frames before XDP sees them: `ethtool -K eth0 {command}`"
+        ))
+    };
+    assert_eq!(told(false, false), None);
+    assert_eq!(told(true, false), taken_off("rxvlan off"));
+    assert_eq!(told(false, true), taken_off("rx-vlan-stag-hw-parse off"));
+    assert_eq!(told(true, true), taken_off("rxvlan off rx-vlan-stag-hw-parse off"));
 }
 
 #[test]
