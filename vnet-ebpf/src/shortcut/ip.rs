@@ -20,6 +20,8 @@ use crate::{
 pub const L3: usize = 14;
 /// More fragments, and the fragment's offset (RFC 791, section 3.1).
 const FRAGMENT: u16 = 0x3fff_u16.to_be();
+/// The fragment's offset alone, in host byte order.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// Offset of the address pair in the header of IPv6, and what is in front of it (RFC 8200, section 3).
 const IPV6_ADDRESSES: usize = L3 + 8;
 const IPV6_HOP_LIMIT: usize = L3 + 7;
@@ -48,6 +50,8 @@ pub trait FrameIp: Ip {
     /// Offset of the transport header.
     const L4: usize = L3 + Self::HEADER_LEN;
 
+    /// Whether the headers are none that the long way reads. What has extension headers is for that to say.
+    fn is_malformed(frame: Frame) -> bool;
     /// A header without options, of a whole packet that is all in the frame.
     fn header(frame: Frame) -> Option<Header<Self>>;
     /// Counts down the time to live and writes the destination.
@@ -57,6 +61,22 @@ pub trait FrameIp: Ip {
 }
 
 impl FrameIp for Ipv4 {
+    #[inline(always)]
+    fn is_malformed(frame: Frame) -> bool {
+        let Some(header) = frame.read::<[u8; Ipv4::HEADER_LEN]>(L3) else { return true };
+        let header_len = u32::from(header[0] & 0xf) * 4;
+        let total_len = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        if header[0] >> 4 != 4
+            || header_len < Self::HEADER_LEN as u32
+            || total_len < header_len
+            || total_len + L3 as u32 > frame.len()
+        {
+            return true;
+        }
+        let is_later = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_OFFSET != 0;
+        !is_later && total_len - header_len < transport_len::<Self>(header[9])
+    }
+
     #[inline(always)]
     fn header(frame: Frame) -> Option<Header<Self>> {
         const VERSION_WITHOUT_OPTIONS: u8 = 0x45;
@@ -86,6 +106,20 @@ impl FrameIp for Ipv4 {
 
 impl FrameIp for Ipv6 {
     #[inline(always)]
+    fn is_malformed(frame: Frame) -> bool {
+        let Some(words) = frame.read::<[u8; 8]>(L3) else { return true };
+        let Some([source, destination]) = frame.read::<[Address; 2]>(IPV6_ADDRESSES) else {
+            return true;
+        };
+        let payload_len = u32::from(u16::from_be_bytes([words[4], words[5]]));
+        words[0] >> 4 != 6
+            || source.is_ipv4()
+            || destination.is_ipv4()
+            || payload_len + (Self::HEADER_LEN + L3) as u32 > frame.len()
+            || payload_len < transport_len::<Self>(words[6])
+    }
+
+    #[inline(always)]
     fn header(frame: Frame) -> Option<Header<Self>> {
         let version: u8 = frame.read(L3)?;
         let payload_len = u16::from_be(frame.read(L3 + 4)?);
@@ -113,6 +147,18 @@ impl FrameIp for Ipv6 {
         let sum = checksum::replace_long(sum, from[1], to[1]);
         let sum = checksum::replace_long(sum, from[2], to[2]);
         checksum::replace_long(sum, from[3], to[3])
+    }
+}
+
+/// The bytes that the header of a transport has at least, as `Packet::parse` asks for them.
+#[inline(always)]
+fn transport_len<V: Ip>(protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::UDP_LITE => 8,
+        other if flow::has_ports(other) => 12,
+        other if other == V::ICMP => 8,
+        _ => 0,
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     maps::{XDP_MODE, XDP_PORTS, XDP_UPLINKS},
     way::{self, MacPair},
 };
-use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
+use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, log, maps, session::SessionSlot};
 
 /// A frame from outside.
 #[inline(always)]
@@ -35,20 +35,26 @@ pub fn forward(frame: Frame) -> u32 {
 
 #[inline(never)]
 fn send<V: FrameIp>(frame: Frame) -> u32 {
-    to_guest::<V>(frame).unwrap_or(XDP_PASS)
+    // SAFETY: entries are replaced as a whole by userspace.
+    let Some(uplink) = (unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }) else {
+        return XDP_PASS;
+    };
+    // What the NIC only hears because somebody listens is none of ours.
+    if frame.read::<[u8; 6]>(0) != Some(uplink.mac) {
+        return XDP_PASS;
+    }
+    // Before any flow is looked for, as at TC, which alone can log it.
+    if V::is_malformed(frame) && !log::is_on() {
+        count::drop(0, DropReason::Malformed);
+        return XDP_DROP;
+    }
+    to_guest::<V>(frame, uplink.ifindex).unwrap_or(XDP_PASS)
 }
 
 /// `None`: it goes on to TC as it came. Everything that may keep it from its short way comes before the first
 /// write.
 #[inline(always)]
-fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
-    // SAFETY: entries are replaced as a whole by userspace.
-    let uplink = unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }?;
-    let [destination, _]: MacPair = frame.read(0)?;
-    // What the NIC only hears because somebody listens is none of ours.
-    if destination != uplink.mac {
-        return None;
-    }
+fn to_guest<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
     let header = V::header(frame)?;
     let transport = header.transport(frame)?;
     if header.protocol == protocol::TCP && !is_taken(&transport) {
@@ -58,7 +64,7 @@ fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
     let is_current = session.epoch_inbound() == maps::config()?.epoch;
     let fits = header.ttl > 1 && header.total_len <= session.mtu_inbound();
     // What comes in elsewhere than it went out is looked at by TC.
-    let is_ours = session.uplink_ifindex() == uplink.ifindex;
+    let is_ours = session.uplink_ifindex() == uplink;
     let inbound = session.way_inbound();
     let has_way = way::is_good_in_xdp(&inbound, way::clock());
     if !(is_current && fits && is_ours && has_way && way::may_have(session)) {
