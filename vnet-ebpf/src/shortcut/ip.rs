@@ -7,6 +7,7 @@ use vnet_common::{
     family::Family,
     flow::{self, Direction, FlowKey, protocol},
     icmp,
+    path::PathKey,
 };
 
 use super::frame::Frame;
@@ -43,6 +44,8 @@ pub struct Transport {
     pub tcp_flags: u8,
     /// Whether anything follows the header.
     pub has_payload: bool,
+    /// Whether it is a request of ICMP, whose source port the identifier is.
+    pub is_request: bool,
 }
 
 /// A version of IP as XDP reads and writes it.
@@ -54,6 +57,10 @@ pub trait FrameIp: Ip {
     fn is_malformed(frame: Frame) -> bool;
     /// A header without options, of a whole packet that is all in the frame.
     fn header(frame: Frame) -> Option<Header<Self>>;
+    /// As `Packet::traffic_class`.
+    fn traffic_class(frame: Frame) -> Option<u32>;
+    /// Counts down the time to live.
+    fn count_down(frame: Frame) -> Option<()>;
     /// Counts down the time to live and writes the destination.
     fn write(frame: Frame, destination: Self::Address) -> Option<()>;
     /// A checksum that covers the address, after that has changed.
@@ -89,6 +96,17 @@ impl FrameIp for Ipv4 {
             && fragment & FRAGMENT == 0
             && u32::from(total_len) + L3 as u32 <= frame.len();
         fits.then_some(Header { source, destination, protocol, ttl, total_len })
+    }
+
+    #[inline(always)]
+    fn traffic_class(frame: Frame) -> Option<u32> {
+        Some(frame.read::<u8>(L3 + 1)?.into())
+    }
+
+    #[inline(always)]
+    fn count_down(frame: Frame) -> Option<()> {
+        ipv4::count_down(frame.header_mut::<Ipv4Hdr>(L3)?);
+        Some(())
     }
 
     #[inline(always)]
@@ -134,9 +152,21 @@ impl FrameIp for Ipv6 {
     }
 
     #[inline(always)]
-    fn write(frame: Frame, destination: Address) -> Option<()> {
+    fn traffic_class(frame: Frame) -> Option<u32> {
+        /// All but the version.
+        const MASK: u32 = 0x0fff_ffff_u32.to_be();
+        Some(frame.read::<u32>(L3)? & MASK)
+    }
+
+    #[inline(always)]
+    fn count_down(frame: Frame) -> Option<()> {
         let hop_limit: u8 = frame.read(IPV6_HOP_LIMIT)?;
-        frame.write(IPV6_HOP_LIMIT, hop_limit.wrapping_sub(1))?;
+        frame.write(IPV6_HOP_LIMIT, hop_limit.wrapping_sub(1))
+    }
+
+    #[inline(always)]
+    fn write(frame: Frame, destination: Address) -> Option<()> {
+        Self::count_down(frame)?;
         frame.write(IPV6_ADDRESSES + size_of::<Address>(), destination)
     }
 
@@ -163,7 +193,7 @@ fn transport_len<V: Ip>(protocol: u8) -> u32 {
 }
 
 impl<V: FrameIp> Header<V> {
-    /// The header behind it: TCP's, UDP's, or that of an ICMP reply.
+    /// The header behind it: TCP's, UDP's, or that of an ICMP query.
     #[inline(always)]
     pub fn transport(&self, frame: Frame) -> Option<Transport> {
         let room = usize::from(self.total_len).checked_sub(V::HEADER_LEN)?;
@@ -181,13 +211,19 @@ impl<V: FrameIp> Header<V> {
             }
             protocol if protocol == V::ICMP => {
                 let message: [u8; 8] = frame.read(V::L4)?;
-                let is_reply = icmp::kind(V::FAMILY, message[0]) == icmp::Kind::Reply;
                 let identifier = PortBe::from_wire(u16::from_ne_bytes([message[4], message[5]]));
-                (is_reply && room >= 8).then_some(Transport {
-                    source_port: PortBe::NONE,
-                    destination_port: identifier,
+                let (source_port, destination_port) = match icmp::kind(V::FAMILY, message[0]) {
+                    icmp::Kind::Request => (identifier, PortBe::NONE),
+                    icmp::Kind::Reply => (PortBe::NONE, identifier),
+                    icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
+                };
+                let is_request = icmp::kind(V::FAMILY, message[0]) == icmp::Kind::Request;
+                (room >= 8).then_some(Transport {
+                    source_port,
+                    destination_port,
                     tcp_flags: 0,
                     has_payload: true,
+                    is_request,
                 })
             }
             _ => None,
@@ -197,7 +233,26 @@ impl<V: FrameIp> Header<V> {
     #[inline(always)]
     fn ports(frame: Frame, tcp_flags: u8, has_payload: bool) -> Option<Transport> {
         let [source_port, destination_port]: [PortBe; 2] = frame.read(V::L4)?;
-        Some(Transport { source_port, destination_port, tcp_flags, has_payload })
+        let is_request = false;
+        Some(Transport { source_port, destination_port, tcp_flags, has_payload, is_request })
+    }
+
+    #[inline(always)]
+    pub fn path_key(
+        &self,
+        transport: &Transport,
+        traffic_class: u32,
+        ifindex: u32,
+    ) -> PathKey<V::Address> {
+        PathKey {
+            source: self.source,
+            destination: self.destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            traffic_class,
+            ifindex,
+            protocol: self.protocol.into(),
+        }
     }
 
     #[inline(always)]
