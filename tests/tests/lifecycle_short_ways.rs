@@ -12,7 +12,8 @@ use vnet_common::{
 use vnet_tests::{
     lab::{StandardLab, require_root, services::UdpEcho, wait_until},
     lifecycle::{
-        DEADLINE, DEFAULT_NETWORK, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics, TCX_NEXT,
+        DEADLINE, DEFAULT_NETWORK, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics,
+        TCX_NEXT,
         stations::{entered, epoch, known, ports, wait_until_alike},
     },
 };

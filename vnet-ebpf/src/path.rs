@@ -66,11 +66,7 @@ pub fn account(path: &Path, bytes: u32) {
 
 /// Where a packet goes that is at an interface, in this CPU's place for it; `None` where it has to be judged.
 #[inline(always)]
-pub fn of_packet<V: Ip>(
-    skb: Skb,
-    packet: &Packet<V>,
-    ifindex: u32,
-) -> Option<&'static mut Path> {
+pub fn of_packet<V: Ip>(skb: Skb, packet: &Packet<V>, ifindex: u32) -> Option<&'static mut Path> {
     if !is_plain(packet) {
         return None;
     }
@@ -84,8 +80,9 @@ pub fn of_packet<V: Ip>(
 pub fn find<V: Ip>(key: &PathKey<V::Address>, epoch: u32) -> Option<&'static mut Path> {
     let path = maps::path()?;
     copy(V::path(key)?, path);
-    let is_good =
-        path.epoch == epoch && is_young(path.found, way::clock()) && path.seal == V::seal(key, path);
+    let is_good = path.epoch == epoch
+        && is_young(path.found, way::clock())
+        && path.seal == V::seal(key, path);
     is_good.then_some(path)
 }
 

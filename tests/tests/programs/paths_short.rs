@@ -89,7 +89,10 @@ fn with_way_out(
         rig.frame_at_port(PORT, &packet.frame())?.assert_passed(packet);
         assert_eq!(at_bridge(rig, packet)?, judged, "{packet:?}");
         let path = rig.paths()?[0];
-        assert_eq!((path.inbound.port, path.outbound.destination), (rig.ifindex(PORT)?, ROUTER_MAC));
+        assert_eq!(
+            (path.inbound.port, path.outbound.destination),
+            (rig.ifindex(PORT)?, ROUTER_MAC)
+        );
         work(rig, judged)
     })
 }
@@ -131,15 +134,16 @@ fn header_sum_of_ipv4_comes_out_as_in_tc() -> Result<()> {
             let mut frame = packet.frame();
             frame[18..20].copy_from_slice(&word.to_be_bytes());
             frame[24..26].copy_from_slice(&[0, 0]);
-            let sum = frame[14..34].chunks(2).fold(0_u32, |sum, pair| {
-                sum + u32::from(u16::from_be_bytes([pair[0], pair[1]]))
-            });
+            let sum = frame[14..34]
+                .chunks(2)
+                .fold(0_u32, |sum, pair| sum + u32::from(u16::from_be_bytes([pair[0], pair[1]])));
             let sum = (sum & 0xffff) + (sum >> 16);
             let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
             frame[24..26].copy_from_slice(&sum.to_be_bytes());
             (sum, frame)
         };
-        let around_zero = |word: &u16| matches!(with_identification(*word).0, 0xfe00..=0xffff | 0..2);
+        let around_zero =
+            |word: &u16| matches!(with_identification(*word).0, 0xfe00..=0xffff | 0..2);
         let special = (0..=u16::MAX).filter(around_zero).step_by(31);
         for word in special.chain((0..8).map(|step| step * 8191)) {
             let (_, frame) = with_identification(word);
@@ -211,7 +215,11 @@ fn whatever_makes_a_way_doubtful_leaves_packets_to_tc() -> Result<()> {
             assert_eq!(left.verdict, XdpVerdict::Pass, "{index}");
             left.assert_passed(&packet.frame());
             let by_tc = rig.from_outside(&packet)?;
-            assert_eq!((by_tc.verdict, &by_tc.counted), (judged.verdict, &judged.counted), "{index}");
+            assert_eq!(
+                (by_tc.verdict, &by_tc.counted),
+                (judged.verdict, &judged.counted),
+                "{index}"
+            );
             Ok(())
         })?;
     }

@@ -29,11 +29,7 @@ pub fn inbound_macs(path: &Path) -> Option<MacPair> {
 
 /// The MAC addresses of what a guest sends by a port, whose frame has these, if it has a way from there.
 #[inline(always)]
-pub fn outbound_macs(
-    path: &Path,
-    port: u32,
-    [destination, source]: MacPair,
-) -> Option<MacPair> {
+pub fn outbound_macs(path: &Path, port: u32, [destination, source]: MacPair) -> Option<MacPair> {
     let clock = way::clock();
     let is_short = path.from != 0
         // Its own port and its own MAC address, which a packet had that was judged at the bridge.
