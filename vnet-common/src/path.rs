@@ -81,7 +81,7 @@ where
 {
     /// A sum over a key and its path. Places of the table are written, and given to other keys, while they are read:
     /// a mixture has another one.
-    #[inline(always)]
+    #[inline]
     #[must_use]
     pub fn seal(&self, path: &Path) -> u32 {
         let key: &[u32] = bytemuck::cast_slice(core::slice::from_ref(self));

@@ -52,6 +52,7 @@ fn packet_does_the_same_by_the_way_of_the_one_before_it() -> Result<()> {
                 continue;
             }
             with_modes(|rig| {
+                rig.keep_ways_young(true);
                 let judged = send(rig, &packet, is_outbound)?;
                 assert_eq!(judged.verdict, Verdict::Redirect, "{packet:?}");
                 assert_eq!(rig.paths()?.len(), 1, "{packet:?}");
@@ -79,6 +80,7 @@ fn packet_does_the_same_by_the_way_of_the_one_before_it() -> Result<()> {
 #[test]
 fn what_differs_in_anything_that_routing_may_ask_for_is_judged_anew() -> Result<()> {
     with_modes(|rig| {
+        rig.keep_ways_young(true);
         let packet = udp(INSIDE, OUTSIDE);
         from_guest(rig, &packet)?;
         lose_routes(rig)?;
