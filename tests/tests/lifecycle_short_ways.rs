@@ -12,8 +12,8 @@ use vnet_common::{
 use vnet_tests::{
     lab::{require_root, services::UdpEcho, wait_until},
     lifecycle::{
-        DEADLINE, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics, TCX_NEXT,
-        send_whole_checksums,
+        DEADLINE, DEFAULT_NETWORK, ForeignFilter, ForeignTcx, ForeignXdp, Scene, Statistics,
+        TCX_NEXT, send_whole_checksums,
         stations::{entered, epoch, known, ports, wait_until_alike},
     },
 };
@@ -188,7 +188,25 @@ fn packets_of_known_flows_go_by_xdp_and_not_by_tc() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
-    let scene = Scene::with_whole_checksums()?;
+    go_by_xdp(&Scene::with_whole_checksums()?)
+}
+
+#[test]
+fn packets_of_routed_guests_go_by_xdp_and_not_by_tc() -> Result<()> {
+    if !require_root() {
+        return Ok(());
+    }
+    let scene = Scene::with(|lab| {
+        lab.outside.run(&["ip", "route", "add", "192.168.122.0/24", "via", "203.0.113.2"])?;
+        send_whole_checksums(lab)
+    })?;
+    let routed = DEFAULT_NETWORK.replace("<forward mode='nat'/>", "<forward mode='route'/>");
+    scene.write("default.xml", &routed)?;
+    go_by_xdp(&scene)
+}
+
+/// Most packets of the tap's guest take short ways out and XDP's in.
+fn go_by_xdp(scene: &Scene) -> Result<()> {
     let echo = UdpEcho::start(&scene.lab.outside, "203.0.113.1:7".parse()?)?;
     let statistics = Statistics::begin()?;
     let mut running = scene.ready(&WITH_XDP)?;
@@ -205,14 +223,14 @@ fn packets_of_known_flows_go_by_xdp_and_not_by_tc() -> Result<()> {
         }
         Ok(())
     };
-    wait_until_alike(&scene)?;
+    wait_until_alike(scene)?;
     // Until the ways are found, and the first that TC has sent have arrived: a second has most of them.
     wait_until(
         "most answers go by XDP, and most questions straight from the port",
         DEADLINE,
         || {
             let count = || -> Result<[u64; 4]> {
-                let runs = |name| statistics.runs_of(&scene, name);
+                let runs = |name| statistics.runs_of(scene, name);
                 Ok([
                     runs(program::UPLINK_XDP)?,
                     runs(program::UPLINK_INGRESS)?,

@@ -22,6 +22,7 @@ pub mod migration;
 pub mod minimum;
 pub mod names;
 pub mod network;
+pub mod path;
 pub mod policy;
 pub mod port;
 pub mod port_map;

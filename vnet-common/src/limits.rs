@@ -24,6 +24,12 @@ pub const DEPARTURES: u32 = 1 << 12;
 pub const HOST_FLOWS: u32 = 1 << 14;
 /// How old the note of such a flow may be before a packet renews it, in nanoseconds.
 pub const HOST_FLOW_REFRESH_NS: u64 = 1_000_000_000;
+/// Kinds of packets that go on as they are and whose way is remembered, of each family.
+pub const PATHS: u32 = 1 << 15;
+/// Entries that one CPU makes in a window, and the length of that: two to the power of so many nanoseconds (4 ms).
+pub const PATHS_PER_WINDOW: u32 = 16;
+/// See [`PATHS_PER_WINDOW`].
+pub const PATH_WINDOW_BITS: u32 = 22;
 /// Fragmented datagrams whose first fragment is remembered.
 pub const FRAGMENTS: u32 = 1 << 12;
 /// How long a first fragment is remembered, in nanoseconds (RFC 791 recommends 15 s).

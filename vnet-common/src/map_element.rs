@@ -12,6 +12,7 @@ use crate::{
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
+    path::{Path, PathBudget, PathKey},
     port_map::PortMap,
     shortcut::{BridgePort, Station, XdpUplink},
 };
@@ -55,6 +56,10 @@ map_elements! {
     MappingKey,
     Network,
     NetworkTraffic,
+    Path,
+    PathBudget,
+    PathKey<Address>,
+    PathKey<Ipv4Be>,
     PortHolder,
     PortMap,
     RouteKey,

@@ -147,6 +147,10 @@ pub mod map {
     pub const XDP_PORTS: &str = "XDP_PORTS";
     /// Interface index at which frames of an uplink come in to [`crate::shortcut::XdpUplink`].
     pub const XDP_UPLINKS: &str = "XDP_UPLINKS";
+    /// [`crate::path::PathKey`] to [`crate::path::Path`].
+    pub const PATHS: &str = "PATHS";
+    /// As `PATHS`, of IPv6.
+    pub const PATHS_IPV6: &str = "PATHS_IPV6";
     /// One time (`u64`), nanoseconds of `CLOCK_MONOTONIC`, until which short ways hold: userspace moves it on
     /// while it watches the bridges. 0 where there are none.
     pub const SHORTCUT_LEASE: &str = "SHORTCUT_LEASE";
@@ -189,7 +193,7 @@ pub mod map {
     ];
 
     /// Maps that came after others of their layout: a datapath that is taken over may lack them.
-    pub const LATER: [&str; 8] = [
+    pub const LATER: [&str; 10] = [
         BRIDGE_PORTS,
         STATIONS,
         BRIDGE_ADDRESSES,
@@ -197,11 +201,13 @@ pub mod map {
         XDP_PORTS,
         XDP_MODE,
         XDP_UPLINKS,
+        PATHS,
+        PATHS_IPV6,
         SHORTCUT_LEASE,
     ];
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 40] = [
+    pub const ALL: [&str; 42] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -241,6 +247,8 @@ pub mod map {
         XDP_PORTS,
         XDP_MODE,
         XDP_UPLINKS,
+        PATHS,
+        PATHS_IPV6,
         SHORTCUT_LEASE,
     ];
 }

@@ -51,7 +51,6 @@ pub fn error_from_uplink<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
 #[inline(always)]
 pub fn from_uplink_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
-    let packet = &*packet;
     routed::check_source::<V>(hook, packet)?;
     if forward::may_open(packet) && !routed::is_no_station::<V>(packet) {
         let holder = forward::find::<V>(hook.skb);

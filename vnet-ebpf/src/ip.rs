@@ -7,6 +7,7 @@ use vnet_common::{
     flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot},
     limits,
     network::{Network, Uplink, UplinkAddress},
+    path::{Path, PathKey},
     reason::DropReason,
 };
 
@@ -72,6 +73,13 @@ pub trait Ip: Copy + Sized + 'static {
     fn former_has_fragment(key: &FragmentKey<Self::Address>) -> bool;
     fn first_fragment(key: &FragmentKey<Self::Address>) -> Option<FragmentSlot>;
     fn remember_fragment(key: &FragmentKey<Self::Address>, first: &FragmentSlot);
+
+    /// Where packets of a key went lately.
+    fn path(key: &PathKey<Self::Address>) -> Option<*mut Path>;
+    /// Keeps where they go; the oldest may be forgotten for it.
+    fn enter_path(key: &PathKey<Self::Address>, path: &Path);
+    /// See [`PathKey::seal`].
+    fn seal(key: &PathKey<Self::Address>, path: &Path) -> u32;
 
     /// Keeps a packet that came before the first fragment of its datagram; see [`crate::held`].
     fn hold(skb: Skb) -> u32;

@@ -9,6 +9,7 @@ use vnet_common::{
     flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
+    path::{Path, PathKey},
     reason::DropReason,
 };
 
@@ -86,6 +87,7 @@ impl Ip for Ipv4 {
         packet.icmp = icmp::Kind::Other;
         packet.has_options = header_len != Self::HEADER_LEN;
         packet.known = 0;
+        packet.accepted = 0;
         Ok(())
     }
 
@@ -182,6 +184,21 @@ impl Ip for Ipv4 {
     fn remember_fragment(key: &FragmentKey<Ipv4Be>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn path(key: &PathKey<Ipv4Be>) -> Option<*mut Path> {
+        maps::PATHS.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn enter_path(key: &PathKey<Ipv4Be>, path: &Path) {
+        let _ = maps::PATHS.insert(key, path, 0);
+    }
+
+    #[inline(always)]
+    fn seal(key: &PathKey<Ipv4Be>, path: &Path) -> u32 {
+        key.seal(path)
     }
 
     #[inline(always)]
@@ -406,7 +423,7 @@ fn replace_address(header: &mut Ipv4Hdr, side: Side, address: Ipv4Be) {
 }
 
 #[inline(always)]
-fn count_down(header: &mut Ipv4Hdr) {
+pub fn count_down(header: &mut Ipv4Hdr) {
     let from = u16::from_ne_bytes([header.ttl, header.proto]);
     header.ttl -= 1;
     let to = u16::from_ne_bytes([header.ttl, header.proto]);

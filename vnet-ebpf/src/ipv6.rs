@@ -8,6 +8,7 @@ use vnet_common::{
     flow::{FlowKey, FlowSlot, FragmentKey, FragmentSlot, Session, protocol},
     icmp,
     network::{Network, Uplink},
+    path::{Path, PathKey},
     reason::DropReason,
 };
 
@@ -108,6 +109,7 @@ impl Ip for Ipv6 {
         packet.icmp = icmp::Kind::Other;
         packet.has_options = transport.has_options;
         packet.known = 0;
+        packet.accepted = 0;
         Ok(())
     }
 
@@ -211,6 +213,21 @@ impl Ip for Ipv6 {
     fn remember_fragment(key: &FragmentKey<Address>, first: &FragmentSlot) {
         // A full table forgets its oldest datagram; the worst is that datagram's loss.
         let _ = FRAGMENTS_IPV6.insert(key, first, 0);
+    }
+
+    #[inline(always)]
+    fn path(key: &PathKey<Address>) -> Option<*mut Path> {
+        maps::PATHS_IPV6.get_ptr_mut(key)
+    }
+
+    #[inline(always)]
+    fn enter_path(key: &PathKey<Address>, path: &Path) {
+        let _ = maps::PATHS_IPV6.insert(key, path, 0);
+    }
+
+    #[inline(always)]
+    fn seal(key: &PathKey<Address>, path: &Path) -> u32 {
+        key.seal(path)
     }
 
     #[inline(always)]

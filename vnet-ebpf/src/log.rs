@@ -5,7 +5,11 @@ use aya_ebpf::{
     helpers::bpf_skb_load_bytes_relative,
     programs::TcContext,
 };
-use aya_log_ebpf::{debug, trace};
+use aya_log_ebpf::{
+    debug,
+    macro_support::{Level, level_enabled},
+    trace,
+};
 use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     family::Family,
@@ -13,6 +17,12 @@ use vnet_common::{
 };
 
 use crate::hook::Hook;
+
+/// Whether drops are logged.
+#[inline(always)]
+pub fn is_on() -> bool {
+    level_enabled(Level::Debug)
+}
 
 #[inline(always)]
 pub fn drop(hook: &Hook, reason: DropReason) {

@@ -43,6 +43,7 @@ mod opening;
 mod outbound;
 mod outcome;
 mod parse;
+mod path;
 mod policy;
 mod port_map;
 mod ports;

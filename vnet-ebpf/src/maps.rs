@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, Queue},
 };
 use vnet_common::{
-    address::Address,
+    address::{Address, Ipv4Be},
     flow::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
         HeldFragment, HeldKey, Mapping, MappingKey, PortHolder, Session, SessionCursor,
@@ -22,6 +22,7 @@ use vnet_common::{
     network::{
         Config, InterfaceKey, Network, NetworkTraffic, Subnet, SubnetKey, TokenBucket, Uplink,
     },
+    path::{Path, PathBudget, PathKey},
     port_map::PortMap,
     reason::{DropReason, Handover},
 };
@@ -115,6 +116,22 @@ pub static HOST_FLOWS: LruHashMap<FlowKey6, u64> =
 #[map]
 pub static HELD_FRAGMENTS: LruHashMap<HeldKey, HeldFragment> =
     LruHashMap::with_max_entries(limits::HELD_FRAGMENTS, 0);
+
+// What can be found out again, not NAT state: the oldest may go.
+#[map]
+pub static PATHS: LruHashMap<PathKey<Ipv4Be>, Path> =
+    LruHashMap::with_max_entries(limits::PATHS, 0);
+
+#[map]
+pub static PATHS_IPV6: LruHashMap<PathKey<Address>, Path> =
+    LruHashMap::with_max_entries(limits::PATHS, 0);
+
+/// As `NEW_FLOW`.
+#[map]
+pub static PATH: PerCpuArray<Path> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static PATH_BUDGET: PerCpuArray<PathBudget> = PerCpuArray::with_max_entries(1, 0);
 
 /// As `NEW_FLOW`.
 #[map]
@@ -241,6 +258,13 @@ pub fn held_fragment() -> Option<&'static mut HeldFragment> {
 pub fn fib_lookup() -> Option<&'static mut FibLookup> {
     // SAFETY: the element is this CPU's own until the program ends.
     FIB_LOOKUP.get_ptr_mut(0).map(|fib| unsafe { &mut *fib })
+}
+
+/// This CPU's place for where a packet goes that goes on as it is; as `new_flow`.
+#[inline(always)]
+pub fn path() -> Option<&'static mut Path> {
+    // SAFETY: the element is this CPU's own until the program ends.
+    PATH.get_ptr_mut(0).map(|path| unsafe { &mut *path })
 }
 
 /// This CPU's place for an ICMP error; as `new_flow`.

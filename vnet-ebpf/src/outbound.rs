@@ -69,8 +69,8 @@ pub fn pass_on<V: Ip>(index: u32) {
 #[inline(always)]
 pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let skb = hook.skb;
-    let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
-    let packet = &*packet;
+    let Some(headers) = V::packet() else { return Err(DropReason::Malformed.into()) };
+    let packet = &*headers;
     let epoch = tables::epoch().ok_or(DropReason::NoNetwork)?;
     let known = SessionSlot::known(packet.known);
     hook.network = known.map_or(0, SessionSlot::network);
@@ -103,7 +103,7 @@ pub fn from_bridge_unjudged<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
         if let Some(session) = known {
             flow::end(session, flow::now());
         }
-        return routed::forward(hook, packet, &judged.route);
+        return routed::forward(hook, headers, &judged.route);
     }
     let way = way(judged.source, &judged.route)?;
     let exception = check_exceptions(skb, packet, way.mtu);

@@ -63,6 +63,8 @@ pub struct Packet<V: Ip> {
     pub has_options: bool,
     /// The flow that a first step has found for the next one: its slot and one; 0 for none.
     pub known: u32,
+    /// Of one that goes on as it is: one more than the slot of the network that it goes to, which is 0 outside. Else 0.
+    pub accepted: u32,
 }
 
 // What `Ip::parse` says.

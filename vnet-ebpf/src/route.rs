@@ -209,6 +209,13 @@ impl FibLookup {
         }
     }
 
+    /// What the last look-up of a packet's route has found.
+    #[inline(always)]
+    pub fn route(&self) -> Route {
+        let (ifindex, next_hop, mtu) = (self.ifindex, self.next_hop(), self.length_or_mtu);
+        Route { ifindex, next_hop, mtu, resolved: true }
+    }
+
     #[inline(always)]
     fn next_hop(&self) -> Address {
         if self.family == AF_INET6 {

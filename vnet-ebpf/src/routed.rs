@@ -20,11 +20,12 @@ use crate::{
 
 /// Sends an accepted packet of a guest on its way.
 #[inline(always)]
-pub fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, route: &Route) -> Step<Verdict> {
+pub fn forward<V: Ip>(hook: &Hook, packet: &mut Packet<V>, route: &Route) -> Step<Verdict> {
     let skb = hook.skb;
     outbound::check_exceptions(skb, packet, route.mtu)?;
-    count::traffic(hook.network, Direction::Outbound, skb.len());
     let network = policy::network_of_bridge(route.ifindex);
+    packet.accepted = 1 + u32::from(network.0);
+    count::traffic(hook.network, Direction::Outbound, skb.len());
     if network.is_some() {
         count::traffic(network.0, Direction::Inbound, skb.len());
     }
@@ -56,7 +57,7 @@ pub fn is_no_station<V: Ip>(packet: &Packet<V>) -> bool {
 
 /// Judges a packet from outside that belongs to no flow, and brings it to the guest.
 #[inline(always)]
-pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict> {
+pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &mut Packet<V>) -> Step<Verdict> {
     let skb = hook.skb;
     let source = policy::owner_of::<V>(packet.source);
     let owner = policy::owner_of::<V>(packet.destination);
@@ -95,6 +96,7 @@ pub fn from_outside<V: Ip>(hook: &mut Hook, packet: &Packet<V>) -> Step<Verdict>
         return Err(Handover::NoNeighbour.into());
     }
     outbound::check_exceptions(skb, packet, route.mtu)?;
+    packet.accepted = 1 + u32::from(owner.slot.0);
     count::traffic(owner.slot.0, Direction::Inbound, skb.len());
     V::decrement_ttl(skb, hook.l3())?;
     Ok(emit::to_neighbour(skb, route.ifindex, route.next_hop))

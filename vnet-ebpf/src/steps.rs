@@ -8,7 +8,7 @@ use crate::{
     hook::{ERROR, FRAGMENT, Hook, KNOWN, Link, OF_THE_HOST, POSSIBLE_REPLY, TURNED, UNJUDGED},
     inbound,
     ip::Ip,
-    maps, outbound, reject,
+    maps, outbound, path, reject,
     skb::Skb,
 };
 
@@ -16,7 +16,11 @@ use crate::{
 pub fn at_bridge<V: Ip>(skb: Skb) -> i32 {
     let mut action = from_guest::<V>(skb);
     if action == UNJUDGED {
+        action = by_path::<V>(skb);
+    }
+    if action == UNJUDGED {
         action = from_guest_unjudged::<V>(skb);
+        path::enter::<V>(skb);
     }
     let action = match action {
         KNOWN => from_guest_known::<V>(skb),
@@ -95,8 +99,14 @@ pub fn at_uplink<V: Ip, const RAW: bool>(skb: Skb) -> i32 {
     if action == ERROR {
         action = error_from_outside::<V, RAW>(skb);
     }
+    if action == UNJUDGED && !RAW {
+        action = by_path::<V>(skb);
+    }
     if action == UNJUDGED {
         action = from_outside_unjudged::<V, RAW>(skb);
+        if !RAW {
+            path::enter::<V>(skb);
+        }
     }
     if action == KNOWN { from_outside_known::<V, RAW>(skb) } else { action }
 }
@@ -139,6 +149,14 @@ fn from_guest<V: Ip>(skb: Skb) -> i32 {
     let mut hook = Hook::new(skb, Link::Ethernet);
     let verdict = outbound::from_bridge::<V>(&mut hook);
     hook.finish_or_reject(verdict, reject::guest::<V>)
+}
+
+/// The way of those before it, for a packet that goes on as it is.
+#[inline(never)]
+fn by_path<V: Ip>(skb: Skb) -> i32 {
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    let verdict = path::follow::<V>(&mut hook);
+    hook.finish(verdict)
 }
 
 #[inline(never)]

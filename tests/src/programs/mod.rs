@@ -16,6 +16,7 @@ pub(crate) mod load;
 pub mod modes;
 mod outcome;
 mod packet;
+mod paths;
 mod race;
 mod rig;
 mod run;

@@ -187,6 +187,12 @@ impl Rig {
         let now = self.clock()?;
         let found_now = way_time(now) - 2 * WAY_REST;
         let renew = |time: u64, now: u64| if time == 0 { 0 } else { now };
+        self.set_paths(|path| {
+            path.found = found_now;
+            for found in [&mut path.outbound.found, &mut path.inbound.found] {
+                *found = renew((*found).into(), found_now.into()) as u32;
+            }
+        })?;
         for index in 0..end {
             self.set_session(index, |session| {
                 session.last_outbound = renew(session.last_outbound, now);

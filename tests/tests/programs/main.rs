@@ -35,6 +35,8 @@ mod modes_policy;
 mod modes_routed;
 mod modes_sources;
 mod outbound;
+mod paths;
+mod paths_short;
 mod ports;
 mod ports_reserved;
 mod ports_shared;

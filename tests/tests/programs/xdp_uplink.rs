@@ -129,10 +129,6 @@ fn data() -> Packet {
 fn what_is_not_plainly_of_the_flow_is_left_to_tc() -> Result<()> {
     let mut tagged = data().frame();
     tagged.splice(12..12, [0x81, 0, 0, 7]);
-    let mut cut = data().frame();
-    cut.truncate(50);
-    let mut long = data().frame();
-    long[17] += 1;
     let frames = [
         tcp(REMOTE_PORT, EXTERNAL_PORT, SYN | ACK).frame(),
         tcp(REMOTE_PORT, EXTERNAL_PORT, FIN | ACK).frame(),
@@ -142,14 +138,12 @@ fn what_is_not_plainly_of_the_flow_is_left_to_tc() -> Result<()> {
         data().ttl(1).frame(),
         data().options(&[1; 4]).frame(),
         data().payload(&[0; 1461]).frame(),
-        data().fragments(16).swap_remove(0),
-        data().fragments(16).swap_remove(1),
+        data().payload(&[0; 30]).fragments(24).swap_remove(0),
+        data().payload(&[0; 30]).fragments(24).swap_remove(1),
         with_macs(data().frame(), [0xff; 6], ROUTER_MAC),
         with_macs(data().frame(), ROUTER_MAC, ROUTER_MAC),
         icmp_error(REMOTE, EXTERNAL, (3, 1), &data(), 28).frame(),
         tagged,
-        cut,
-        long,
         vec![0; 14],
     ];
     with_rig(|rig| {
@@ -214,6 +208,66 @@ fn only_frames_at_a_device_of_the_flows_own_uplink_are_taken() -> Result<()> {
         let outcome = rig.frame_in_xdp(UPLINK_XDP, None, &frames[0])?;
         assert_eq!(outcome.verdict, XdpVerdict::Redirect);
         Ok(())
+    })
+}
+
+#[test]
+fn what_no_program_can_read_is_dropped_early_and_counted_as_in_tc() -> Result<()> {
+    let changed = |mut frame: Vec<u8>, at: usize, byte: u8| {
+        frame[at] = byte;
+        frame
+    };
+    let ipv4 = || udp(REMOTE_PORT, EXTERNAL_PORT).payload(b"data").frame();
+    let ipv6 = || udp("[2001:db8:86dd::10]:80", "[2001:db8:100::1]:7").payload(b"data").frame();
+    let of_protocol = |protocol: u8| changed(ipv4(), 23, protocol);
+    let cut = |mut frame: Vec<u8>, length: usize| {
+        frame.truncate(length);
+        frame
+    };
+    let mapped = {
+        let mut frame = ipv6();
+        frame[22..38].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
+        frame
+    };
+    let (before_udp, later) = (changed(ipv4(), 17, 27), changed(changed(ipv4(), 17, 27), 21, 1));
+    let frames = [
+        changed(ipv4(), 14, 0x55),
+        changed(ipv4(), 14, 0x44),
+        changed(ipv4(), 17, 19),
+        changed(ipv4(), 17, 33),
+        changed(ipv4(), 16, 1),
+        before_udp,
+        of_protocol(6),
+        changed(of_protocol(33), 17, 31),
+        changed(of_protocol(1), 17, 27),
+        changed(of_protocol(132), 17, 31),
+        cut(ipv4(), 45),
+        changed(ipv6(), 14, 0x45),
+        changed(ipv6(), 19, 13),
+        changed(ipv6(), 19, 7),
+        changed(ipv6(), 20, 6),
+        changed(changed(ipv6(), 20, 58), 19, 7),
+        cut(ipv6(), 60),
+        mapped,
+    ];
+    with_rig(|rig| {
+        with_way(rig, "port0", &udp(GUEST_PORT, REMOTE_PORT))?;
+        for (index, frame) in frames.iter().enumerate() {
+            let in_tc = rig.frame_from_outside(frame)?;
+            assert_eq!(in_tc.verdict, Verdict::Drop, "{index}: {}", hex(frame));
+            let early = rig.frame_in_xdp(UPLINK_XDP, None, frame)?;
+            assert_eq!(early.verdict, XdpVerdict::Drop, "{index}: {}", hex(frame));
+            assert_eq!(early.counted, in_tc.counted, "{index}");
+        }
+        // What TC reads goes there: a later fragment, a protocol without a header, what is for another station.
+        let others = [
+            later,
+            changed(of_protocol(47), 17, 20),
+            with_macs(cut(ipv4(), 30), ROUTER_MAC, ROUTER_MAC),
+        ];
+        are_left_to_tc(rig, &others)?;
+        rig.set_lease(0)?;
+        are_left_to_tc(rig, &frames)
     })
 }
 

@@ -7,6 +7,7 @@ use vnet_common::{
     family::Family,
     flow::{self, Direction, FlowKey, protocol},
     icmp,
+    path::PathKey,
 };
 
 use super::frame::Frame;
@@ -20,6 +21,8 @@ use crate::{
 pub const L3: usize = 14;
 /// More fragments, and the fragment's offset (RFC 791, section 3.1).
 const FRAGMENT: u16 = 0x3fff_u16.to_be();
+/// The fragment's offset alone, in host byte order.
+const FRAGMENT_OFFSET: u16 = 0x1fff;
 /// Offset of the address pair in the header of IPv6, and what is in front of it (RFC 8200, section 3).
 const IPV6_ADDRESSES: usize = L3 + 8;
 const IPV6_HOP_LIMIT: usize = L3 + 7;
@@ -41,6 +44,8 @@ pub struct Transport {
     pub tcp_flags: u8,
     /// Whether anything follows the header.
     pub has_payload: bool,
+    /// Whether it is a request of ICMP, whose source port the identifier is.
+    pub is_request: bool,
 }
 
 /// A version of IP as XDP reads and writes it.
@@ -48,8 +53,14 @@ pub trait FrameIp: Ip {
     /// Offset of the transport header.
     const L4: usize = L3 + Self::HEADER_LEN;
 
+    /// Whether the headers are none that the long way reads. What has extension headers is for that to say.
+    fn is_malformed(frame: Frame) -> bool;
     /// A header without options, of a whole packet that is all in the frame.
     fn header(frame: Frame) -> Option<Header<Self>>;
+    /// As `Packet::traffic_class`.
+    fn traffic_class(frame: Frame) -> Option<u32>;
+    /// Counts down the time to live.
+    fn count_down(frame: Frame) -> Option<()>;
     /// Counts down the time to live and writes the destination.
     fn write(frame: Frame, destination: Self::Address) -> Option<()>;
     /// A checksum that covers the address, after that has changed.
@@ -57,6 +68,22 @@ pub trait FrameIp: Ip {
 }
 
 impl FrameIp for Ipv4 {
+    #[inline(always)]
+    fn is_malformed(frame: Frame) -> bool {
+        let Some(header) = frame.read::<[u8; Ipv4::HEADER_LEN]>(L3) else { return true };
+        let header_len = u32::from(header[0] & 0xf) * 4;
+        let total_len = u32::from(u16::from_be_bytes([header[2], header[3]]));
+        if header[0] >> 4 != 4
+            || header_len < Self::HEADER_LEN as u32
+            || total_len < header_len
+            || total_len + L3 as u32 > frame.len()
+        {
+            return true;
+        }
+        let is_later = u16::from_be_bytes([header[6], header[7]]) & FRAGMENT_OFFSET != 0;
+        !is_later && total_len - header_len < transport_len::<Self>(header[9])
+    }
+
     #[inline(always)]
     fn header(frame: Frame) -> Option<Header<Self>> {
         const VERSION_WITHOUT_OPTIONS: u8 = 0x45;
@@ -69,6 +96,17 @@ impl FrameIp for Ipv4 {
             && fragment & FRAGMENT == 0
             && u32::from(total_len) + L3 as u32 <= frame.len();
         fits.then_some(Header { source, destination, protocol, ttl, total_len })
+    }
+
+    #[inline(always)]
+    fn traffic_class(frame: Frame) -> Option<u32> {
+        Some(frame.read::<u8>(L3 + 1)?.into())
+    }
+
+    #[inline(always)]
+    fn count_down(frame: Frame) -> Option<()> {
+        ipv4::count_down(frame.header_mut::<Ipv4Hdr>(L3)?);
+        Some(())
     }
 
     #[inline(always)]
@@ -86,6 +124,20 @@ impl FrameIp for Ipv4 {
 
 impl FrameIp for Ipv6 {
     #[inline(always)]
+    fn is_malformed(frame: Frame) -> bool {
+        let Some(words) = frame.read::<[u8; 8]>(L3) else { return true };
+        let Some([source, destination]) = frame.read::<[Address; 2]>(IPV6_ADDRESSES) else {
+            return true;
+        };
+        let payload_len = u32::from(u16::from_be_bytes([words[4], words[5]]));
+        words[0] >> 4 != 6
+            || source.is_ipv4()
+            || destination.is_ipv4()
+            || payload_len + (Self::HEADER_LEN + L3) as u32 > frame.len()
+            || payload_len < transport_len::<Self>(words[6])
+    }
+
+    #[inline(always)]
     fn header(frame: Frame) -> Option<Header<Self>> {
         let version: u8 = frame.read(L3)?;
         let payload_len = u16::from_be(frame.read(L3 + 4)?);
@@ -100,9 +152,21 @@ impl FrameIp for Ipv6 {
     }
 
     #[inline(always)]
-    fn write(frame: Frame, destination: Address) -> Option<()> {
+    fn traffic_class(frame: Frame) -> Option<u32> {
+        /// All but the version.
+        const MASK: u32 = 0x0fff_ffff_u32.to_be();
+        Some(frame.read::<u32>(L3)? & MASK)
+    }
+
+    #[inline(always)]
+    fn count_down(frame: Frame) -> Option<()> {
         let hop_limit: u8 = frame.read(IPV6_HOP_LIMIT)?;
-        frame.write(IPV6_HOP_LIMIT, hop_limit.wrapping_sub(1))?;
+        frame.write(IPV6_HOP_LIMIT, hop_limit.wrapping_sub(1))
+    }
+
+    #[inline(always)]
+    fn write(frame: Frame, destination: Address) -> Option<()> {
+        Self::count_down(frame)?;
         frame.write(IPV6_ADDRESSES + size_of::<Address>(), destination)
     }
 
@@ -116,8 +180,20 @@ impl FrameIp for Ipv6 {
     }
 }
 
+/// The bytes that the header of a transport has at least, as `Packet::parse` asks for them.
+#[inline(always)]
+fn transport_len<V: Ip>(protocol: u8) -> u32 {
+    match protocol {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::UDP_LITE => 8,
+        other if flow::has_ports(other) => 12,
+        other if other == V::ICMP => 8,
+        _ => 0,
+    }
+}
+
 impl<V: FrameIp> Header<V> {
-    /// The header behind it: TCP's, UDP's, or that of an ICMP reply.
+    /// The header behind it: TCP's, UDP's, or that of an ICMP query.
     #[inline(always)]
     pub fn transport(&self, frame: Frame) -> Option<Transport> {
         let room = usize::from(self.total_len).checked_sub(V::HEADER_LEN)?;
@@ -135,13 +211,19 @@ impl<V: FrameIp> Header<V> {
             }
             protocol if protocol == V::ICMP => {
                 let message: [u8; 8] = frame.read(V::L4)?;
-                let is_reply = icmp::kind(V::FAMILY, message[0]) == icmp::Kind::Reply;
                 let identifier = PortBe::from_wire(u16::from_ne_bytes([message[4], message[5]]));
-                (is_reply && room >= 8).then_some(Transport {
-                    source_port: PortBe::NONE,
-                    destination_port: identifier,
+                let (source_port, destination_port) = match icmp::kind(V::FAMILY, message[0]) {
+                    icmp::Kind::Request => (identifier, PortBe::NONE),
+                    icmp::Kind::Reply => (PortBe::NONE, identifier),
+                    icmp::Kind::Error | icmp::Kind::Neighbour | icmp::Kind::Other => return None,
+                };
+                let is_request = icmp::kind(V::FAMILY, message[0]) == icmp::Kind::Request;
+                (room >= 8).then_some(Transport {
+                    source_port,
+                    destination_port,
                     tcp_flags: 0,
                     has_payload: true,
+                    is_request,
                 })
             }
             _ => None,
@@ -151,7 +233,26 @@ impl<V: FrameIp> Header<V> {
     #[inline(always)]
     fn ports(frame: Frame, tcp_flags: u8, has_payload: bool) -> Option<Transport> {
         let [source_port, destination_port]: [PortBe; 2] = frame.read(V::L4)?;
-        Some(Transport { source_port, destination_port, tcp_flags, has_payload })
+        let is_request = false;
+        Some(Transport { source_port, destination_port, tcp_flags, has_payload, is_request })
+    }
+
+    #[inline(always)]
+    pub fn path_key(
+        &self,
+        transport: &Transport,
+        traffic_class: u32,
+        ifindex: u32,
+    ) -> PathKey<V::Address> {
+        PathKey {
+            source: self.source,
+            destination: self.destination,
+            source_port: transport.source_port,
+            destination_port: transport.destination_port,
+            traffic_class,
+            ifindex,
+            protocol: self.protocol.into(),
+        }
     }
 
     #[inline(always)]

@@ -8,6 +8,7 @@ mod bridged;
 mod frame;
 mod ip;
 mod maps;
+pub mod path;
 mod port;
 mod station;
 mod uplink;

@@ -1,4 +1,4 @@
-//! A guest's port: packets of known flows straight to the uplink.
+//! A guest's port: packets of known flows, and those that go on as the ones before them, straight to the uplink.
 
 use aya_ebpf::bindings::__sk_buff;
 use vnet_common::{
@@ -11,18 +11,19 @@ use vnet_common::{
 
 use super::{
     maps::BRIDGE_PORTS,
-    station,
+    path as short, station,
     way::{self, MacPair},
 };
 use crate::{
     emit, flow, former,
-    hook::{Hook, Link, NEXT, Step, Verdict},
+    hook::{Hook, Link, NEXT, Step, Stop, UNJUDGED, Verdict},
     ip::Ip,
     ipv4::Ipv4,
     ipv6::Ipv6,
     nat::{self, Side, Ttl},
     outbound,
     parse::{Fragment, Packet},
+    path,
     session::SessionSlot,
     skb::Skb,
     tables,
@@ -47,8 +48,8 @@ pub extern "C" fn vnet_take_short_way(ctx: *mut __sk_buff) -> i32 {
     let action = match skb.family() {
         _ if !may_be_short => NEXT,
         _ if skb.vlan_present() != 0 || !Mac::from_bytes(macs[0]).is_unicast() => NEXT,
-        Some(Family::Ipv4) => send::<Ipv4>(skb, macs),
-        Some(Family::Ipv6) => send::<Ipv6>(skb, macs),
+        Some(Family::Ipv4) => steps::<Ipv4>(skb, macs, port.bridge),
+        Some(Family::Ipv6) => steps::<Ipv6>(skb, macs, port.bridge),
         None => NEXT,
     };
     if action == NEXT {
@@ -63,9 +64,38 @@ fn note(port: &BridgePort, source: [u8; 6]) {
     station::note(key, port, flow::now());
 }
 
+#[inline(always)]
+fn steps<V: Ip>(skb: Skb, macs: MacPair, bridge: u32) -> i32 {
+    let action = send::<V>(skb, macs);
+    if action == UNJUDGED { send_as_it_is::<V>(skb, macs, bridge) } else { action }
+}
+
+/// A packet that goes on as it is, which the bridge's hook would find at the bridge.
+#[inline(never)]
+fn send_as_it_is<V: Ip>(skb: Skb, macs: MacPair, bridge: u32) -> i32 {
+    let Some(packet) = V::packet() else { return NEXT };
+    let Some(path) = path::of_packet::<V>(skb, packet, bridge) else { return NEXT };
+    let Some(macs) = short::outbound_macs(path, skb.ifindex(), macs) else { return NEXT };
+    let mut hook = Hook::new(skb, Link::Ethernet);
+    hook.network = path.from;
+    path::account(path, skb.len());
+    let verdict = match V::decrement_ttl(skb, hook.l3()) {
+        Ok(()) => emit::by_way(skb, path.ifindex, macs),
+        Err(reason) => Err(reason),
+    };
+    hook.finish(verdict.map_err(Stop::from))
+}
+
+/// [`UNJUDGED`] if it is of no flow.
 #[inline(never)]
 fn send<V: Ip>(skb: Skb, macs: MacPair) -> i32 {
-    let Some((session, out)) = flow_with_way::<V>(skb, macs) else { return NEXT };
+    let Some((epoch, packet)) = headers::<V>(skb) else { return NEXT };
+    let session = match packet.flow_key(Direction::Outbound) {
+        Some(key) => flow::find::<V>(&key),
+        None => None,
+    };
+    let Some(session) = session else { return UNJUDGED };
+    let Some(out) = way_of_flow(skb, packet, session, epoch, macs) else { return NEXT };
     let mut hook = Hook::new(skb, Link::Ethernet);
     hook.network = session.network();
     let verdict = forward::<V>(&hook, session, &out);
@@ -78,16 +108,24 @@ struct Out {
     macs: MacPair,
 }
 
-/// The flow of a packet that may take its short way; everything that may keep it from that is looked at here.
+/// The epoch of this run, and the headers of a packet that may take a short way.
 #[inline(always)]
-fn flow_with_way<V: Ip>(skb: Skb, [destination, source]: MacPair) -> Option<(SessionSlot, Out)> {
+fn headers<V: Ip>(skb: Skb) -> Option<(u32, &'static Packet<V>)> {
     let epoch = tables::begin()?;
     let packet = Packet::<V>::parse(skb, Link::Ethernet).ok()?;
     let opens = packet.protocol == protocol::TCP && packet.tcp_flags & SYN != 0;
-    if packet.fragment != Fragment::Whole || opens {
-        return None;
-    }
-    let session = flow::find::<V>(&packet.flow_key(Direction::Outbound)?)?;
+    (packet.fragment == Fragment::Whole && !opens).then_some((epoch, packet))
+}
+
+/// A flow's way, if a packet may take it; everything that may keep it from that is looked at here.
+#[inline(always)]
+fn way_of_flow<V: Ip>(
+    skb: Skb,
+    packet: &Packet<V>,
+    session: SessionSlot,
+    epoch: u32,
+    [destination, source]: MacPair,
+) -> Option<Out> {
     if session.epoch_outbound() != epoch || !way::may_have(session) {
         return None;
     }
@@ -106,7 +144,7 @@ fn flow_with_way<V: Ip>(skb: Skb, [destination, source]: MacPair) -> Option<(Ses
         // Another CPU may have routed the flow anew meanwhile.
         && session.way_outbound() == way
         && session.uplink_ifindex() == uplink_ifindex;
-    is_short.then_some((session, Out { uplink_ifindex, macs: [way.destination, way.source] }))
+    is_short.then_some(Out { uplink_ifindex, macs: [way.destination, way.source] })
 }
 
 /// As `outbound::forward`, without asking for the neighbour.

@@ -1,4 +1,5 @@
-//! Native XDP of an uplink: packets of known flows straight to the guest's port.
+//! Native XDP of an uplink: packets of known flows, and those that go on as the ones before them, straight to the
+//! guest's port.
 //!
 //! It runs in the softirq of the CPU that TC's programs run in after it, and never within one of them: both
 //! may use the same per-CPU counters.
@@ -16,9 +17,10 @@ use super::{
     frame::Frame,
     ip::{FrameIp, Header, Transport},
     maps::{XDP_MODE, XDP_PORTS, XDP_UPLINKS},
+    path as short,
     way::{self, MacPair},
 };
-use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, maps, session::SessionSlot};
+use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, log, maps, path, session::SessionSlot};
 
 /// A frame from outside.
 #[inline(always)]
@@ -26,39 +28,85 @@ pub fn forward(frame: Frame) -> u32 {
     if !way::are_used() {
         return XDP_PASS;
     }
+    // SAFETY: entries are replaced as a whole by userspace.
+    let Some(uplink) = (unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }) else {
+        return XDP_PASS;
+    };
+    // What the NIC only hears because somebody listens is none of ours.
+    if frame.read::<[u8; 6]>(0) != Some(uplink.mac) {
+        return XDP_PASS;
+    }
     match frame.family() {
-        Some(Family::Ipv4) => send::<Ipv4>(frame),
-        Some(Family::Ipv6) => send::<Ipv6>(frame),
+        Some(Family::Ipv4) => steps::<Ipv4>(frame, uplink.ifindex),
+        Some(Family::Ipv6) => steps::<Ipv6>(frame, uplink.ifindex),
         None => XDP_PASS,
     }
 }
 
+#[inline(always)]
+fn steps<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
+    let action = send::<V>(frame, uplink);
+    if action == NO_FLOW { send_as_it_is::<V>(frame, uplink) } else { action }
+}
+
+/// No action for the kernel: the packet is of no flow.
+const NO_FLOW: u32 = 0x7000;
+
 #[inline(never)]
-fn send<V: FrameIp>(frame: Frame) -> u32 {
-    to_guest::<V>(frame).unwrap_or(XDP_PASS)
+fn send<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
+    // Before any flow is looked for, as at TC, which alone can log it.
+    if V::is_malformed(frame) && !log::is_on() {
+        count::drop(0, DropReason::Malformed);
+        return XDP_DROP;
+    }
+    to_guest::<V>(frame, uplink).unwrap_or(XDP_PASS)
+}
+
+#[inline(never)]
+fn send_as_it_is<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
+    by_path::<V>(frame, uplink).unwrap_or(XDP_PASS)
+}
+
+/// As `path::follow`. `None` as below.
+#[inline(always)]
+fn by_path<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
+    let header = V::header(frame)?;
+    let key = header.path_key(&header.transport(frame)?, V::traffic_class(frame)?, uplink);
+    let path = path::find::<V>(&key, maps::config()?.epoch)?;
+    let fits = header.ttl > 1 && header.total_len <= path.mtu;
+    if !fits || !way::is_good_in_xdp(&path.inbound, way::clock()) {
+        return None;
+    }
+    let macs = short::inbound_macs(path)?;
+    let action = XDP_PORTS.redirect(path.inbound.port, u64::from(XDP_PASS)).ok()?;
+    path::account(path, frame.len());
+    if V::count_down(frame).and_then(|()| frame.write(0, macs)).is_none() {
+        // As the verifier wants it; the bytes were there when they were read.
+        count::drop(path.to, DropReason::TranslationFailed);
+        return Some(XDP_DROP);
+    }
+    Some(action)
 }
 
 /// `None`: it goes on to TC as it came. Everything that may keep it from its short way comes before the first
 /// write.
 #[inline(always)]
-fn to_guest<V: FrameIp>(frame: Frame) -> Option<u32> {
-    // SAFETY: entries are replaced as a whole by userspace.
-    let uplink = unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }?;
-    let [destination, _]: MacPair = frame.read(0)?;
-    // What the NIC only hears because somebody listens is none of ours.
-    if destination != uplink.mac {
-        return None;
-    }
+fn to_guest<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
     let header = V::header(frame)?;
     let transport = header.transport(frame)?;
     if header.protocol == protocol::TCP && !is_taken(&transport) {
         return None;
     }
-    let session = flow::find::<V>(&header.inbound_key(&transport))?;
+    if transport.is_request {
+        return Some(NO_FLOW);
+    }
+    let Some(session) = flow::find::<V>(&header.inbound_key(&transport)) else {
+        return Some(NO_FLOW);
+    };
     let is_current = session.epoch_inbound() == maps::config()?.epoch;
     let fits = header.ttl > 1 && header.total_len <= session.mtu_inbound();
     // What comes in elsewhere than it went out is looked at by TC.
-    let is_ours = session.uplink_ifindex() == uplink.ifindex;
+    let is_ours = session.uplink_ifindex() == uplink;
     let inbound = session.way_inbound();
     let has_way = way::is_good_in_xdp(&inbound, way::clock());
     if !(is_current && fits && is_ours && has_way && way::may_have(session)) {

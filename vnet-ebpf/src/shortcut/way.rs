@@ -90,7 +90,13 @@ pub fn inbound_macs(session: SessionSlot, way: &InboundWay) -> Option<MacPair> {
 /// The MAC address of the bridge of a flow's network; none where there are no short ways.
 #[inline(always)]
 pub fn bridge_address(session: SessionSlot) -> Option<&'static Mac> {
-    BRIDGE_ADDRESSES.get(u32::from(session.network())).filter(|mac| **mac != Mac::NONE)
+    bridge_address_of(session.network())
+}
+
+/// The same of a network.
+#[inline(always)]
+pub fn bridge_address_of(network: u16) -> Option<&'static Mac> {
+    BRIDGE_ADDRESSES.get(u32::from(network)).filter(|mac| **mac != Mac::NONE)
 }
 
 /// Looks for the ways of a flow whose packet is about to take the long way out, if they are over and its packets
@@ -116,7 +122,7 @@ pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
 }
 
 #[inline(always)]
-fn needs_look(way: &InboundWay, clock: u32) -> bool {
+pub fn needs_look(way: &InboundWay, clock: u32) -> bool {
     !is_current(way, clock) && !is_just_found(way.found, clock)
 }
 
@@ -180,20 +186,32 @@ extern "C" fn vnet_find_inbound_way(ctx: *mut __sk_buff, session: *mut Session) 
 
 #[inline(always)]
 fn find_inbound(skb: Skb, session: SessionSlot, way: &mut InboundWay) -> Option<()> {
+    // What went to another network's bridge is answered there (`inbound::may_arrive_at`), where no XDP runs.
+    let leaves = !policy::network_of_bridge(session.uplink_ifindex()).is_some();
+    let macs = route::neighbour(skb, session.inside(), session.bridge_ifindex())?;
     let bridge = session.bridge_ifindex();
-    let [destination, source] = route::neighbour(skb, session.inside(), bridge)?;
-    if inbound_macs(session, way)?[1] != source {
+    if bridge_address(session)?.to_bytes() != macs[1] {
         return None;
     }
-    let place = station::place(MacKey::new(bridge, Mac::from_bytes(destination)))?;
+    to_guest(skb, bridge, macs[0], leaves, way)
+}
+
+/// The way to the port of a station of a bridge.
+#[inline(always)]
+pub fn to_guest(
+    skb: Skb,
+    bridge: u32,
+    guest: [u8; 6],
+    takes_xdp: bool,
+    way: &mut InboundWay,
+) -> Option<()> {
+    let place = station::place(MacKey::new(bridge, Mac::from_bytes(guest)))?;
     let port = port_of_guest(bridge, place.ifindex)?;
     if !place.is_alive(port, now()) || !skb.has_device(place.ifindex) {
         return None;
     }
-    way.destination = destination;
-    // What went to another network's bridge is answered there (`inbound::may_arrive_at`), where no XDP runs.
-    let leaves = !policy::network_of_bridge(session.uplink_ifindex()).is_some();
-    if port.flags & PORT_TAKES_XDP != 0 && leaves {
+    way.destination = guest;
+    if port.flags & PORT_TAKES_XDP != 0 && takes_xdp {
         way.moves |= WAY_TAKES_XDP;
     }
     way.port = place.ifindex;
@@ -212,7 +230,7 @@ pub fn port_of_guest(bridge: u32, ifindex: u32) -> Option<&'static BridgePort> {
 }
 
 #[inline(always)]
-fn moves() -> u16 {
+pub fn moves() -> u16 {
     // SAFETY: map memory outlives the program; the element is aligned plain data.
     let moves = MOVES.get_ptr(0).map_or(0, |moves| unsafe { moves.read_volatile() });
     moves as u16 & MOVES_MASK
