@@ -205,13 +205,24 @@ impl Site {
         }
     }
 
-    /// Opens flows, each of them by a packet or more, and waits until that is done.
+    /// Opens flows, each of them by a packet or more, until all but a few are live.
     pub fn open(&mut self, flows: Flows) -> Result<()> {
-        // Twice, because a packet may be lost, and slowly, so that few are.
+        // So slow that few packets are lost.
+        const PER_SECOND: u32 = 500_000;
+        const ATTEMPTS: usize = 20;
         let stream = self.stream(Way::Out, flows)?;
-        let load = Load::paced(2 * flows.count.max(1 << 10), 500_000);
-        self.send(Way::Out, &stream, load)?;
-        self.base.rest()
+        let load = Load::paced(flows.count.max(1 << 10), PER_SECOND);
+        let mut live = None;
+        for _ in 0..ATTEMPTS {
+            self.send(Way::Out, &stream, load)?;
+            self.base.rest()?;
+            live = self.base.live_flows()?;
+            if live.is_none_or(|live| live * 100 >= u64::from(flows.count) * 99) {
+                return Ok(());
+            }
+        }
+        let name = self.layout.forwarding.name();
+        bail!("{name}: {} of {} flows are live", live.unwrap_or_default(), flows.count)
     }
 
     /// Packets of flows that are known.
