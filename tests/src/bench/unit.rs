@@ -59,7 +59,13 @@ fn time(nanoseconds: f64) -> String {
 }
 
 fn scaled(value: f64) -> String {
-    if value < 1e6 { format!("{:.0} k", value / 1e3) } else { format!("{:.2} M", value / 1e6) }
+    if value < 1e4 {
+        format!("{:.1} k", value / 1e3)
+    } else if value < 1e6 {
+        format!("{:.0} k", value / 1e3)
+    } else {
+        format!("{:.2} M", value / 1e6)
+    }
 }
 
 /// A whole number with commas.
@@ -86,6 +92,7 @@ mod tests {
         assert_eq!(Unit::Nanoseconds.text(512.4), "512 ns");
         assert_eq!(Unit::Nanoseconds.text(51_240.0), "51.2 µs");
         assert_eq!(Unit::PacketsPerSecond.text(1_234_567.0), "1.23 M packets/s");
+        assert_eq!(Unit::ConnectionsPerSecond.text(4_321.0), "4.3 k/s");
         assert_eq!(Unit::BitsPerSecond.text(12.34e9), "12.3 Gbit/s");
     }
 

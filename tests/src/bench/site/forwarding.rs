@@ -107,6 +107,8 @@ pub(super) fn masquerade(host: &Node, layout: &Layout) -> Result<()> {
         // Real NICs have checked what arrives; a veth has not.
         host.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     }
+    // As vnet's, so that no flow ends while others are opened.
+    host.sysctl("net.netfilter.nf_conntrack_udp_timeout", "300")?;
     if layout.forwarding == Forwarding::Flowtable {
         host.nft(&flowtable(BRIDGE, UPLINK))?;
     }
