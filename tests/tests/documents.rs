@@ -1,4 +1,5 @@
-//! What `docs/nat.md` says can be found: its tests exist, and no requirement is left out.
+//! What documents name can be found: the files that they link to; and of `docs/nat.md` the tests, with no requirement
+//! left out.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 use std::fs;
@@ -143,4 +144,51 @@ fn every_row_on_what_works_behind_the_nat_says_how_or_why_not() {
             ["works", "not supported", "stays"].iter().any(|word| verdict.starts_with(word));
         assert!(known, "{row:?}");
     }
+}
+
+/// The documents of the repository.
+fn documents() -> Vec<PathBuf> {
+    let directories = [root(), root().join("docs")];
+    let entries = directories.iter().flat_map(|directory| fs::read_dir(directory).unwrap());
+    let files = entries.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+/// The targets of links and pictures, but for what is code.
+fn links(text: &str) -> Vec<&str> {
+    let mut is_code = false;
+    let lines = text.lines().filter(|line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    });
+    // What is between backquotes has odd numbers.
+    let plain = lines.flat_map(|line| line.split('`').step_by(2));
+    plain
+        .flat_map(|text| text.split("](").skip(1))
+        .filter_map(|rest| Some(rest.split_once(')')?.0))
+        .collect()
+}
+
+#[test]
+fn every_file_that_a_document_links_to_exists() {
+    let documents = documents();
+    assert!(documents.len() > 8, "{documents:?}");
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in links(&text) {
+            let file = link.split('#').next().unwrap_or_default();
+            if file.is_empty() || file.contains("://") {
+                continue;
+            }
+            let is_there = document.parent().unwrap().join(file).exists();
+            assert!(is_there, "{} links to {link}, which is not there", document.display());
+        }
+    }
+}
+
+#[test]
+fn links_are_found_but_not_in_code() {
+    let text = "[a](b.md#c), ![d](e/f.svg)\n```text\n[g](h)\n```\n`[i](j)` and [`k`](l)\n";
+    assert_eq!(links(text), ["b.md#c", "e/f.svg", "l"]);
 }

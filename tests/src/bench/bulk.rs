@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 
 use super::{
     progress,
-    rate::compared,
     report::{Figure, Unit},
     site::{Base, Forwarding, Layout, Way, cpus_suffice, number},
+    turns::Turns,
 };
 use crate::lab::{Error, services::IperfServer};
 
@@ -43,28 +43,24 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
     let mut figures = Vec::new();
     for way in Way::BOTH {
         for streams in STREAMS {
-            let mut transfers = vec![Vec::new(); sites.len()];
+            let mut transfers = Turns::new(&forwardings);
             for round in 0..rounds {
                 progress(&format!("bulk, {}, {streams} streams: round {}", way.name(), round + 1));
-                for ((_, base, server), transfers) in sites.iter().zip(&mut transfers) {
-                    transfers.push(transfer(base, server, way, streams)?);
+                for (of, base, server) in &sites {
+                    transfers.push(*of, transfer(base, server, way, streams)?);
                 }
             }
-            let values = |of: Forwarding, value: fn(&Transfer) -> f64| -> Vec<f64> {
-                let place = sites.iter().position(|(forwarding, ..)| *forwarding == of);
-                place.map_or_else(Vec::new, |place| transfers[place].iter().map(value).collect())
-            };
             let plural = if streams == "1" { "" } else { "s" };
             let what = format!("{streams} TCP stream{plural}, {}", way.name());
-            figures.extend(compared(
-                &format!("throughput, {what}"),
+            let topic = format!("throughput, {what}");
+            figures.extend(transfers.compared(
+                &topic,
                 Unit::BitsPerSecond,
-                &forwardings,
-                |of| values(of, |transfer| transfer.bits_per_second),
+                |transfer: &Transfer| transfer.bits_per_second,
             ));
             let topic = format!("CPU time of the machine, {what}");
-            figures.extend(compared(&topic, Unit::NanosecondsPerKibibyte, &forwardings, |of| {
-                values(of, |transfer| transfer.nanoseconds_per_kibibyte)
+            figures.extend(transfers.compared(&topic, Unit::NanosecondsPerKibibyte, |transfer| {
+                transfer.nanoseconds_per_kibibyte
             }));
         }
     }

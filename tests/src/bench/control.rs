@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use super::{
     progress,
     report::{Figure, Unit, median},
+    site::Forwarding,
 };
 use crate::lab::{Crowd, Lab, Node, Running};
 
@@ -100,15 +101,8 @@ impl<'v> Round<'v> {
         Crowd { networks: networks + 1, ports: PORTS }.settle(&host)?;
         let files = directory.display().to_string();
         let start = Instant::now();
-        let daemon = host.spawn(&[
-            vnet,
-            "run",
-            &files,
-            "--instance",
-            &instance,
-            "--no-services",
-            "--no-watch",
-        ])?;
+        let run = [vnet, "run", &files, "--instance", &instance, "--no-services", "--no-watch"];
+        let daemon = host.spawn(&[&run[..], Forwarding::DEFAULT].concat())?;
         let round = Self { vnet, host, instance, directory, daemon, _lab: lab };
         round.daemon.wait_for_line("ready", DEADLINE)?;
         times[0].push(start.elapsed().as_secs_f64());

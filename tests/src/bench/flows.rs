@@ -6,9 +6,10 @@ use anyhow::Result;
 
 use super::{
     progress,
-    rate::{Samples, compared},
+    rate::Samples,
     report::{Figure, Unit},
     site::{Base, Beyond, Flows, Forwarding, Layout, Load, Way, cpus_suffice},
+    turns::Turns,
 };
 
 /// New flows of UDP in a round: each of another port of one of two guests, so that each needs an external port.
@@ -27,63 +28,47 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
     Ok((figures, Vec::new()))
 }
 
+/// What was taken of first packets, of each a time of the forwarding thread in nanoseconds.
+struct Opening {
+    net: f64,
+    gross: f64,
+}
+
 fn udp(rounds: usize) -> Result<Vec<Figure>> {
-    let mut net = vec![Vec::new(); OF_UDP.len()];
-    let mut per_second = net.clone();
+    let mut taken = Turns::new(&OF_UDP);
     for round in 0..rounds {
         progress(&format!("flows, UDP: round {}", round + 1));
         // Each time from empty tables.
         let mut samples = Samples::new(&OF_UDP, Layout::of)?;
         samples.take(Way::Out, |site| site.measure_opening(NEW, Load::paced(NEW.count, PACE)))?;
-        for (place, of) in OF_UDP.into_iter().enumerate() {
-            net[place].extend(samples.net(of, Way::Out));
-            per_second[place].extend(samples.gross(of).into_iter().map(|gross| 1e9 / gross));
+        for of in OF_UDP {
+            for (net, gross) in samples.net(of, Way::Out).into_iter().zip(samples.gross(of)) {
+                taken.push(of, Opening { net, gross });
+            }
         }
         samples.finish()?;
     }
-    let values = |of: &[Vec<f64>], forwarding| -> Vec<f64> {
-        let place = OF_UDP.iter().position(|other| *other == forwarding);
-        place.map_or_else(Vec::new, |place| of[place].clone())
-    };
-    let all = &OF_UDP[1..];
-    let mut figures = compared(
-        "CPU time of a new flow, net, first packets of UDP",
-        Unit::Nanoseconds,
-        all,
-        |of| values(&net, of),
-    );
-    figures.extend(compared(
-        "new flows that one CPU has time for, first packets of UDP",
-        Unit::ConnectionsPerSecond,
-        all,
-        |of| values(&per_second, of),
-    ));
+    let topic = "CPU time of a new flow, net, first packets of UDP";
+    let mut figures = taken.compared(topic, Unit::Nanoseconds, |opening| opening.net);
+    let topic = "new flows that one CPU has time for, first packets of UDP";
+    let per_second = |opening: &Opening| 1e9 / opening.gross;
+    figures.extend(taken.compared(topic, Unit::ConnectionsPerSecond, per_second));
     Ok(figures)
 }
 
 fn of_tcp(rounds: usize) -> Result<Vec<Figure>> {
-    let mut taken = vec![Vec::new(); OF_TCP.len()];
+    let mut taken = Turns::new(&OF_TCP);
     for round in 0..rounds {
         progress(&format!("flows, TCP: round {}", round + 1));
-        for (of, taken) in OF_TCP.into_iter().zip(&mut taken) {
+        for of in OF_TCP {
             let base = Base::with_threads(&Layout::of(of))?;
-            taken.push(tcp::connect(&base)?);
+            taken.push(of, tcp::connect(&base)?);
             base.finish()?;
         }
     }
-    let values = |forwarding, value: fn(&tcp::Connections) -> f64| -> Vec<f64> {
-        let place = OF_TCP.iter().position(|other| *other == forwarding);
-        place.map_or_else(Vec::new, |place| taken[place].iter().map(value).collect())
-    };
-    let mut figures =
-        compared("TCP connections with one request", Unit::ConnectionsPerSecond, &OF_TCP, |of| {
-            values(of, |taken| taken.per_second)
-        });
-    figures.extend(compared(
-        "CPU time of forwarding a TCP connection, gross",
-        Unit::Nanoseconds,
-        &OF_TCP,
-        |of| values(of, |taken| taken.nanoseconds),
-    ));
+    let topic = "TCP connections with one request";
+    let mut figures = taken.compared(topic, Unit::ConnectionsPerSecond, |taken| taken.per_second);
+    let topic = "CPU time of forwarding a TCP connection, gross";
+    figures.extend(taken.compared(topic, Unit::Nanoseconds, |taken| taken.nanoseconds));
     Ok(figures)
 }

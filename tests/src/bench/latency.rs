@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     progress,
-    rate::compared,
     report::{Figure, Unit, quantile},
     site::{
         Base, Flows, Forwarding, GENERATES, Layout, Load, Noise, Site, Way, bind, cpus_suffice,
         run_first,
     },
+    turns::Turns,
 };
 
 const SERVER: SocketAddr =
@@ -45,34 +45,30 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
         let layout = Layout::of(forwarding);
         let mut base = Base::with_threads(&layout)?;
         let noise = Noise::beside(&mut base)?;
-        sites.push((base, noise));
+        sites.push((forwarding, base, noise));
     }
     let mut figures = Vec::new();
     for (is_busy, when) in
         [(false, "without other traffic"), (true, "beside half of the rate of nft")]
     {
-        let mut trips = vec![Vec::new(); sites.len()];
+        let mut trips = Turns::new(&WANTED);
         for round in 0..rounds {
             progress(&format!("latency, {when}: round {}", round + 1));
-            for ((base, noise), trips) in sites.iter_mut().zip(&mut trips) {
+            for (of, base, noise) in &mut sites {
                 let times = if is_busy {
                     noise.beside_traffic(rate, || round_trips(base))?
                 } else {
                     round_trips(base)?
                 };
-                trips.push([0.5, MOST].map(|share| quantile(&times, share)));
+                trips.push(*of, [0.5, MOST].map(|share| quantile(&times, share)));
             }
         }
         for (place, what) in ["median", "99.9 %"].into_iter().enumerate() {
             let topic = format!("round trip, {what}, {when}");
-            figures.extend(compared(&topic, Unit::Nanoseconds, &WANTED, |of| {
-                let site = WANTED.iter().position(|other| *other == of);
-                let of_site = site.map_or(&[][..], |site| &trips[site]);
-                of_site.iter().map(|trip| trip[place]).collect()
-            }));
+            figures.extend(trips.compared(&topic, Unit::Nanoseconds, |trip| trip[place]));
         }
     }
-    sites.into_iter().try_for_each(|(base, _)| base.finish())?;
+    sites.into_iter().try_for_each(|(_, base, _)| base.finish())?;
     Ok((figures, vec![format!("The other traffic: {rate:.0} packets of 64 bytes in a second.")]))
 }
 

@@ -13,6 +13,8 @@ mod rate;
 mod report;
 mod scale;
 mod site;
+mod turns;
+mod unit;
 
 pub use document::renew;
 pub use machine::Machine;
@@ -68,6 +70,19 @@ impl Benchmark {
         }
     }
 
+    /// How the topics begin that get a picture besides their table.
+    const fn drawn(self) -> &'static [&'static str] {
+        match self {
+            Self::Programs => &["nanoseconds"],
+            Self::Rate => &["CPU time of a packet, net"],
+            Self::Bulk => &["CPU time of the machine, 8"],
+            Self::Flows => &["CPU time of a new flow, net"],
+            Self::Scale => &["CPU time of a packet, net", "time of a new flow"],
+            Self::Control => &["start", "change of one"],
+            Self::Latency => &["round trip, median, beside", "round trip, 99.9 %, beside"],
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn all() -> &'static [Self] {
@@ -86,7 +101,8 @@ impl Benchmark {
             Self::Control => (control::measure(vnet, rounds, networks)?, Vec::new()),
             Self::Latency => latency::measure(rounds)?,
         };
-        Ok(Measured { benchmark: self, figures, notes })
+        let settings = site::Forwarding::settings(&figures);
+        Ok(Measured { benchmark: self, settings, figures, notes })
     }
 }
 

@@ -10,8 +10,9 @@ use vnet_common::family::Family;
 
 use super::{
     progress,
-    report::{Figure, Unit, median},
+    report::{Figure, Unit},
     site::{Flows, Forwarding, Layout, Load, Sample, Site, Way, cpus_suffice},
+    turns::{Turns, compared},
 };
 use crate::lab::PortKind;
 
@@ -72,7 +73,7 @@ pub(super) fn measure(rounds: usize) -> Result<(Vec<Figure>, Vec<String>)> {
 /// What is measured of several sites in turn.
 pub(super) struct Samples {
     sites: Vec<(Forwarding, Site)>,
-    of: Vec<Vec<Sample>>,
+    taken: Turns<Sample>,
 }
 
 impl Samples {
@@ -81,7 +82,7 @@ impl Samples {
             .iter()
             .map(|forwarding| Ok((*forwarding, Site::new(layout(*forwarding))?)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { of: vec![Vec::new(); sites.len()], sites })
+        Ok(Self { taken: Turns::new(forwardings), sites })
     }
 
     /// One of each that has it.
@@ -90,9 +91,9 @@ impl Samples {
         way: Way,
         mut measure: impl FnMut(&mut Site) -> Result<Sample>,
     ) -> Result<()> {
-        for ((of, site), samples) in self.sites.iter_mut().zip(&mut self.of) {
+        for (of, site) in &mut self.sites {
             if way == Way::In || *of != Forwarding::FloorOfXdp {
-                samples.push(measure(site)?);
+                self.taken.push(*of, measure(site)?);
             }
         }
         Ok(())
@@ -119,22 +120,17 @@ impl Samples {
         let Some(place) = self.sites.iter().position(|(other, _)| *other == of) else {
             return Ok(());
         };
-        self.of.remove(place);
         self.sites.remove(place).1.finish()
     }
 
     pub fn forget(&mut self) {
-        self.of.iter_mut().for_each(Vec::clear);
-    }
-
-    fn values(&self, of: Forwarding, value: impl Fn(&Sample) -> f64) -> Vec<f64> {
-        let place = self.sites.iter().position(|(forwarding, _)| *forwarding == of);
-        place.map_or_else(Vec::new, |place| self.of[place].iter().map(value).collect())
+        let forwardings: Vec<_> = self.forwardings().collect();
+        self.taken = Turns::new(&forwardings);
     }
 
     /// Nanoseconds of a packet.
     pub fn gross(&self, of: Forwarding) -> Vec<f64> {
-        self.values(of, |sample| sample.gross)
+        self.taken.values(of, |sample| sample.gross)
     }
 
     /// Of a forwarding, less what the same rig needs in the same round without it.
@@ -150,47 +146,18 @@ impl Samples {
 
     fn figures(&self, what: &str, way: Way) -> Vec<Figure> {
         let forwards: Vec<_> = self.forwardings().filter(|of| of.forwards()).collect();
-        let measured = self.forwardings().zip(&self.of).filter(|(_, samples)| !samples.is_empty());
-        let all: Vec<_> = measured.map(|(forwarding, _)| forwarding).collect();
-        let gross = |of| self.gross(of);
-        let rate = |of| self.values(of, |sample| sample.rate);
-        let net = |of| self.net(of, way);
-        let mut figures = Vec::new();
-        figures.extend(compared(
-            &format!("CPU time of a packet, net, {what}"),
-            Unit::Nanoseconds,
-            &forwards,
-            net,
-        ));
-        figures.extend(compared(
-            &format!("CPU time of a packet, gross, {what}"),
-            Unit::Nanoseconds,
-            &all,
-            gross,
-        ));
-        figures.extend(compared(
-            &format!("packet rate, {what}"),
-            Unit::PacketsPerSecond,
-            &forwards,
-            rate,
-        ));
+        let topic = |name: &str| format!("{name}, {what}");
+        let (net, gross) =
+            (topic("CPU time of a packet, net"), topic("CPU time of a packet, gross"));
+        let mut figures = compared(&net, Unit::Nanoseconds, &forwards, |of| self.net(of, way));
+        let all = self.taken.forwardings();
+        figures.extend(compared(&gross, Unit::Nanoseconds, &all, |of| self.gross(of)));
+        let rate = topic("packet rate");
+        figures.extend(self.taken.compared(&rate, Unit::PacketsPerSecond, |sample| sample.rate));
         figures
     }
 
     pub fn finish(self) -> Result<()> {
         self.sites.into_iter().try_for_each(|(_, site)| site.finish())
     }
-}
-
-/// Each beside `nft masquerade`.
-pub(super) fn compared(
-    topic: &str,
-    unit: Unit,
-    forwardings: &[Forwarding],
-    values: impl Fn(Forwarding) -> Vec<f64>,
-) -> Vec<Figure> {
-    let baseline = Forwarding::Masquerade;
-    let reference = (median(&values(baseline)), baseline.name());
-    let figure = |of: &Forwarding| Figure::new((topic, of.name()), unit, values(*of), reference);
-    forwardings.iter().map(figure).collect()
 }

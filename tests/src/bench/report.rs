@@ -4,27 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Benchmark, machine::Machine};
-
-/// What values are counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Unit {
-    /// Seconds.
-    Seconds,
-    /// Nanoseconds.
-    Nanoseconds,
-    /// Packets per second.
-    PacketsPerSecond,
-    /// Connections per second.
-    ConnectionsPerSecond,
-    /// Bits per second.
-    BitsPerSecond,
-    /// Nanoseconds of CPU time for a KiB.
-    NanosecondsPerKibibyte,
-    /// Bytes.
-    Bytes,
-}
+pub use super::unit::Unit;
+use super::{Benchmark, machine::Machine, unit::grouped};
 
 /// Something that was measured several times, beside its baseline.
 #[derive(Debug, Clone, Serialize)]
@@ -42,8 +23,11 @@ pub struct Figure {
     pub values: Vec<f64>,
     /// What it is compared with.
     pub baseline: String,
-    /// The median by that of the baseline; 1 for the baseline itself.
+    /// The median by that of the baseline, or the median of `ratios`; 1 for the baseline itself.
     pub ratio: f64,
+    /// Each value by that of the baseline which was taken in turns with it, if they were taken so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ratios: Vec<f64>,
 }
 
 /// A place on a scale.
@@ -66,7 +50,21 @@ impl Figure {
     ) -> Self {
         let (topic, subject, baseline) = (topic.into(), subject.into(), baseline.to_owned());
         let ratio = median(&values) / reference;
-        Self { topic, subject, at: None, unit, values, baseline, ratio }
+        Self { topic, subject, at: None, unit, values, baseline, ratio, ratios: Vec::new() }
+    }
+
+    /// Compared with the values of the baseline that were taken in turns with its own.
+    #[must_use]
+    pub fn paired(
+        name: (impl Into<String>, impl Into<String>),
+        unit: Unit,
+        pairs: &[(f64, f64)],
+        baseline: &str,
+    ) -> Self {
+        let values = pairs.iter().map(|(value, _)| *value).collect();
+        let ratios: Vec<f64> = pairs.iter().map(|(value, baseline)| value / baseline).collect();
+        let figure = Self::new(name, unit, values, (1.0, baseline));
+        Self { ratio: median(&ratios), ratios, ..figure }
     }
 
     /// At a place on a scale.
@@ -85,8 +83,25 @@ impl Figure {
     /// The smallest value and the largest one.
     #[must_use]
     pub fn spread(&self) -> (f64, f64) {
-        let fold = |with: fn(f64, f64) -> f64| self.values.iter().copied().reduce(with);
-        (fold(f64::min).unwrap_or_default(), fold(f64::max).unwrap_or_default())
+        spread(&self.values)
+    }
+
+    /// The ratio, and the smallest and the largest one if there are several.
+    #[must_use]
+    pub fn ratio_text(&self) -> String {
+        let (smallest, largest) = spread(&self.ratios);
+        if self.ratios.is_empty() {
+            format!("{:.2}", self.ratio)
+        } else {
+            format!("{:.2} ({smallest:.2} to {largest:.2})", self.ratio)
+        }
+    }
+
+    /// The smallest value and the largest one, with their unit.
+    #[must_use]
+    pub fn spread_text(&self) -> String {
+        let (smallest, largest) = self.spread();
+        format!("{} to {}", self.unit.text(smallest), self.unit.text(largest))
     }
 
     /// The value that it is compared with.
@@ -111,25 +126,66 @@ pub struct Measured {
     /// Which.
     #[serde(serialize_with = "by_id")]
     pub benchmark: Benchmark,
+    /// What vnet was told: a subject of figures, or of all, and its arguments.
+    pub settings: Vec<(&'static str, String)>,
     /// In the order in which they are told.
     pub figures: Vec<Figure>,
     /// What a reader has to know.
     pub notes: Vec<String>,
 }
 
+/// The figures under one head.
+#[derive(Debug)]
+pub struct Topic<'a> {
+    /// The head.
+    pub name: &'a str,
+    /// In their order.
+    pub figures: Vec<&'a Figure>,
+}
+
 impl Measured {
-    /// The figures of each topic, in their order.
+    /// The topics of the figures, in their order.
     #[must_use]
-    pub fn topics(&self) -> Vec<(&str, Vec<&Figure>)> {
-        let mut topics: Vec<(&str, Vec<&Figure>)> = Vec::new();
+    pub fn topics(&self) -> Vec<Topic<'_>> {
+        let mut topics: Vec<Topic<'_>> = Vec::new();
         for figure in &self.figures {
-            match topics.iter_mut().find(|(topic, _)| *topic == figure.topic) {
-                Some((_, figures)) => figures.push(figure),
-                None => topics.push((&figure.topic, vec![figure])),
+            match topics.iter_mut().find(|topic| topic.name == figure.topic) {
+                Some(topic) => topic.figures.push(figure),
+                None => topics.push(Topic { name: &figure.topic, figures: vec![figure] }),
             }
         }
         topics
     }
+}
+
+impl<'a> Topic<'a> {
+    /// Whether the figures have places on a scale.
+    #[must_use]
+    pub fn is_scale(&self) -> bool {
+        self.figures.iter().all(|figure| figure.at.is_some())
+    }
+
+    /// Those whom the figures are of, each once, in their order.
+    #[must_use]
+    pub fn subjects(&self) -> Vec<&'a str> {
+        each_once(self.figures.iter().map(|figure| &*figure.subject))
+    }
+
+    /// The places on the scale, each once, in their order.
+    #[must_use]
+    pub fn places(&self) -> Vec<&'a At> {
+        each_once(self.figures.iter().filter_map(|figure| figure.at.as_ref()))
+    }
+}
+
+fn each_once<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut seen = Vec::new();
+    for one in all {
+        if !seen.contains(&one) {
+            seen.push(one);
+        }
+    }
+    seen
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -151,6 +207,15 @@ impl Report {
     #[must_use]
     pub fn of(machine: Machine, rounds: usize, benchmarks: Vec<Measured>) -> Self {
         Self { machine, rounds, benchmarks }
+    }
+
+    /// The machine, and how often figures were taken.
+    pub(super) fn circumstances(&self) -> String {
+        let rounds = match self.rounds {
+            1 => "1 round".to_owned(),
+            count => format!("medians of {count} rounds"),
+        };
+        format!("{}; {rounds}", self.machine)
     }
 }
 
@@ -178,90 +243,41 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     low + (high - low) * rest
 }
 
+fn spread(values: &[f64]) -> (f64, f64) {
+    let fold = |with: fn(f64, f64) -> f64| values.iter().copied().reduce(with);
+    (fold(f64::min).unwrap_or_default(), fold(f64::max).unwrap_or_default())
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "{}; {}", self.machine, rounds(self.rounds))?;
+        writeln!(formatter, "{}", self.circumstances())?;
         for measured in &self.benchmarks {
-            for (topic, figures) in measured.topics() {
-                writeln!(formatter, "\n{}: {topic}", measured.benchmark.id())?;
+            let id = measured.benchmark.id();
+            writeln!(formatter)?;
+            for (subject, arguments) in &measured.settings {
+                writeln!(formatter, "{id}: {subject}: {arguments}")?;
+            }
+            for Topic { name, figures } in measured.topics() {
+                writeln!(formatter, "\n{id}: {name}")?;
                 let width = figures.iter().map(|figure| figure.name().len()).max().unwrap_or(0);
                 for figure in figures {
-                    let (smallest, largest) = figure.spread();
                     writeln!(
                         formatter,
-                        "  {:width$}  {:>11}  {:>23}  {:>7.2}  {}",
+                        "  {:width$}  {:>11}  {:>23}  {:>20}  {}",
                         figure.name(),
                         figure.unit.text(figure.median()),
-                        format!("{} to {}", figure.unit.text(smallest), figure.unit.text(largest)),
-                        figure.ratio,
+                        figure.spread_text(),
+                        figure.ratio_text(),
                         figure.baseline,
                     )?;
                 }
             }
             for note in &measured.notes {
-                writeln!(formatter, "\n{}: {note}", measured.benchmark.id())?;
+                writeln!(formatter, "\n{id}: {note}")?;
             }
         }
         Ok(())
     }
-}
-
-/// How often figures were taken.
-pub(super) fn rounds(count: usize) -> String {
-    if count == 1 { "1 round".to_owned() } else { format!("medians of {count} rounds") }
-}
-
-impl Unit {
-    /// A value with its unit.
-    #[must_use]
-    pub fn text(self, value: f64) -> String {
-        match self {
-            Self::Seconds => time(value * 1e9),
-            Self::Nanoseconds => time(value),
-            Self::PacketsPerSecond => format!("{} packets/s", scaled(value)),
-            Self::ConnectionsPerSecond => format!("{}/s", scaled(value)),
-            Self::BitsPerSecond => format!("{:.1} Gbit/s", value / 1e9),
-            Self::NanosecondsPerKibibyte => format!("{value:.0} ns/KiB"),
-            Self::Bytes if value >= 1e7 => format!("{:.0} MB", value / 1e6),
-            Self::Bytes => format!("{value:.0} B"),
-        }
-    }
-
-    /// Whether a larger value is the better one.
-    #[must_use]
-    pub const fn larger_is_better(self) -> bool {
-        matches!(self, Self::PacketsPerSecond | Self::ConnectionsPerSecond | Self::BitsPerSecond)
-    }
-}
-
-fn time(nanoseconds: f64) -> String {
-    let amount = nanoseconds.abs();
-    if amount < 1e4 {
-        format!("{nanoseconds:.0} ns")
-    } else if amount < 1e6 {
-        format!("{:.1} µs", nanoseconds / 1e3)
-    } else if amount < 1e9 {
-        format!("{:.1} ms", nanoseconds / 1e6)
-    } else {
-        format!("{:.2} s", nanoseconds / 1e9)
-    }
-}
-
-fn scaled(value: f64) -> String {
-    if value < 1e6 { format!("{:.0} k", value / 1e3) } else { format!("{:.2} M", value / 1e6) }
-}
-
-/// A whole number with commas.
-pub(super) fn grouped(count: f64) -> String {
-    let digits = format!("{count:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -285,27 +301,20 @@ mod tests {
     }
 
     #[test]
-    fn values_have_their_unit() {
-        assert_eq!(Unit::Seconds.text(0.0362), "36.2 ms");
-        assert_eq!(Unit::Seconds.text(44.0), "44.00 s");
-        assert_eq!(Unit::Nanoseconds.text(512.4), "512 ns");
-        assert_eq!(Unit::Nanoseconds.text(51_240.0), "51.2 µs");
-        assert_eq!(Unit::PacketsPerSecond.text(1_234_567.0), "1.23 M packets/s");
-        assert_eq!(Unit::BitsPerSecond.text(12.34e9), "12.3 Gbit/s");
-    }
-
-    #[test]
-    fn numbers_have_commas() {
-        let texts = [1.0, 100.0, 1024.0, 1_048_576.0].map(grouped);
-        assert_eq!(texts, ["1", "100", "1,024", "1,048,576"]);
-    }
-
-    #[test]
     fn a_figure_knows_its_spread_and_its_reference() {
         let figure =
             Figure::new(("a", "b"), Unit::Nanoseconds, vec![3.0, 9.0, 6.0], (12.0, "of c"));
         assert!((figure.ratio - 0.5).abs() < 1e-9);
         assert!((figure.reference() - 12.0).abs() < 1e-9);
         assert_eq!(figure.spread(), (3.0, 9.0));
+    }
+
+    #[test]
+    fn ratios_of_pairs_are_taken_one_by_one() {
+        let pairs = [(20.0, 10.0), (90.0, 30.0), (40.0, 10.0)];
+        let figure = Figure::paired(("a", "b"), Unit::Nanoseconds, &pairs, "of c");
+        assert_eq!(figure.ratios, [2.0, 3.0, 4.0]);
+        assert_eq!(figure.ratio_text(), "3.00 (2.00 to 4.00)");
+        assert_eq!(figure.spread_text(), "20 ns to 90 ns");
     }
 }

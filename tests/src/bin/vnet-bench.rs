@@ -56,7 +56,9 @@ fn main() -> Result<()> {
         let document = directory.with_extension("md");
         if document.is_file() {
             let text = fs::read_to_string(&document)?;
-            let renewed = renew(&text, &report).with_context(|| document.display().to_string())?;
+            let beside = directory.file_name().unwrap_or_default().to_string_lossy();
+            let renewed =
+                renew(&text, &report, &beside).with_context(|| document.display().to_string())?;
             write(&document, &renewed)?;
         }
     }

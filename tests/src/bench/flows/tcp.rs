@@ -28,6 +28,8 @@ const TIME: Duration = Duration::from_millis(700);
 const BYTES: usize = 64;
 /// How long the server waits before it looks whether it is over.
 const PATIENCE_MS: i64 = 20;
+/// How long an end waits for the other one, which may have to wait for the CPU.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// What was done.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +92,8 @@ fn on_threads(node: &Node, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
 }
 
 fn request() -> Result<()> {
-    let mut connection = TcpStream::connect_timeout(&SERVER, Duration::from_secs(5))?;
+    let mut connection = TcpStream::connect_timeout(&SERVER, DEADLINE)?;
+    connection.set_read_timeout(Some(DEADLINE))?;
     connection.write_all(&[0; BYTES])?;
     let mut answer = [0; BYTES];
     connection.read_exact(&mut answer)?;
@@ -103,6 +106,8 @@ fn serve(listener: &TcpListener, ends: &AtomicBool) -> Result<()> {
     while !ends.load(Ordering::Relaxed) {
         // Nobody has come in time.
         let Ok((mut connection, _)) = listener.accept() else { continue };
+        // It has the listener's patience otherwise.
+        connection.set_read_timeout(Some(DEADLINE))?;
         let mut request = [0; BYTES];
         connection.read_exact(&mut request)?;
         connection.write_all(&request)?;

@@ -1,21 +1,25 @@
 //! Bars, each with its value, its ratio and its spread, and the baseline marked.
 
 use super::{
-    super::report::Figure,
-    svg::{Anchor, Canvas, WIDTH, width},
+    super::report::{Figure, Topic},
+    svg::{Anchor, Canvas, MARGIN, TO_BASELINE, TOP, WIDTH, width},
 };
 
-const MARGIN: f64 = 18.0;
-const TOP: f64 = 66.0;
 const BOTTOM: f64 = 34.0;
 const ROW: f64 = 28.0;
 const THICKNESS: f64 = 18.0;
 /// For the value and the ratio behind a bar.
 const VALUES: f64 = 190.0;
 
-pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
+pub(super) fn draw(topic: &Topic<'_>, caption: &str) -> String {
+    let figures = &topic.figures;
     let height = figures.iter().map(|_| ROW).sum::<f64>();
-    let mut canvas = Canvas::new(topic, TOP + height + BOTTOM);
+    let better =
+        if figures.iter().any(|figure| figure.unit.larger_is_better()) { "more" } else { "less" };
+    let legend = format!(
+        "{better} is better; dashed: what it is compared with; thin line: smallest to largest"
+    );
+    let mut canvas = Canvas::new(topic.name, &legend, caption, TOP + height + BOTTOM);
     let labels = figures.iter().map(|figure| width(&figure.name())).fold(0.0, f64::max);
     let left = MARGIN + labels + 10.0;
     let longest = figures
@@ -24,16 +28,9 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
         .fold(0.0, f64::max);
     let scale = (WIDTH - MARGIN - VALUES - left) / longest.max(f64::MIN_POSITIVE);
 
-    let better =
-        if figures.iter().any(|figure| figure.unit.larger_is_better()) { "more" } else { "less" };
-    canvas.text((MARGIN, 28.0), Anchor::Start, "title", topic);
-    let legend = format!(
-        "{better} is better; dashed: what it is compared with; thin line: smallest to largest"
-    );
-    canvas.text((MARGIN, 48.0), Anchor::Start, "dim", &legend);
     let mut top = TOP;
     for figure in figures {
-        let (middle, baseline) = (top + THICKNESS / 2.0, top + THICKNESS / 2.0 + 4.5);
+        let (middle, baseline) = (top + THICKNESS / 2.0, top + THICKNESS / 2.0 + TO_BASELINE);
         let length = (figure.median() * scale).max(0.0);
         canvas.text((left - 10.0, baseline), Anchor::End, "", &figure.name());
         canvas.bar((left, top), (length, THICKNESS), class(figure));
@@ -51,7 +48,6 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
         canvas.text((end + 8.0, baseline), Anchor::Start, "", &text);
         top += ROW;
     }
-    canvas.text((MARGIN, TOP + height + 16.0), Anchor::Start, "dim", caption);
     canvas.finish()
 }
 

@@ -1,56 +1,51 @@
 //! Lines over a scale, which is logarithmic unless it is one of percents, with their names at their ends.
 
 use super::{
-    super::report::{At, Figure, grouped},
-    svg::{Anchor, Canvas, WIDTH, width},
+    super::{
+        report::{At, Figure, Topic},
+        unit::grouped,
+    },
+    svg::{Anchor, Canvas, MARGIN, TO_BASELINE, TOP, WIDTH, width},
 };
 
-const MARGIN: f64 = 18.0;
-const TOP: f64 = 74.0;
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 92.0;
 /// Between the names of two lines.
 const APART: f64 = 16.0;
 const COLOURS: usize = 5;
 
-pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
+const LEGEND: &str = "flat is better; upright: smallest to largest; × beside the left end";
+
+pub(super) fn draw(topic: &Topic<'_>, caption: &str) -> String {
+    let (figures, subjects) = (&topic.figures, topic.subjects());
     let bottom = TOP + HEIGHT;
-    let mut canvas = Canvas::new(topic, bottom + 74.0);
+    let mut canvas = Canvas::new(topic.name, LEGEND, caption, bottom + 78.0);
     let unit = figures.first().map(|figure| figure.unit);
-    let subjects = subjects(figures);
     let ends: Vec<String> = subjects.iter().map(|subject| end_label(figures, subject)).collect();
     let right = WIDTH - MARGIN - ends.iter().map(|text| width(text)).fold(0.0, f64::max) - 14.0;
-    let axis = Axis::of(figures, (LEFT, right));
+    let axis = Axis::of(topic, (LEFT, right));
     let highest = figures.iter().map(|figure| figure.spread().1).fold(0.0, f64::max);
     let step = round_step(highest / 4.0);
     let top_value = (highest / step).ceil().max(1.0) * step;
     let y = |value: f64| bottom - value.max(0.0) / top_value * HEIGHT;
 
-    canvas.text((MARGIN, 28.0), Anchor::Start, "title", topic);
-    canvas.text(
-        (MARGIN, 48.0),
-        Anchor::Start,
-        "dim",
-        "flat is better; upright: smallest to largest; × beside the left end",
-    );
     let mut value = 0.0;
     while value <= top_value * 1.001 {
         canvas.line((LEFT, y(value)), (right, y(value)), "grid");
         let text = unit.map_or_else(String::new, |unit| unit.text(value));
-        canvas.text((LEFT - 8.0, y(value) + 4.5), Anchor::End, "dim", &text);
+        canvas.text((LEFT - 8.0, y(value) + TO_BASELINE), Anchor::End, "dim", &text);
         value += step;
     }
     for count in &axis.places {
         canvas.text((axis.x(*count), bottom + 20.0), Anchor::Middle, "dim", &grouped(*count));
     }
     canvas.text((f64::midpoint(LEFT, right), bottom + 38.0), Anchor::Middle, "dim", axis.of);
-    canvas.text((MARGIN, bottom + 62.0), Anchor::Start, "dim", caption);
 
     let mut names = Vec::new();
     for (number, subject) in subjects.iter().enumerate() {
         let (line, dot) = (format!("line{}", number % COLOURS), format!("dot{}", number % COLOURS));
         let mut points = Vec::new();
-        for figure in figures.iter().filter(|figure| figure.subject == **subject) {
+        for figure in figures.iter().filter(|figure| figure.subject == *subject) {
             let Some(At { count, .. }) = figure.at else { continue };
             let (smallest, largest) = figure.spread();
             canvas.line((axis.x(count), y(smallest)), (axis.x(count), y(largest)), "spread");
@@ -68,21 +63,11 @@ pub(super) fn draw(topic: &str, figures: &[&Figure], caption: &str) -> String {
     names.sort_by(|(a, ..), (b, ..)| a.1.total_cmp(&b.1));
     let mut free = f64::MIN;
     for ((x, height), text, class) in names {
-        let height = (height + 4.5).max(free);
+        let height = (height + TO_BASELINE).max(free);
         canvas.text((x + 10.0, height), Anchor::Start, &class, &text);
         free = height + APART;
     }
     canvas.finish()
-}
-
-fn subjects<'a>(figures: &[&'a Figure]) -> Vec<&'a str> {
-    let mut subjects: Vec<&str> = Vec::new();
-    for figure in figures {
-        if !subjects.contains(&&*figure.subject) {
-            subjects.push(&figure.subject);
-        }
-    }
-    subjects
 }
 
 fn end_label(figures: &[&Figure], subject: &str) -> String {
@@ -99,12 +84,11 @@ struct Axis {
 }
 
 impl Axis {
-    fn of(figures: &[&Figure], room: (f64, f64)) -> Self {
-        let mut places: Vec<f64> =
-            figures.iter().filter_map(|figure| Some(figure.at.as_ref()?.count)).collect();
+    fn of(topic: &Topic<'_>, room: (f64, f64)) -> Self {
+        let places = topic.places();
+        let of = places.first().map_or("", |at| at.of);
+        let mut places: Vec<f64> = places.iter().map(|at| at.count).collect();
         places.sort_by(f64::total_cmp);
-        places.dedup();
-        let of = figures.first().and_then(|figure| figure.at.as_ref()).map_or("", |at| at.of);
         Self { of, places, is_logarithmic: !of.starts_with('%'), room }
     }
 

@@ -4,22 +4,27 @@ mod bars;
 mod lines;
 mod svg;
 
-use super::report::{Report, rounds};
+use super::{Benchmark, report::Report};
 
-/// A picture for each topic of a report: the name of its file, and its text.
+/// The pictures of a report: the name of each file, and its text.
 #[must_use]
 pub fn draw(report: &Report) -> Vec<(String, String)> {
-    let caption = format!("{}; {}", report.machine, rounds(report.rounds));
+    let caption = report.circumstances();
     let mut pictures = Vec::new();
     for measured in &report.benchmarks {
-        for (topic, figures) in measured.topics() {
-            let is_scale = figures.iter().all(|figure| figure.at.is_some());
-            let draw = if is_scale { lines::draw } else { bars::draw };
-            let name = format!("{}-{}.svg", measured.benchmark.id(), slug(topic));
-            pictures.push((name, draw(topic, &figures, &caption)));
+        for topic in measured.topics() {
+            let Some(name) = file(measured.benchmark, topic.name) else { continue };
+            let draw = if topic.is_scale() { lines::draw } else { bars::draw };
+            pictures.push((name, draw(&topic, &caption)));
         }
     }
     pictures
+}
+
+/// The file of a topic's picture, if it is one that gets a picture besides its table.
+pub(super) fn file(benchmark: Benchmark, topic: &str) -> Option<String> {
+    let drawn = benchmark.drawn().iter().any(|begin| topic.starts_with(begin));
+    drawn.then(|| format!("{}-{}.svg", benchmark.id(), slug(topic)))
 }
 
 /// Words with hyphens between them.
@@ -35,15 +40,15 @@ mod tests {
     use crate::bench::{Benchmark, Figure, Machine, Measured, Unit};
 
     fn report(figures: Vec<Figure>) -> Report {
-        let notes = Vec::new();
-        let measured = Measured { benchmark: Benchmark::Rate, figures, notes };
+        let (settings, notes) = (Vec::new(), Vec::new());
+        let measured = Measured { benchmark: Benchmark::Programs, settings, figures, notes };
         Report::of(Machine::for_tests(), 3, vec![measured])
     }
 
     fn bars() -> Vec<Figure> {
         let figure = |subject: &str, values: [f64; 3]| {
             Figure::new(
-                ("time of <one> & all", subject),
+                ("nanoseconds of <one> & all", subject),
                 Unit::Nanoseconds,
                 values.to_vec(),
                 (800.0, "of nft masquerade"),
@@ -58,7 +63,7 @@ mod tests {
             for count in [1.0, 1024.0, 1_048_576.0] {
                 let value = 100.0 + slope * f64::log2(count);
                 let figure = Figure::new(
-                    ("by flows", subject),
+                    ("nanoseconds by flows", subject),
                     Unit::Nanoseconds,
                     vec![value],
                     (100.0, "of 1 flow"),
@@ -73,7 +78,17 @@ mod tests {
     fn files_are_named_by_benchmark_and_topic() {
         let names: Vec<String> =
             draw(&report([bars(), lines()].concat())).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["rate-time-of-one-all.svg", "rate-by-flows.svg"]);
+        assert_eq!(
+            names,
+            ["programs-nanoseconds-of-one-all.svg", "programs-nanoseconds-by-flows.svg"]
+        );
+    }
+
+    #[test]
+    fn topics_of_less_interest_have_no_picture() {
+        assert_eq!(file(Benchmark::Rate, "packet rate, x"), None);
+        let net = file(Benchmark::Rate, "CPU time of a packet, net, x");
+        assert_eq!(net.as_deref(), Some("rate-cpu-time-of-a-packet-net-x.svg"));
     }
 
     #[test]
@@ -96,7 +111,8 @@ mod tests {
             .collect();
         assert_eq!(widths.len(), 2);
         assert!((widths[1] / widths[0] - 0.25).abs() < 0.001, "{widths:?}");
-        for words in ["200 ns", "0.25 ×", "less is better", "time of &lt;one&gt; &amp; all"] {
+        for words in ["200 ns", "0.25 ×", "less is better", "nanoseconds of &lt;one&gt; &amp; all"]
+        {
             assert!(text.contains(words), "{words}: {text}");
         }
     }

@@ -4,6 +4,12 @@ use std::fmt::Write as _;
 
 /// Width of every picture, in pixels.
 pub(super) const WIDTH: f64 = 820.0;
+/// On the left and on the right of everything.
+pub(super) const MARGIN: f64 = 18.0;
+/// Where the drawing begins, below the title and the legend.
+pub(super) const TOP: f64 = 70.0;
+/// From a text's middle to its baseline.
+pub(super) const TO_BASELINE: f64 = 4.5;
 /// Colours that people with any colour vision tell apart (Okabe and Ito), on white and on dark pages.
 const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}
@@ -36,8 +42,13 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    pub fn new(title: &str, height: f64) -> Self {
-        Self { title: escaped(title), height, elements: String::new() }
+    /// With a title, a legend below it, and a caption at the bottom.
+    pub fn new(title: &str, legend: &str, caption: &str, height: f64) -> Self {
+        let mut canvas = Self { title: escaped(title), height, elements: String::new() };
+        canvas.text((MARGIN, 28.0), Anchor::Start, "title", title);
+        canvas.text((MARGIN, 48.0), Anchor::Start, "dim", legend);
+        canvas.text((MARGIN, height - 16.0), Anchor::Start, "dim", caption);
+        canvas
     }
 
     pub fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, class: &str, text: &str) {

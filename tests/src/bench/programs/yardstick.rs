@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{self, DevMapHash},
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp, XdpMode},
 };
 use bytemuck::Pod as Bytes;
 use vnet_common::{
@@ -14,7 +14,7 @@ use vnet_common::{
     minimum::Rewrite,
 };
 
-use super::{CALLS, XDP_CALLS, median, run};
+use super::run;
 use crate::bench::objects;
 use crate::programs::{
     Plain, Rig, address, ipv4,
@@ -47,14 +47,6 @@ impl Hook {
         match self {
             Self::Tc => "TC",
             Self::Xdp => "XDP",
-        }
-    }
-
-    /// Calls in a round for packets that stay what they are.
-    pub const fn calls(self) -> usize {
-        match self {
-            Self::Tc => CALLS,
-            Self::Xdp => XDP_CALLS,
         }
     }
 
@@ -98,8 +90,10 @@ impl Yardstick {
         format!("{} {transport}", version(self.family))
     }
 
-    pub fn name(self) -> String {
-        format!("the minimum, {}", self.packets())
+    /// Run many times on a packet, or a single time.
+    pub fn name(self, is_single: bool) -> String {
+        let runs = if is_single { ", single runs" } else { "" };
+        format!("the minimum, {}{runs}", self.packets())
     }
 
     const fn ends(self) -> Ends {
@@ -133,10 +127,13 @@ impl Yardsticks {
                 ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
         }
-        for name in ["nothing_xdp", "minimum_xdp"] {
+        for (name, interface) in [("nothing_xdp", "far1"), ("minimum_xdp", "far2")] {
             let program: &mut Xdp =
                 ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
+            // Runs of a program that is attached nowhere enter it in the kernel's dispatcher, each with a wait for
+            // grace periods (`bpf_prog_change_xdp`). No frame comes here.
+            program.attach(interface, XdpMode::Driver)?;
         }
         let ifindex = rig.ifindex("eth0")?;
         let devices = ebpf.map_mut("DEVICES").context("no such map")?;
@@ -184,33 +181,26 @@ impl Yardsticks {
         Ok(flows.insert(Plain(key), Plain(rewrite), 0)?)
     }
 
-    /// Nanoseconds of one run of the least program less those of an empty one, the median of calls.
-    pub fn time(&mut self, yardstick: Yardstick, calls: usize, runs: u32) -> Result<f64> {
+    /// Nanoseconds of one run of the least program.
+    pub fn time(&mut self, yardstick: Yardstick, runs: u32) -> Result<f64> {
         let frame = yardstick.frame();
-        let mut times = Vec::with_capacity(calls);
-        for _ in 0..calls {
-            let (action, time) = match yardstick.hook {
-                Hook::Tc => run(self.program::<SchedClassifier>("minimum")?, &frame, None, runs)?,
-                Hook::Xdp => run(self.program::<Xdp>("minimum_xdp")?, &frame, None, runs)?,
-            };
-            ensure!(action == yardstick.hook.redirect(), "{}: returned {action}", yardstick.name());
-            times.push(time);
-        }
-        Ok(median(&times) - self.empty(yardstick.hook, calls, runs)?)
+        let (action, time) = match yardstick.hook {
+            Hook::Tc => run(self.program::<SchedClassifier>("minimum")?, &frame, None, runs)?,
+            Hook::Xdp => run(self.program::<Xdp>("minimum_xdp")?, &frame, None, runs)?,
+        };
+        let name = yardstick.name(runs == 1);
+        ensure!(action == yardstick.hook.redirect(), "{name}: returned {action}");
+        Ok(time)
     }
 
     /// Nanoseconds of one run of an empty program.
-    pub fn empty(&mut self, hook: Hook, calls: usize, runs: u32) -> Result<f64> {
+    pub fn empty(&mut self, hook: Hook, runs: u32) -> Result<f64> {
         let frame = Yardstick::new(Family::Ipv4, protocol::UDP, hook).frame();
-        let mut times = Vec::with_capacity(calls);
-        for _ in 0..calls {
-            let (_, time) = match hook {
-                Hook::Tc => run(self.program::<SchedClassifier>("nothing")?, &frame, None, runs)?,
-                Hook::Xdp => run(self.program::<Xdp>("nothing_xdp")?, &frame, None, runs)?,
-            };
-            times.push(time);
-        }
-        Ok(median(&times))
+        let (_, time) = match hook {
+            Hook::Tc => run(self.program::<SchedClassifier>("nothing")?, &frame, None, runs)?,
+            Hook::Xdp => run(self.program::<Xdp>("nothing_xdp")?, &frame, None, runs)?,
+        };
+        Ok(time)
     }
 
     fn program<'a, P>(&'a mut self, name: &str) -> Result<&'a P>

@@ -48,7 +48,12 @@ pub(super) fn figures(site: &Site, room: u32, resident: &[(u32, u64)]) -> Result
 fn memory_of(directory: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let path = entry?.path();
+        let entry = entry?;
+        // A symbolic link beside the maps says their layout.
+        if entry.file_type()?.is_symlink() {
+            continue;
+        }
+        let path = entry.path();
         let map = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
         let path = format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd());
         let text = fs::read_to_string(&path).context(path)?;

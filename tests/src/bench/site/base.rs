@@ -161,6 +161,13 @@ impl Base {
         Ok(())
     }
 
+    /// Flows that are live, if what forwards knows of flows.
+    pub fn live_flows(&self) -> Result<Option<u64>> {
+        let Some(vnet) = &self.vnet else { return forwarding::tracked(&self.host) };
+        let status = vnet.status()?;
+        Ok(Some(status["flows"]["live"].as_u64().context("the status does not say")?))
+    }
+
     /// Nanoseconds of the threads that forward, in one direction.
     pub fn time(&self, way: Way) -> Result<u64> {
         let thread = if way == Way::Out { &self.of_port } else { &self.of_uplink };

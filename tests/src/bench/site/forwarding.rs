@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{BRIDGE, Layout, UPLINK};
 use crate::{
+    bench::report::Figure,
     lab::{Crowd, Ipv6Noise, Namespace, Node},
     modes::{Forward, Net, libvirt_rules},
 };
@@ -61,14 +62,24 @@ impl Forwarding {
         !matches!(self, Self::Floor | Self::FloorOfXdp)
     }
 
+    /// What vnet does by default, said all the same, so that figures can say it.
+    pub const DEFAULT: &[&str] = &["--short-ways", "off", "--xdp", "auto"];
+
     /// What vnet is told, if it runs.
     pub const fn arguments(self) -> Option<&'static [&'static str]> {
         match self {
-            Self::Vnet => Some(&[]),
+            Self::Vnet => Some(Self::DEFAULT),
             Self::ShortWays => Some(&["--short-ways", "on", "--xdp", "off"]),
             Self::Xdp => Some(&["--short-ways", "on", "--xdp", "on"]),
             _ => None,
         }
+    }
+
+    /// The arguments behind those of the subjects of figures that are vnet.
+    pub fn settings(figures: &[Figure]) -> Vec<(&'static str, String)> {
+        let is_measured = |of: &Self| figures.iter().any(|figure| figure.subject == of.name());
+        let measured = Self::ALL.into_iter().filter(is_measured);
+        measured.filter_map(|of| Some((of.name(), of.arguments()?.join(" ")))).collect()
     }
 
     /// Whether the outside sees the host's address.
@@ -96,12 +107,24 @@ pub(super) fn masquerade(host: &Node, layout: &Layout) -> Result<()> {
         // Real NICs have checked what arrives; a veth has not.
         host.sysctl("net.netfilter.nf_conntrack_checksum", "0")?;
     }
+    // As vnet's, so that no flow ends while others are opened.
+    host.sysctl("net.netfilter.nf_conntrack_udp_timeout", "300")?;
     if layout.forwarding == Forwarding::Flowtable {
         host.nft(&flowtable(BRIDGE, UPLINK))?;
     }
     Ok(())
 }
 
+/// Connections that a host tracks; none if it has no rules.
+pub(super) fn tracked(host: &Node) -> Result<Option<u64>> {
+    if host.run(&["nft", "list", "tables"])?.is_empty() {
+        return Ok(None);
+    }
+    let text = host.enter(|| std::fs::read_to_string(CONNTRACK_COUNT))??;
+    Ok(Some(text.trim().parse()?))
+}
+
+const CONNTRACK_COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const CONNTRACK_CHECKSUM: &str = "/proc/sys/net/netfilter/nf_conntrack_checksum";
 
 /// The network that is measured is in the middle of the others.

@@ -67,17 +67,27 @@ impl Receiver {
     /// Waits until it has nothing left to do.
     pub fn rest(&self) -> Result<()> {
         const PAUSE: Duration = Duration::from_millis(2);
-        const ATTEMPTS: usize = 1000;
+        const ATTEMPTS: usize = 5000;
         let mut last = self.time()?;
         for _ in 0..ATTEMPTS {
             thread::sleep(PAUSE);
             let time = self.time()?;
-            if time == last {
+            // One that only waits for its turn has not run either.
+            if time == last && self.sleeps()? {
                 return Ok(());
             }
             last = time;
         }
         bail!("the thread {} does not come to rest", self.0)
+    }
+
+    /// Whether it waits for something to do: the state in `/proc/PID/stat`, proc(5), behind a name that may
+    /// have anything in it.
+    fn sleeps(&self) -> Result<bool> {
+        let path = format!("/proc/{}/stat", self.0);
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let (_, rest) = text.rsplit_once(") ").with_context(|| format!("{path}: {text}"))?;
+        Ok(!rest.starts_with('R'))
     }
 }
 
