@@ -23,15 +23,18 @@ fn masquerades(mode: &'static str) -> Result<()> {
     let veth_guest = plug(Guest::veth("guest2"), "192.168.122.12/24")?;
     let echo = bonded.echo()?;
     let own = |port| host.udp_socket(at("203.0.113.2", port), echo.address(), DEADLINE);
-    let before = bonded.losses([own(501)?, own(502)?])?;
-
-    let vnet = Vnet::start(host, &[nat_network("default", "virbr0", &["192.168.122.1/24"])])?;
-    bonded.reach(&echo, [&tap_guest, &veth_guest], ["203.0.113.2", "203.0.113.2"])?;
-
-    let guest = veth_guest.udp_socket(at("192.168.122.12", 4000), echo.address(), DEADLINE)?;
-    let with = bonded.losses([guest, own(503)?])?;
-    vnet.stop()?;
-    is_no_worse(with, [before, bonded.losses([own(504)?, own(505)?])?])
+    is_no_worse(|more| {
+        let before = bonded.losses([own(501 + more)?, own(502 + more)?])?;
+        let network = nat_network("default", "virbr0", &["192.168.122.1/24"]);
+        let vnet = Vnet::start(host, &[network])?;
+        bonded.reach(&echo, [&tap_guest, &veth_guest], ["203.0.113.2", "203.0.113.2"])?;
+        let guest = at("192.168.122.12", 4000 + more);
+        let guest = veth_guest.udp_socket(guest, echo.address(), DEADLINE)?;
+        let with = bonded.losses([guest, own(503 + more)?])?;
+        vnet.stop()?;
+        let after = bonded.losses([own(504 + more)?, own(505 + more)?])?;
+        Ok(Lost { with, without: [before, after] })
+    })
 }
 
 #[test]
