@@ -1,4 +1,4 @@
-//! `cargo xtask test --xdp off|on|random`: the daemons that tests run have short ways, and use XDP like this.
+//! `cargo xtask test --xdp off|on|random`: the daemons that tests run use XDP like this.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ const PAUSES: std::ops::Range<u64> = 20..500;
 /// How the daemons use XDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// There are no short ways, as when nobody asks for them.
+    /// As when nobody says anything.
     Unsaid,
     /// In one way.
     Always(&'static str),
@@ -60,8 +60,8 @@ pub fn arguments(others: &[&str]) -> Vec<&'static str> {
     match told() {
         _ if others.iter().any(|other| ["--xdp", "--short-ways"].contains(other)) => Vec::new(),
         Use::Unsaid => Vec::new(),
-        Use::Always(setting) => vec!["--short-ways", "on", "--xdp", setting],
-        Use::Random { .. } => vec!["--short-ways", "on", "--xdp", "on"],
+        Use::Always(setting) => vec!["--xdp", setting],
+        Use::Random { .. } => vec!["--xdp", "on"],
     }
 }
 

@@ -276,7 +276,7 @@ fn entries(scene: &Scene) -> Result<usize> {
 }
 
 #[test]
-fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
+fn short_ways_that_are_switched_off_leave_no_trace() -> Result<()> {
     if !require_root() {
         return Ok(());
     }
@@ -293,12 +293,12 @@ fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
         ensure!(!has_xdp(&scene)? && port_hooks(&scene)? == 0, "{}", uplink(&scene)?);
         ensure!(entries(&scene)? == 0, "{}", entries(&scene)?);
         let status = scene.vnet(&["status", "--instance", &scene.instance])?.stdout;
-        ensure!(status.contains("\nShort ways are off (experimental, `--short-ways on`)\n"));
+        ensure!(status.contains("\nShort ways are off (`vnet apply --short-ways on`)\n"));
         ensure!(!status.contains("XDP") && !status.contains("long way"), "{status}");
         Ok(())
     };
     assert_off()?;
-    let vain = "`--xdp on` does nothing without `--short-ways on`";
+    let vain = "`--xdp on` does nothing with `--short-ways off`";
     ensure!(running.stderr().matches(vain).count() == 1, "{}", running.stderr());
     for _ in 0..2 {
         switch("on", "~ settings\n    short-ways: off -> on\n")?;
@@ -312,7 +312,7 @@ fn short_ways_come_only_when_asked_for_and_go_without_a_trace() -> Result<()> {
     }
     switch("on", "~ settings\n    short-ways: off -> on\n")?;
     running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
-    // The next run has the default again.
+    // The next run is told what is wanted.
     let mut running = scene.ready(&["--short-ways", "off"])?;
     assert_off()?;
     running.terminate(DEADLINE)?.success()?;

@@ -19,8 +19,8 @@ const WANTED: [Forwarding; 5] = [
     Forwarding::Plain,
     Forwarding::Masquerade,
     Forwarding::Flowtable,
+    Forwarding::LongWays,
     Forwarding::Vnet,
-    Forwarding::ShortWays,
 ];
 
 /// One transfer.

@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const WANTED: [Forwarding; 5] = [
     Forwarding::Plain,
     Forwarding::Masquerade,
+    Forwarding::LongWays,
     Forwarding::Vnet,
-    Forwarding::ShortWays,
     Forwarding::Xdp,
 ];
 /// The share of trips that are not slower.

@@ -22,7 +22,7 @@ const MAX_FLOWS: u32 = (1 << 20) + (1 << 16);
 const NETWORKS: [usize; 3] = [1, 100, 1000];
 const GUESTS: [u32; 3] = [16, 1 << 10, 1 << 14];
 const WANTED: [Forwarding; 4] =
-    [Forwarding::Floor, Forwarding::Masquerade, Forwarding::Vnet, Forwarding::ShortWays];
+    [Forwarding::Floor, Forwarding::Masquerade, Forwarding::LongWays, Forwarding::Vnet];
 
 pub(super) fn measure(rounds: usize, networks: usize) -> Result<(Vec<Figure>, Vec<String>)> {
     cpus_suffice()?;

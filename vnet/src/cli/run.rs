@@ -64,11 +64,10 @@ pub struct Start {
     /// Start no dnsmasq for networks with DHCP, DNS or IPv6: somebody else serves them
     #[arg(long)]
     no_services: bool,
-    /// Experimental: packets of known flows pass by the bridge [default: off, or what a running datapath
-    /// has]
+    /// Whether packets of known flows pass by the bridge [default: on, or what a running datapath has]
     #[arg(long, value_name = "SWITCH")]
     short_ways: Option<Switch>,
-    /// When native XDP is used, with `--short-ways on` only [default: auto, or what a running datapath
+    /// When native XDP is used, never with `--short-ways off` [default: auto, or what a running datapath
     /// has]
     #[arg(long, value_name = "WHEN")]
     xdp: Option<Xdp>,

@@ -39,7 +39,7 @@ pub struct DefinitionText {
 }
 
 /// What is set beside the definitions; what is not given has its default.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Names of the interfaces towards outside; empty for all that the host's routes use.
     #[serde(default)]
@@ -59,6 +59,19 @@ pub struct Settings {
     /// When XDP is used; with short ways only.
     #[serde(default)]
     pub xdp: XdpSetting,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            uplinks: Vec::new(),
+            leases: None,
+            create_bridges: false,
+            no_services: false,
+            short_ways: true,
+            xdp: XdpSetting::default(),
+        }
+    }
 }
 
 impl Settings {

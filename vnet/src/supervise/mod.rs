@@ -80,7 +80,7 @@ pub struct Options {
     pub create_bridges: bool,
     /// Whether guests are served addresses and names by somebody else in any case.
     pub no_services: bool,
-    /// Whether packets may pass by the bridges; what a running datapath has, or no, if it is not set.
+    /// Whether packets may pass by the bridges; what a running datapath has, or yes, if it is not set.
     pub short_ways: Option<bool>,
     /// When XDP is used; what a running datapath has, or automatically, if it is not set.
     pub xdp: Option<XdpSetting>,
@@ -284,13 +284,14 @@ impl Options {
     }
 
     fn settings(&self) -> instance::Settings {
+        let default = instance::Settings::default();
         instance::Settings {
             uplinks: self.uplinks.clone(),
             leases: Some(self.leases.clone()),
             create_bridges: self.create_bridges,
             no_services: self.no_services,
-            short_ways: self.short_ways.unwrap_or_default(),
-            xdp: self.xdp.unwrap_or_default(),
+            short_ways: self.short_ways.unwrap_or(default.short_ways),
+            xdp: self.xdp.unwrap_or(default.xdp),
         }
     }
 }

@@ -156,7 +156,7 @@ pub(super) async fn enter(
     }
     let is_vain = |is_on: bool, setting| !is_on && setting == XdpSetting::On;
     if is_vain(plan.short_ways, setting) && !is_vain(before.is_on, before.setting) {
-        log::warn!("`--xdp on` does nothing without `--short-ways on`");
+        log::warn!("`--xdp on` does nothing with `--short-ways off`");
     }
     let hops = host.routes.iter().flat_map(|route| &route.hops);
     running.shortcut.allowed = Allowed {

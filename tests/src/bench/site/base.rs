@@ -150,7 +150,7 @@ impl Base {
             Forwarding::Masquerade | Forwarding::Flowtable => {
                 forwarding::masquerade(&self.host, layout)?;
             }
-            Forwarding::Vnet | Forwarding::ShortWays | Forwarding::Xdp => {
+            Forwarding::LongWays | Forwarding::Vnet | Forwarding::Xdp => {
                 let mut arguments = layout.forwarding.arguments().unwrap_or_default().to_vec();
                 let flows = layout.max_flows.map(|flows| flows.to_string());
                 arguments.extend(flows.iter().flat_map(|flows| ["--max-flows", flows]));

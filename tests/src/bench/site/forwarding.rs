@@ -25,9 +25,9 @@ pub(in crate::bench) enum Forwarding {
     /// Likewise, and by a flowtable where the flow is known.
     Flowtable,
     /// vnet masquerades them, at TC, by way of the bridge.
+    LongWays,
+    /// vnet masquerades them as it does by default: at TC, past the bridge.
     Vnet,
-    /// vnet masquerades them, at TC, past the bridge.
-    ShortWays,
     /// Likewise, and at XDP on the uplink.
     Xdp,
 }
@@ -39,8 +39,8 @@ impl Forwarding {
         Self::Plain,
         Self::Masquerade,
         Self::Flowtable,
+        Self::LongWays,
         Self::Vnet,
-        Self::ShortWays,
         Self::Xdp,
     ];
 
@@ -51,9 +51,9 @@ impl Forwarding {
             Self::Plain => "plain forwarding",
             Self::Masquerade => "nft masquerade",
             Self::Flowtable => "nft masquerade, flowtable",
+            Self::LongWays => "vnet, short ways off",
             Self::Vnet => "vnet",
-            Self::ShortWays => "vnet, short ways",
-            Self::Xdp => "vnet, short ways and XDP",
+            Self::Xdp => "vnet, XDP",
         }
     }
 
@@ -63,13 +63,13 @@ impl Forwarding {
     }
 
     /// What vnet does by default, said all the same, so that figures can say it.
-    pub const DEFAULT: &[&str] = &["--short-ways", "off", "--xdp", "auto"];
+    pub const DEFAULT: &[&str] = &["--short-ways", "on", "--xdp", "auto"];
 
     /// What vnet is told, if it runs.
     pub const fn arguments(self) -> Option<&'static [&'static str]> {
         match self {
+            Self::LongWays => Some(&["--short-ways", "off", "--xdp", "off"]),
             Self::Vnet => Some(Self::DEFAULT),
-            Self::ShortWays => Some(&["--short-ways", "on", "--xdp", "off"]),
             Self::Xdp => Some(&["--short-ways", "on", "--xdp", "on"]),
             _ => None,
         }

@@ -27,7 +27,7 @@ pub fn render(status: &Status) -> String {
         let title = format!("XDP (--xdp {})", status.shortcut.setting.name());
         section(&mut text, &title, &xdp(&status.shortcut));
     } else {
-        text.push_str("\nShort ways are off (experimental, `--short-ways on`)\n");
+        text.push_str("\nShort ways are off (`vnet apply --short-ways on`)\n");
     }
     if !status.shortcut.long_ways.is_empty() {
         let title = "Packets that take the long way through their bridge";

@@ -252,7 +252,7 @@ none
 Uplinks
 none
 
-Short ways are off (experimental, `--short-ways on`)
+Short ways are off (`vnet apply --short-ways on`)
 
 Drops
 none
