@@ -157,9 +157,8 @@ fn unsupported<V: Ip>(packet: &Packet<V>) -> DropReason {
 
 /// Accounts a packet to its flow and takes the connection's state along, if it has one.
 #[inline(always)]
-pub fn touch(session: SessionSlot, tcp_flags: u8, direction: Direction, bytes: u32) {
+pub fn touch(session: SessionSlot, tcp_flags: u8, direction: Direction, bytes: u32, now: u64) {
     session.count(direction, bytes);
-    let now = now();
     let outbound = matches!(direction, Direction::Outbound);
     if outbound {
         session.set_last_outbound(now);

@@ -7,7 +7,7 @@ use vnet_common::{
 };
 
 use crate::{
-    emit, fragment,
+    emit, flow, fragment,
     hook::{Hook, Step, Verdict},
     host_flow, icmp,
     ip::Ip,
@@ -199,7 +199,7 @@ pub fn translate<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     let Some(packet) = V::packet() else { return Err(DropReason::Malformed.into()) };
     let session = SessionSlot::known(packet.known).ok_or(DropReason::NoFlow)?;
     hook.network = session.network();
-    outbound::account(hook.skb, packet, session);
+    outbound::account(hook.skb, packet, session, flow::now());
     let (address, port) = (V::narrow(session.external()), session.external_port());
     nat::rewrite(hook, packet, Side::Source, address, port, Ttl::Keep)?;
     Ok(Verdict::Pass)

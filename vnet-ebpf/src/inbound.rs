@@ -4,7 +4,7 @@ use vnet_common::{
     flow::{Direction, FLAG_HAIRPIN, FLAG_INSIDE_IS_HOST, FLAG_INSIDE_IS_ROUTED},
     policy::Verdict as PolicyVerdict,
     reason::{DropReason, Handover},
-    shortcut::InboundWay,
+    shortcut::{InboundWay, way_time},
 };
 
 use crate::{
@@ -209,14 +209,15 @@ fn judge_again<V: Ip>(session: SessionSlot) -> bool {
 #[inline(always)]
 fn deliver<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step<Verdict> {
     let skb = hook.skb;
-    let may_be_short = !hook.is_turned && way::are_used();
+    let now = flow::now();
+    let may_be_short = !hook.is_turned && way::are_used_at(now);
     let way = if may_be_short { session.way_inbound() } else { InboundWay::default() };
-    let is_short = may_be_short && way::is_good_inbound(&way, way::clock());
+    let is_short = may_be_short && way::is_good_inbound(&way, way_time(now));
     if may_be_short && !is_short {
-        way::refresh_inbound(skb, session);
+        way::refresh_inbound(skb, session, now);
     }
     let bytes = skb.len();
-    flow::touch(session, packet.tcp_flags, Direction::Inbound, bytes);
+    flow::touch(session, packet.tcp_flags, Direction::Inbound, bytes, now);
     count::traffic(session.network(), Direction::Inbound, bytes);
     let (inside, port) = (session.inside(), session.inside_port());
     let flags = session.flags();

@@ -370,8 +370,9 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
         return Err(DropReason::HairpinException.into());
     }
     exception?;
-    way::refresh_outbound(skb, session);
-    account(skb, packet, session);
+    let now = flow::now();
+    way::refresh_outbound(skb, session, now);
+    account(skb, packet, session, now);
     let (address, port) = (V::narrow(session.external()), session.external_port());
     // It is counted down where it comes in again.
     let ttl = if turns { Ttl::Keep } else { Ttl::Decrement };
@@ -385,9 +386,9 @@ fn forward<V: Ip>(hook: &Hook, packet: &Packet<V>, session: SessionSlot) -> Step
 }
 
 #[inline(always)]
-pub fn account<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot) {
+pub fn account<V: Ip>(skb: Skb, packet: &Packet<V>, session: SessionSlot, now: u64) {
     let bytes = skb.len();
-    flow::touch(session, packet.tcp_flags, Direction::Outbound, bytes);
+    flow::touch(session, packet.tcp_flags, Direction::Outbound, bytes, now);
     count::traffic(session.network(), Direction::Outbound, bytes);
 }
 

@@ -35,17 +35,18 @@ pub fn follow<V: Ip>(hook: &mut Hook) -> Step<Verdict> {
     if packet.known != 0 {
         return Ok(Verdict::Unjudged);
     }
-    let Some(path) = of_packet::<V>(skb, packet, skb.ifindex()) else {
+    let clock = way::clock();
+    let Some(path) = of_packet::<V>(skb, packet, skb.ifindex(), clock) else {
         return Ok(Verdict::Unjudged);
     };
-    if short::pays(path) && short::vnet_find_ways_of_path(skb.raw()) != 0 {
+    if short::pays(path, clock) && short::vnet_find_ways_of_path(skb.raw()) != 0 {
         keep::<V>(packet, skb.ifindex(), path);
     }
     hook.network = if path.from == 0 { path.to } else { path.from };
     account(path, skb.len());
     V::decrement_ttl(skb, hook.l3())?;
     if way::are_used()
-        && way::is_good_inbound(&path.inbound, way::clock())
+        && way::is_good_inbound(&path.inbound, clock)
         && let Some(macs) = short::inbound_macs(path)
     {
         return Ok(emit::to_port(skb, path.inbound.port, macs)?);
@@ -66,23 +67,27 @@ pub fn account(path: &Path, bytes: u32) {
 
 /// Where a packet goes that is at an interface, in this CPU's place for it; `None` where it has to be judged.
 #[inline(always)]
-pub fn of_packet<V: Ip>(skb: Skb, packet: &Packet<V>, ifindex: u32) -> Option<&'static mut Path> {
+pub fn of_packet<V: Ip>(
+    skb: Skb,
+    packet: &Packet<V>,
+    ifindex: u32,
+    clock: u32,
+) -> Option<&'static mut Path> {
     if !is_plain(packet) {
         return None;
     }
-    let path = find::<V>(&key(packet, ifindex), tables::epoch()?)?;
+    let path = find::<V>(&key(packet, ifindex), tables::epoch()?, clock)?;
     outbound::check_exceptions(skb, packet, path.mtu).ok()?;
     Some(path)
 }
 
 /// Where packets of a key went in this epoch, less than a second ago, in this CPU's place for it.
 #[inline(always)]
-pub fn find<V: Ip>(key: &PathKey<V::Address>, epoch: u32) -> Option<&'static mut Path> {
+pub fn find<V: Ip>(key: &PathKey<V::Address>, epoch: u32, clock: u32) -> Option<&'static mut Path> {
     let path = maps::path()?;
     copy(V::path(key)?, path);
-    let is_good = path.epoch == epoch
-        && is_young(path.found, way::clock())
-        && path.seal == V::seal(key, path);
+    let is_good =
+        path.epoch == epoch && is_young(path.found, clock) && path.seal == V::seal(key, path);
     is_good.then_some(path)
 }
 

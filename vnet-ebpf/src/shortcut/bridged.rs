@@ -19,16 +19,17 @@ use crate::flow;
 #[inline(always)]
 pub fn forward(frame: Frame) -> u32 {
     // It knows no flows: a former datapath does not matter.
-    if !way::holds(way::lease()) {
+    let now = flow::now();
+    if now >= way::lease() {
         return XDP_PASS;
     }
-    to_station(frame).unwrap_or(XDP_PASS)
+    to_station(frame, now).unwrap_or(XDP_PASS)
 }
 
 /// `None`: the bridge gets it. So it gets whatever is not IP, such as ARP, STP and LACP, what is tagged, and what
 /// is for many.
 #[inline(always)]
-fn to_station(frame: Frame) -> Option<u32> {
+fn to_station(frame: Frame, now: u64) -> Option<u32> {
     frame.family()?;
     let [destination, source] = frame.read::<MacPair>(0)?.map(Mac::from_bytes);
     if !destination.is_unicast() || !source.is_unicast() {
@@ -39,7 +40,6 @@ fn to_station(frame: Frame) -> Option<u32> {
     if uplink.flags & (PORT_SHORT | PORT_IS_UPLINK) != PORT_SHORT | PORT_IS_UPLINK {
         return None;
     }
-    let now = flow::now();
     if !station::may_pass_by(MacKey::new(uplink.bridge, source), uplink.port, now) {
         return None;
     }

@@ -11,9 +11,8 @@ use crate::{maps, route, skb::Skb};
 
 /// Whether ways are to be looked for: a packet follows the one that was judged soon enough.
 #[inline(always)]
-pub fn pays(path: &Path) -> bool {
+pub fn pays(path: &Path, clock: u32) -> bool {
     const PAYS: u32 = (WAY_PAYS_NS >> WAY_UNIT_BITS) as u32;
-    let clock = way::clock();
     let follows = path.inbound.found != 0 || clock.wrapping_sub(path.found) < PAYS;
     follows && way::are_used() && way::needs_look(&path.inbound, clock)
 }
@@ -29,8 +28,12 @@ pub fn inbound_macs(path: &Path) -> Option<MacPair> {
 
 /// The MAC addresses of what a guest sends by a port, whose frame has these, if it has a way from there.
 #[inline(always)]
-pub fn outbound_macs(path: &Path, port: u32, [destination, source]: MacPair) -> Option<MacPair> {
-    let clock = way::clock();
+pub fn outbound_macs(
+    path: &Path,
+    port: u32,
+    [destination, source]: MacPair,
+    clock: u32,
+) -> Option<MacPair> {
     let is_short = path.from != 0
         // Its own port and its own MAC address, which a packet had that was judged at the bridge.
         && path.inbound.port == port

@@ -5,7 +5,7 @@ use vnet_common::{
     family::Family,
     flow::{Direction, protocol},
     guard::{Mac, MacKey},
-    shortcut::{BridgePort, PORT_JUDGED, PORT_SHORT},
+    shortcut::{BridgePort, PORT_JUDGED, PORT_SHORT, way_time},
     tcp::flags::SYN,
 };
 
@@ -42,40 +42,42 @@ pub extern "C" fn vnet_take_short_way(ctx: *mut __sk_buff) -> i32 {
     // SAFETY: entries are replaced as a whole by userspace.
     let Some(port) = (unsafe { BRIDGE_PORTS.get(skb.ifindex()) }) else { return NEXT };
     let Ok(macs) = skb.read_start::<MacPair>() else { return NEXT };
+    // Once for the packet: the clock is a helper's call.
+    let now = flow::now();
     let may_be_short = former::is_absent()
         && port.flags & (PORT_SHORT | PORT_JUDGED) == PORT_SHORT | PORT_JUDGED
-        && way::holds(lease);
+        && now < lease;
     let action = match skb.family() {
         _ if !may_be_short => NEXT,
         _ if skb.vlan_present() != 0 || !Mac::from_bytes(macs[0]).is_unicast() => NEXT,
-        Some(Family::Ipv4) => steps::<Ipv4>(skb, macs, port.bridge),
-        Some(Family::Ipv6) => steps::<Ipv6>(skb, macs, port.bridge),
+        Some(Family::Ipv4) => steps::<Ipv4>(skb, macs, port.bridge, now),
+        Some(Family::Ipv6) => steps::<Ipv6>(skb, macs, port.bridge, now),
         None => NEXT,
     };
     if action == NEXT {
-        note(port, macs[1]);
+        note(port, macs[1], now);
     }
     action
 }
 
 #[inline(always)]
-fn note(port: &BridgePort, source: [u8; 6]) {
+fn note(port: &BridgePort, source: [u8; 6], now: u64) {
     let key = MacKey::new(port.bridge, Mac::from_bytes(source));
-    station::note(key, port, flow::now());
+    station::note(key, port, now);
 }
 
 #[inline(always)]
-fn steps<V: Ip>(skb: Skb, macs: MacPair, bridge: u32) -> i32 {
-    let action = send::<V>(skb, macs);
-    if action == UNJUDGED { send_as_it_is::<V>(skb, macs, bridge) } else { action }
+fn steps<V: Ip>(skb: Skb, macs: MacPair, bridge: u32, now: u64) -> i32 {
+    let action = send::<V>(skb, macs, now);
+    if action == UNJUDGED { send_as_it_is::<V>(skb, macs, bridge, way_time(now)) } else { action }
 }
 
 /// A packet that goes on as it is, which the bridge's hook would find at the bridge.
 #[inline(never)]
-fn send_as_it_is<V: Ip>(skb: Skb, macs: MacPair, bridge: u32) -> i32 {
+fn send_as_it_is<V: Ip>(skb: Skb, macs: MacPair, bridge: u32, clock: u32) -> i32 {
     let Some(packet) = V::packet() else { return NEXT };
-    let Some(path) = path::of_packet::<V>(skb, packet, bridge) else { return NEXT };
-    let Some(macs) = short::outbound_macs(path, skb.ifindex(), macs) else { return NEXT };
+    let Some(path) = path::of_packet::<V>(skb, packet, bridge, clock) else { return NEXT };
+    let Some(macs) = short::outbound_macs(path, skb.ifindex(), macs, clock) else { return NEXT };
     let mut hook = Hook::new(skb, Link::Ethernet);
     hook.network = path.from;
     path::account(path, skb.len());
@@ -88,17 +90,19 @@ fn send_as_it_is<V: Ip>(skb: Skb, macs: MacPair, bridge: u32) -> i32 {
 
 /// [`UNJUDGED`] if it is of no flow.
 #[inline(never)]
-fn send<V: Ip>(skb: Skb, macs: MacPair) -> i32 {
+fn send<V: Ip>(skb: Skb, macs: MacPair, now: u64) -> i32 {
     let Some((epoch, packet)) = headers::<V>(skb) else { return NEXT };
     let session = match packet.flow_key(Direction::Outbound) {
         Some(key) => flow::find::<V>(&key),
         None => None,
     };
     let Some(session) = session else { return UNJUDGED };
-    let Some(out) = way_of_flow(skb, packet, session, epoch, macs) else { return NEXT };
+    let Some(out) = way_of_flow(skb, packet, session, epoch, macs, way_time(now)) else {
+        return NEXT;
+    };
     let mut hook = Hook::new(skb, Link::Ethernet);
     hook.network = session.network();
-    let verdict = forward::<V>(&hook, session, &out);
+    let verdict = forward::<V>(&hook, session, &out, now);
     hook.finish(verdict)
 }
 
@@ -125,11 +129,11 @@ fn way_of_flow<V: Ip>(
     session: SessionSlot,
     epoch: u32,
     [destination, source]: MacPair,
+    clock: u32,
 ) -> Option<Out> {
     if session.epoch_outbound() != epoch || !way::may_have(session) {
         return None;
     }
-    let clock = way::clock();
     let inbound = session.way_inbound();
     // Its own port and its own MAC address, which were judged when the way was found.
     let is_own = inbound.port == skb.ifindex()
@@ -149,10 +153,10 @@ fn way_of_flow<V: Ip>(
 
 /// As `outbound::forward`, without asking for the neighbour.
 #[inline(always)]
-fn forward<V: Ip>(hook: &Hook, session: SessionSlot, out: &Out) -> Step<Verdict> {
+fn forward<V: Ip>(hook: &Hook, session: SessionSlot, out: &Out, now: u64) -> Step<Verdict> {
     let skb = hook.skb;
     let Some(packet) = V::packet() else { return Ok(Verdict::Pass) };
-    outbound::account(skb, packet, session);
+    outbound::account(skb, packet, session, now);
     let (address, port) = (V::narrow(session.external()), session.external_port());
     nat::rewrite(hook, packet, Side::Source, address, port, Ttl::Decrement)?;
     Ok(emit::by_way(skb, out.uplink_ifindex, out.macs)?)

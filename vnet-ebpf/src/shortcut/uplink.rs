@@ -9,7 +9,7 @@ use vnet_common::{
     family::Family,
     flow::{Direction, protocol},
     reason::DropReason,
-    shortcut::XdpMode,
+    shortcut::{XdpMode, way_time},
     tcp::flags::{ACK, FIN, RST, SYN},
 };
 
@@ -25,7 +25,9 @@ use crate::{count, flow, ipv4::Ipv4, ipv6::Ipv6, log, maps, path, session::Sessi
 /// A frame from outside.
 #[inline(always)]
 pub fn forward(frame: Frame) -> u32 {
-    if !way::are_used() {
+    // Once for the packet: the clock is a helper's call.
+    let now = flow::now();
+    if !way::are_used_at(now) {
         return XDP_PASS;
     }
     // SAFETY: entries are replaced as a whole by userspace.
@@ -37,44 +39,44 @@ pub fn forward(frame: Frame) -> u32 {
         return XDP_PASS;
     }
     match frame.family() {
-        Some(Family::Ipv4) => steps::<Ipv4>(frame, uplink.ifindex),
-        Some(Family::Ipv6) => steps::<Ipv6>(frame, uplink.ifindex),
+        Some(Family::Ipv4) => steps::<Ipv4>(frame, uplink.ifindex, now),
+        Some(Family::Ipv6) => steps::<Ipv6>(frame, uplink.ifindex, now),
         None => XDP_PASS,
     }
 }
 
 #[inline(always)]
-fn steps<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
-    let action = send::<V>(frame, uplink);
-    if action == NO_FLOW { send_as_it_is::<V>(frame, uplink) } else { action }
+fn steps<V: FrameIp>(frame: Frame, uplink: u32, now: u64) -> u32 {
+    let action = send::<V>(frame, uplink, now);
+    if action == NO_FLOW { send_as_it_is::<V>(frame, uplink, now) } else { action }
 }
 
 /// No action for the kernel: the packet is of no flow.
 const NO_FLOW: u32 = 0x7000;
 
 #[inline(never)]
-fn send<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
+fn send<V: FrameIp>(frame: Frame, uplink: u32, now: u64) -> u32 {
     // Before any flow is looked for, as at TC, which alone can log it.
     if V::is_malformed(frame) && !log::is_on() {
         count::drop(0, DropReason::Malformed);
         return XDP_DROP;
     }
-    to_guest::<V>(frame, uplink).unwrap_or(XDP_PASS)
+    to_guest::<V>(frame, uplink, now).unwrap_or(XDP_PASS)
 }
 
 #[inline(never)]
-fn send_as_it_is<V: FrameIp>(frame: Frame, uplink: u32) -> u32 {
-    by_path::<V>(frame, uplink).unwrap_or(XDP_PASS)
+fn send_as_it_is<V: FrameIp>(frame: Frame, uplink: u32, now: u64) -> u32 {
+    by_path::<V>(frame, uplink, now).unwrap_or(XDP_PASS)
 }
 
 /// As `path::follow`. `None` as below.
 #[inline(always)]
-fn by_path<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
+fn by_path<V: FrameIp>(frame: Frame, uplink: u32, now: u64) -> Option<u32> {
     let header = V::header(frame)?;
     let key = header.path_key(&header.transport(frame)?, V::traffic_class(frame)?, uplink);
-    let path = path::find::<V>(&key, maps::config()?.epoch)?;
+    let path = path::find::<V>(&key, maps::config()?.epoch, way_time(now))?;
     let fits = header.ttl > 1 && header.total_len <= path.mtu;
-    if !fits || !way::is_good_in_xdp(&path.inbound, way::clock()) {
+    if !fits || !way::is_good_in_xdp(&path.inbound, way_time(now)) {
         return None;
     }
     let macs = short::inbound_macs(path)?;
@@ -91,7 +93,7 @@ fn by_path<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
 /// `None`: it goes on to TC as it came. Everything that may keep it from its short way comes before the first
 /// write.
 #[inline(always)]
-fn to_guest<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
+fn to_guest<V: FrameIp>(frame: Frame, uplink: u32, now: u64) -> Option<u32> {
     let header = V::header(frame)?;
     let transport = header.transport(frame)?;
     if header.protocol == protocol::TCP && !is_taken(&transport) {
@@ -108,14 +110,14 @@ fn to_guest<V: FrameIp>(frame: Frame, uplink: u32) -> Option<u32> {
     // What comes in elsewhere than it went out is looked at by TC.
     let is_ours = session.uplink_ifindex() == uplink;
     let inbound = session.way_inbound();
-    let has_way = way::is_good_in_xdp(&inbound, way::clock());
+    let has_way = way::is_good_in_xdp(&inbound, way_time(now));
     if !(is_current && fits && is_ours && has_way && way::may_have(session)) {
         return None;
     }
     let macs = way::inbound_macs(session, &inbound)?;
     // Only notes where the frame is to go; says so if the port is not there any more.
     let action = XDP_PORTS.redirect(inbound.port, u64::from(XDP_PASS)).ok()?;
-    account(frame, &transport, session);
+    account(frame, &transport, session, now);
     let written = translate(frame, &header, &transport, session, macs);
     if written.is_none() {
         // As the verifier wants it; the bytes were there when they were read.
@@ -141,9 +143,9 @@ pub fn takes_all() -> bool {
 
 /// As `inbound::deliver`.
 #[inline(always)]
-fn account(frame: Frame, transport: &Transport, session: SessionSlot) {
+fn account(frame: Frame, transport: &Transport, session: SessionSlot, now: u64) {
     let bytes = frame.len();
-    flow::touch(session, transport.tcp_flags, Direction::Inbound, bytes);
+    flow::touch(session, transport.tcp_flags, Direction::Inbound, bytes, now);
     count::traffic(session.network(), Direction::Inbound, bytes);
 }
 

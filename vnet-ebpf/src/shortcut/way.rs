@@ -36,12 +36,13 @@ pub fn lease() -> u64 {
 /// Whether flows have short ways now: somebody watches the bridges, and no former datapath has some of the flows.
 #[inline(always)]
 pub fn are_used() -> bool {
-    former::is_absent() && holds(lease())
+    are_used_at(now())
 }
 
+/// The same at a time that is known.
 #[inline(always)]
-pub fn holds(lease: u64) -> bool {
-    lease != 0 && now() < lease
+pub fn are_used_at(now: u64) -> bool {
+    former::is_absent() && now < lease()
 }
 
 /// The time, as ways have it.
@@ -102,19 +103,20 @@ pub fn bridge_address_of(network: u16) -> Option<&'static Mac> {
 /// Looks for the ways of a flow whose packet is about to take the long way out, if they are over and its packets
 /// follow each other fast enough.
 #[inline(always)]
-pub fn refresh_outbound(skb: Skb, session: SessionSlot) {
+pub fn refresh_outbound(skb: Skb, session: SessionSlot, now: u64) {
     // Flows of a single packet are many.
-    if !are_used() || !may_have(session) || !session.has_sent() || !pays(session.last_outbound()) {
+    let follows = session.has_sent() && pays(session.last_outbound(), now);
+    if !follows || !are_used_at(now) || !may_have(session) {
         return;
     }
-    let clock = clock();
+    let clock = way_time(now);
     let found = session.way_outbound().found;
     if !is_young(found, clock) && !is_just_found(found, clock) {
         vnet_find_outbound_way(skb.raw(), session.raw());
     }
     // While packets come in, they look for it, and so confirm that the guest's neighbour entry is true.
     let way = session.way_inbound();
-    let comes_in = now().saturating_sub(session.last_inbound()) < NANOSECONDS;
+    let comes_in = now.saturating_sub(session.last_inbound()) < NANOSECONDS;
     let is_stale = way.found == 0 || way.moves & MOVES_MASK != moves();
     if needs_look(&way, clock) && (is_stale || !comes_in) {
         vnet_find_inbound_way(skb.raw(), session.raw());
@@ -128,19 +130,19 @@ pub fn needs_look(way: &InboundWay, clock: u32) -> bool {
 
 /// The same for one on the long way in; only where [`are_used`].
 #[inline(always)]
-pub fn refresh_inbound(skb: Skb, session: SessionSlot) {
+pub fn refresh_inbound(skb: Skb, session: SessionSlot, now: u64) {
     if may_have(session)
-        && pays(session.last_inbound())
+        && pays(session.last_inbound(), now)
         && bridge_address(session).is_some()
-        && needs_look(&session.way_inbound(), clock())
+        && needs_look(&session.way_inbound(), way_time(now))
     {
         vnet_find_inbound_way(skb.raw(), session.raw());
     }
 }
 
 #[inline(always)]
-fn pays(last: u64) -> bool {
-    now().saturating_sub(last) < WAY_PAYS_NS
+fn pays(last: u64, now: u64) -> bool {
+    now.saturating_sub(last) < WAY_PAYS_NS
 }
 
 /// A global function, as `vnet_open_flow`.
