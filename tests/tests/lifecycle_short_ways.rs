@@ -342,6 +342,7 @@ fn switches_plan_nothing_anew_and_survive_the_daemon() -> Result<()> {
     ensure!(epoch(&scene)? != before && ports(&scene)?.is_empty(), "{:?}", ports(&scene)?);
     switch(&["--short-ways", "on"], "~ settings\n    short-ways: off -> on\n")?;
     ensure!(ports(&scene)?.len() == 2, "{:?}", ports(&scene)?);
+    switch(&["--short-ways", "off"], "~ settings\n    short-ways: on -> off\n")?;
 
     running.signal_and_wait(Signal::SIGKILL, DEADLINE)?;
     // One that says nothing of it goes on with it.
@@ -354,13 +355,14 @@ fn switches_plan_nothing_anew_and_survive_the_daemon() -> Result<()> {
     running.wait_for_line("ready", DEADLINE)?;
     let state = scene.state()?;
     let seen = (&state["shortcut"]["on"], &state["shortcut"]["setting"]);
-    ensure!(seen == (&json!(true), &json!("on")), "{state}");
+    ensure!(seen == (&json!(false), &json!("on")), "{state}");
     running.terminate(DEADLINE)?.success()?;
     // With nothing to take over there are the defaults.
     let mut running = scene.lab.host.spawn(&words)?;
     running.wait_for_line("ready", DEADLINE)?;
     let state = scene.state()?;
-    ensure!(state["shortcut"]["on"] == json!(false), "{state}");
+    let seen = (&state["shortcut"]["on"], &state["shortcut"]["setting"]);
+    ensure!(seen == (&json!(true), &json!("auto")), "{state}");
     running.terminate(DEADLINE)?.success()?;
     scene.assert_clean("restarted")
 }
