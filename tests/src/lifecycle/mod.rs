@@ -124,14 +124,14 @@ impl Scene {
         Ok(serde_json::from_slice(&fs::read(&path).with_context(|| path.display().to_string())?)?)
     }
 
-    /// `DIRECTION of INTERFACE` for each hook in `state.json`, but for the short ways that all tests are told to have.
+    /// `DIRECTION of INTERFACE` for each hook in `state.json`, but for those of short ways at ports.
     pub fn hooks(&self) -> Result<Vec<String>> {
         let state = self.state()?;
         let word = |hook: &Value, key: &str| hook[key].as_str().unwrap_or_default().to_owned();
         let hooks = state["hooks"].as_array().cloned().unwrap_or_default();
         Ok(hooks
             .iter()
-            .filter(|hook| xdp::told() == xdp::Use::Unsaid || hook["program"] != "port_shortcut")
+            .filter(|hook| hook["program"] != "port_shortcut")
             .map(|hook| format!("{} of {}", word(hook, "direction"), word(hook, "interface")))
             .collect())
     }
