@@ -10,6 +10,8 @@ pub const OWN_ADDRESSES: usize = 4096;
 pub const UPLINKS: u32 = 256;
 /// Devices at which frames of uplinks come in: these, and the slaves of bonds.
 pub const XDP_UPLINKS: u32 = 1024;
+/// Devices with an index below this are found without a hash.
+pub const XDP_UPLINKS_BY_INDEX: u32 = 1024;
 /// Addresses of one uplink that the masquerade may choose from.
 pub const ADDRESSES_PER_UPLINK: usize = 8;
 /// Live flows of all guests, unless set.

@@ -147,6 +147,8 @@ pub mod map {
     pub const XDP_PORTS: &str = "XDP_PORTS";
     /// Interface index at which frames of an uplink come in to [`crate::shortcut::XdpUplink`].
     pub const XDP_UPLINKS: &str = "XDP_UPLINKS";
+    /// The same of interfaces with a small index, by that; no uplink is a zeroed one.
+    pub const XDP_UPLINKS_BY_INDEX: &str = "XDP_UPLINKS_BY_INDEX";
     /// [`crate::path::PathKey`] to [`crate::path::Path`].
     pub const PATHS: &str = "PATHS";
     /// As `PATHS`, of IPv6.
@@ -193,7 +195,7 @@ pub mod map {
     ];
 
     /// Maps that came after others of their layout: a datapath that is taken over may lack them.
-    pub const LATER: [&str; 10] = [
+    pub const LATER: [&str; 11] = [
         BRIDGE_PORTS,
         STATIONS,
         BRIDGE_ADDRESSES,
@@ -201,13 +203,14 @@ pub mod map {
         XDP_PORTS,
         XDP_MODE,
         XDP_UPLINKS,
+        XDP_UPLINKS_BY_INDEX,
         PATHS,
         PATHS_IPV6,
         SHORTCUT_LEASE,
     ];
 
     /// Every map that userspace opens by name.
-    pub const ALL: [&str; 42] = [
+    pub const ALL: [&str; 43] = [
         CONFIG,
         NETWORKS,
         BRIDGES,
@@ -247,6 +250,7 @@ pub mod map {
         XDP_PORTS,
         XDP_MODE,
         XDP_UPLINKS,
+        XDP_UPLINKS_BY_INDEX,
         PATHS,
         PATHS_IPV6,
         SHORTCUT_LEASE,

@@ -10,6 +10,7 @@ use bytemuck::{Pod, Zeroable};
 use vnet_common::{
     flow::{Session, SessionCursor},
     guard::{Mac, MacKey},
+    limits,
     names::{map, program},
     shortcut::{
         BridgePort, InboundWay, OutboundWay, PORT_JUDGED, PORT_SHORT, PORT_TAKES_XDP, Station,
@@ -118,12 +119,15 @@ impl Rig {
     /// Says of which uplink frames at an interface are, or that they are of none.
     pub fn set_xdp_uplink(&mut self, device: u32, uplink: Option<&str>) -> Result<()> {
         let uplink = uplink.map(|name| self.ifindex(name)).transpose()?;
+        let at = uplink.map(|ifindex| XdpUplink { ifindex, mac: HOST_MAC, reserved: [0; 2] });
+        if device < limits::XDP_UPLINKS_BY_INDEX {
+            let ebpf = self.ebpf_mut();
+            let mut map = load::array_mut::<XdpUplink>(ebpf, map::XDP_UPLINKS_BY_INDEX)?;
+            map.set(device, Plain(at.unwrap_or_default()), 0)?;
+        }
         let mut map = load::hash_mut::<u32, XdpUplink>(self.ebpf_mut(), map::XDP_UPLINKS)?;
-        match uplink {
-            Some(ifindex) => {
-                let at = XdpUplink { ifindex, mac: HOST_MAC, reserved: [0; 2] };
-                Ok(map.insert(Plain(device), Plain(at), 0)?)
-            }
+        match at {
+            Some(at) => Ok(map.insert(Plain(device), Plain(at), 0)?),
             None => Ok(map.remove(&Plain(device))?),
         }
     }

@@ -32,6 +32,11 @@ pub static XDP_PORTS: DevMapHash = DevMapHash::with_max_entries(limits::BRIDGE_P
 pub static XDP_UPLINKS: HashMap<u32, XdpUplink> =
     HashMap::with_max_entries(limits::XDP_UPLINKS, BPF_F_NO_PREALLOC);
 
+/// The same once more for devices with a small index, as NICs mostly have; without an index where there is none.
+#[map]
+pub static XDP_UPLINKS_BY_INDEX: Array<XdpUplink> =
+    Array::with_max_entries(limits::XDP_UPLINKS_BY_INDEX, 0);
+
 #[map]
 pub static SHORTCUT_LEASE: Array<u64> = Array::with_max_entries(1, 0);
 

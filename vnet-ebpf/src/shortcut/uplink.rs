@@ -8,15 +8,16 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use vnet_common::{
     family::Family,
     flow::{Direction, protocol},
+    limits,
     reason::DropReason,
-    shortcut::{XdpMode, way_time},
+    shortcut::{XdpMode, XdpUplink, way_time},
     tcp::flags::{ACK, FIN, RST, SYN},
 };
 
 use super::{
     frame::Frame,
     ip::{FrameIp, Header, Transport},
-    maps::{XDP_MODE, XDP_PORTS, XDP_UPLINKS},
+    maps::{XDP_MODE, XDP_PORTS, XDP_UPLINKS, XDP_UPLINKS_BY_INDEX},
     path as short,
     way::{self, MacPair},
 };
@@ -30,10 +31,7 @@ pub fn forward(frame: Frame) -> u32 {
     if !way::are_used_at(now) {
         return XDP_PASS;
     }
-    // SAFETY: entries are replaced as a whole by userspace.
-    let Some(uplink) = (unsafe { XDP_UPLINKS.get(frame.ingress_ifindex()) }) else {
-        return XDP_PASS;
-    };
+    let Some(uplink) = uplink_at(frame.ingress_ifindex()) else { return XDP_PASS };
     // What the NIC only hears because somebody listens is none of ours.
     if frame.read::<[u8; 6]>(0) != Some(uplink.mac) {
         return XDP_PASS;
@@ -43,6 +41,17 @@ pub fn forward(frame: Frame) -> u32 {
         Some(Family::Ipv6) => steps::<Ipv6>(frame, uplink.ifindex, now),
         None => XDP_PASS,
     }
+}
+
+/// Whose frames come in at a device.
+#[inline(always)]
+fn uplink_at(device: u32) -> Option<&'static XdpUplink> {
+    if device < limits::XDP_UPLINKS_BY_INDEX {
+        // A frame that meets one half written is none of ours, or its flow has another uplink.
+        return XDP_UPLINKS_BY_INDEX.get(device).filter(|uplink| uplink.ifindex != 0);
+    }
+    // SAFETY: entries are replaced as a whole by userspace.
+    unsafe { XDP_UPLINKS.get(device) }
 }
 
 #[inline(always)]

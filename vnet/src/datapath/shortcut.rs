@@ -12,6 +12,7 @@ use aya::{
 use nix::time::{ClockId, clock_gettime};
 use vnet_common::{
     guard::{Mac, MacKey},
+    limits,
     names::map,
     shortcut::{BridgePort, PORT_TAKES_XDP, Station, XdpMode, XdpUplink},
 };
@@ -67,11 +68,10 @@ impl Datapath {
         for (slot, _) in old.addresses.iter().filter(|(slot, mac)| others(slot, mac, &new)) {
             addresses.set(*slot, Mac::NONE, ANY).map_err(failed(map::BRIDGE_ADDRESSES))?;
         }
-        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
         for (device, _) in
             old.uplinks.iter().filter(|(device, _)| !new.uplinks.contains_key(device))
         {
-            absent_is_fine(uplinks.remove(device), map::XDP_UPLINKS)?;
+            self.leave_uplink(*device)?;
         }
         self.leave_xdp_ports(&old, &new)?;
         self.enter_xdp_ports(&mut new)?;
@@ -85,15 +85,34 @@ impl Datapath {
                 ports.insert(port, at, ANY).map_err(failed(map::BRIDGE_PORTS))?;
             }
         }
-        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
         for (device, at) in
             new.uplinks.iter().filter(|(device, at)| old.uplinks.get(device) != Some(at))
         {
-            uplinks.insert(device, at, ANY).map_err(failed(map::XDP_UPLINKS))?;
+            self.enter_uplink(*device, *at)?;
         }
         let is_narrower = old.is_wider_than(&new);
         self.shortcut = Shortcut { tables: new, is_torn: false };
         Ok(is_narrower)
+    }
+
+    fn leave_uplink(&mut self, device: u32) -> Result<(), DatapathError> {
+        self.set_uplink_by_index(device, XdpUplink::default())?;
+        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        absent_is_fine(uplinks.remove(&device), map::XDP_UPLINKS)
+    }
+
+    fn enter_uplink(&mut self, device: u32, at: XdpUplink) -> Result<(), DatapathError> {
+        let mut uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        uplinks.insert(device, at, ANY).map_err(failed(map::XDP_UPLINKS))?;
+        self.set_uplink_by_index(device, at)
+    }
+
+    fn set_uplink_by_index(&mut self, device: u32, at: XdpUplink) -> Result<(), DatapathError> {
+        if device >= limits::XDP_UPLINKS_BY_INDEX {
+            return Ok(());
+        }
+        let mut uplinks: Array<_, XdpUplink> = self.map(map::XDP_UPLINKS_BY_INDEX)?;
+        uplinks.set(device, at, ANY).map_err(failed(map::XDP_UPLINKS_BY_INDEX))
     }
 
     /// A port that does not get into the map gets no frames of XDP.
@@ -225,9 +244,13 @@ impl Datapath {
             }
         }
         let uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
+        let by_index: Array<_, XdpUplink> = self.map(map::XDP_UPLINKS_BY_INDEX)?;
         for entry in &uplinks {
             let (device, at) = entry.map_err(failed(map::XDP_UPLINKS))?;
-            tables.uplinks.insert(device, at);
+            // What is there only half is entered anew.
+            if device >= by_index.len() || by_index.get(&device, ANY).is_ok_and(|same| same == at) {
+                tables.uplinks.insert(device, at);
+            }
         }
         self.shortcut.tables = tables;
         Ok(())
