@@ -244,14 +244,15 @@ impl Datapath {
             }
         }
         let uplinks: HashMap<_, u32, XdpUplink> = self.map(map::XDP_UPLINKS)?;
-        let by_index: Array<_, XdpUplink> = self.map(map::XDP_UPLINKS_BY_INDEX)?;
         for entry in &uplinks {
             let (device, at) = entry.map_err(failed(map::XDP_UPLINKS))?;
-            // What is there only half is entered anew.
-            if device >= by_index.len() || by_index.get(&device, ANY).is_ok_and(|same| same == at) {
-                tables.uplinks.insert(device, at);
-            }
+            tables.uplinks.insert(device, at);
         }
+        // What is there only half is entered anew.
+        let by_index: Array<_, XdpUplink> = self.map(map::XDP_UPLINKS_BY_INDEX)?;
+        tables.uplinks.retain(|device, at| {
+            *device >= by_index.len() || by_index.get(device, ANY).is_ok_and(|same| same == *at)
+        });
         self.shortcut.tables = tables;
         Ok(())
     }
