@@ -84,7 +84,9 @@ impl Rig {
         let (program, path) = (program()?, definitions.display().to_string());
         command
             .extend([program.as_str(), "run", &path, "--instance", &instance].map(str::to_owned));
-        command.extend(["--no-services", "--no-watch"].map(str::to_owned));
+        // With short ways it looks every few seconds at what others have at interfaces.
+        let alone = ["--no-services", "--no-watch", "--short-ways", "off"];
+        command.extend(alone.map(str::to_owned));
         let words: Vec<_> = command.iter().map(String::as_str).collect();
         let start = Instant::now();
         let daemon = host.spawn(&words)?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use aya::maps::{MapError, PerCpuArray, PerCpuValues, Queue};
 use bytemuck::Zeroable as _;
 use vnet_common::{
-    address::{Address, PortBe},
+    address::{Address, Ipv4Be, PortBe},
     flow::{
         ExternalPort, FlowKey4, FlowKey6, FlowSlot, FragmentKey, FragmentSlot, GuestUsage,
         HeldFragment, HeldKey, Mapping, MappingKey, Phase, PortHolder, Session, SessionCursor,
@@ -14,6 +14,7 @@ use vnet_common::{
     limits::DRAIN_NS,
     names::map,
     network::NetworkTraffic,
+    path::{Path, PathKey},
     port_map::PortMap,
     timeout::NANOSECONDS,
 };
@@ -123,6 +124,9 @@ impl Rig {
         }
         clear_lru::<Address, u64>(self, map::DEPARTURES)?;
         clear_lru::<FlowKey6, u64>(self, map::HOST_FLOWS)?;
+        // The epochs that they hold for may begin again.
+        clear_lru::<PathKey<Ipv4Be>, Path>(self, map::PATHS)?;
+        clear_lru::<PathKey<Address>, Path>(self, map::PATHS_IPV6)?;
         self.clear_forwards()?;
         self.zero::<u64>(map::PORT_SEARCH)?;
         self.forget_fragments()?;
