@@ -268,7 +268,7 @@ fn new_flow(ends: Ends, transport: u8) -> Kind {
             (port_of(ends.second, port as u16), port_of(ends.other_remote, remote as u16));
         packet(transport, &from, &to, SYN).frame()
     };
-    let yardstick = Yardstick::new(ends.family, transport, Hook::Tc);
+    let yardstick = Yardstick::opening(ends.family, transport);
     let kind = Kind::new("new flow", program::BRIDGE_INGRESS, "virbr0", Vec::new(), yardstick);
     Kind { next: Next::Other(Box::new(next)), ..kind }
 }

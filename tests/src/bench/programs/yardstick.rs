@@ -23,6 +23,8 @@ use crate::programs::{
 };
 
 const PORT: u16 = 20000;
+/// `TC_ACT_OK`, which says that a flow was entered.
+const OPENED: u32 = 0;
 const REMOTE_PORT: u16 = 80;
 
 /// What the least program gets, and where it is.
@@ -31,6 +33,8 @@ pub(super) struct Yardstick {
     pub family: Family,
     pub transport: u8,
     pub hook: Hook,
+    /// Whether it is what a new flow enters into tables, instead.
+    pub opens: bool,
 }
 
 /// Where a program is.
@@ -69,7 +73,12 @@ impl Hook {
 
 impl Yardstick {
     pub const fn new(family: Family, transport: u8, hook: Hook) -> Self {
-        Self { family, transport, hook }
+        Self { family, transport, hook, opens: false }
+    }
+
+    /// Those of new flows.
+    pub const fn opening(family: Family, transport: u8) -> Self {
+        Self { family, transport, hook: Hook::Tc, opens: true }
     }
 
     pub fn all() -> Vec<Self> {
@@ -80,6 +89,9 @@ impl Yardstick {
                     all.push(Self::new(ends.family, transport, hook));
                 }
             }
+        }
+        for ends in Ends::BOTH {
+            all.extend([protocol::UDP, protocol::TCP].map(|of| Self::opening(ends.family, of)));
         }
         all
     }
@@ -92,8 +104,9 @@ impl Yardstick {
 
     /// Run many times on a packet, or a single time.
     pub fn name(self, is_single: bool) -> String {
+        let what = if self.opens { "the tables of a new flow" } else { "the minimum" };
         let runs = if is_single { ", single runs" } else { "" };
-        format!("the minimum, {}{runs}", self.packets())
+        format!("{what}, {}{runs}", self.packets())
     }
 
     const fn ends(self) -> Ends {
@@ -103,9 +116,9 @@ impl Yardstick {
         }
     }
 
-    fn frame(self) -> Vec<u8> {
+    fn frame(self, port: u16) -> Vec<u8> {
         let ends = self.ends();
-        let (from, to) = (port_of(ends.guest, PORT), port_of(ends.remote, REMOTE_PORT));
+        let (from, to) = (port_of(ends.guest, port), port_of(ends.remote, REMOTE_PORT));
         let is_tcp = self.transport == protocol::TCP;
         let packet =
             if is_tcp { tcp(&from, &to, vnet_common::tcp::flags::ACK) } else { udp(&from, &to) };
@@ -117,12 +130,14 @@ impl Yardstick {
 /// Those programs, loaded, with their flows.
 pub(super) struct Yardsticks {
     ebpf: Ebpf,
+    /// The last one from which a flow was entered.
+    port: u16,
 }
 
 impl Yardsticks {
     pub fn load(rig: &Rig) -> Result<Self> {
         let mut ebpf = objects::load("minimum")?;
-        for name in ["nothing", "minimum"] {
+        for name in ["nothing", "minimum", "tables"] {
             let program: &mut SchedClassifier =
                 ebpf.program_mut(name).context("no such program")?.try_into()?;
             program.load()?;
@@ -138,8 +153,8 @@ impl Yardsticks {
         let ifindex = rig.ifindex("eth0")?;
         let devices = ebpf.map_mut("DEVICES").context("no such map")?;
         DevMapHash::try_from(devices)?.insert(ifindex, ifindex, None, 0)?;
-        let mut yardsticks = Self { ebpf };
-        for yardstick in Yardstick::all().into_iter().filter(|y| y.hook == Hook::Tc) {
+        let mut yardsticks = Self { ebpf, port: 0 };
+        for yardstick in Yardstick::all().into_iter().filter(|y| y.hook == Hook::Tc && !y.opens) {
             yardsticks.enter(yardstick, ifindex)?;
         }
         Ok(yardsticks)
@@ -183,19 +198,27 @@ impl Yardsticks {
 
     /// Nanoseconds of one run of the least program.
     pub fn time(&mut self, yardstick: Yardstick, runs: u32) -> Result<f64> {
-        let frame = yardstick.frame();
+        let name = yardstick.name(runs == 1);
+        if yardstick.opens {
+            self.port = self.port.checked_add(1).context("no port for another flow")?;
+            let frame = yardstick.frame(self.port);
+            let (action, time) =
+                run(self.program::<SchedClassifier>("tables")?, &frame, None, runs)?;
+            ensure!(action == OPENED, "{name}: returned {action}");
+            return Ok(time);
+        }
+        let frame = yardstick.frame(PORT);
         let (action, time) = match yardstick.hook {
             Hook::Tc => run(self.program::<SchedClassifier>("minimum")?, &frame, None, runs)?,
             Hook::Xdp => run(self.program::<Xdp>("minimum_xdp")?, &frame, None, runs)?,
         };
-        let name = yardstick.name(runs == 1);
         ensure!(action == yardstick.hook.redirect(), "{name}: returned {action}");
         Ok(time)
     }
 
     /// Nanoseconds of one run of an empty program.
     pub fn empty(&mut self, hook: Hook, runs: u32) -> Result<f64> {
-        let frame = Yardstick::new(Family::Ipv4, protocol::UDP, hook).frame();
+        let frame = Yardstick::new(Family::Ipv4, protocol::UDP, hook).frame(PORT);
         let (_, time) = match hook {
             Hook::Tc => run(self.program::<SchedClassifier>("nothing")?, &frame, None, runs)?,
             Hook::Xdp => run(self.program::<Xdp>("nothing_xdp")?, &frame, None, runs)?,
