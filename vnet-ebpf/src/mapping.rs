@@ -25,15 +25,27 @@ pub fn key_of(session: SessionSlot) -> MappingKey {
     }
 }
 
-/// Whether an endpoint has a mapping that is no use with this remote. A global function, as
+/// What [`vnet_look_for_mapping`] has found.
+pub mod found {
+    /// The endpoint has no mapping.
+    pub const NONE: u32 = 0;
+    /// It has one that is no use with this remote.
+    pub const TAKEN: u32 = 1;
+    /// It has one.
+    pub const USABLE: u32 = 2;
+}
+
+/// Whether an endpoint has a mapping, and one of use with this remote. A global function, as
 /// `vnet_open_flow`; by itself, because [`vnet_join_mapping`] has no room on the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn vnet_mapping_is_taken(new: *const NewFlow) -> u32 {
-    let Some(new) = NewFlow::in_map(new) else { return 0 };
-    let key = &new.mapping;
-    let mapping = MAPPINGS.get_ptr_mut(key);
-    u32::from(mapping.is_some_and(|mapping| is_taken(new, port_of(mapping))))
+pub extern "C" fn vnet_look_for_mapping(new: *const NewFlow) -> u32 {
+    let Some(new) = NewFlow::in_map(new) else { return found::NONE };
+    match MAPPINGS.get_ptr_mut(&new.mapping) {
+        None => found::NONE,
+        Some(mapping) if is_taken(new, port_of(mapping)) => found::TAKEN,
+        Some(_) => found::USABLE,
+    }
 }
 
 /// The external port of an endpoint that has a mapping, and a reference on it. A global function, as

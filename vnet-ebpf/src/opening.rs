@@ -105,10 +105,16 @@ fn open_mapped(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<u32, DropReason
 /// its remote has a flow there.
 #[inline(always)]
 fn acquire(ctx: *mut __sk_buff, new: &mut NewFlow) -> Result<(), DropReason> {
-    if mapping::vnet_mapping_is_taken(new) != 0 {
+    let found = mapping::vnet_look_for_mapping(new);
+    if found == mapping::found::TAKEN {
         return Err(DropReason::FlowConflict);
     }
-    let port = if let Ok(port) = outcome::decode(mapping::vnet_join_mapping(new)) {
+    let joined = if found == mapping::found::NONE {
+        Err(DropReason::PortsExhausted)
+    } else {
+        outcome::decode(mapping::vnet_join_mapping(new))
+    };
+    let port = if let Ok(port) = joined {
         port
     } else if new.flags & FLAG_FROM_OUTSIDE != 0 {
         return Err(DropReason::PortsExhausted);

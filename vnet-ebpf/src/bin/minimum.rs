@@ -26,8 +26,8 @@ use vnet_common::{
     address::{Address, Ipv4Be, PortBe},
     checksum,
     flow::{
-        ExternalPort, FlowKey, FlowKey4, FlowKey6, FlowSlot, Mapping, MappingKey, PortHolder, Session,
-        protocol,
+        ExternalPort, FlowKey, FlowKey4, FlowKey6, FlowSlot, Mapping, MappingKey, PortHolder,
+        Session, protocol,
     },
     minimum::Rewrite,
 };
