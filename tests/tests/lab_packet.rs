@@ -42,6 +42,19 @@ fn right_checksums_are_accepted_and_wrong_ones_named() -> anyhow::Result<()> {
 }
 
 #[test]
+fn either_zero_is_a_right_checksum_of_a_tcp_segment() -> anyhow::Result<()> {
+    let packet = tcp_packet(&[0, 0])?;
+    let sum = [packet.data[TCP_CHECKSUM], packet.data[TCP_CHECKSUM + 1]];
+    // With its own complement in the payload the sum becomes zero.
+    let mut packet = tcp_packet(&sum)?;
+    assert_eq!(packet.data[TCP_CHECKSUM..TCP_CHECKSUM + 2], [0, 0]);
+    assert_eq!(packet.verify_checksums(), Ok(()));
+    packet.data[TCP_CHECKSUM..TCP_CHECKSUM + 2].fill(0xff);
+    assert_eq!(packet.verify_checksums(), Ok(()));
+    Ok(())
+}
+
+#[test]
 fn partial_checksum_has_to_be_the_sum_of_the_pseudo_header() -> anyhow::Result<()> {
     let mut packet = tcp_packet(b"hello")?;
     packet.checksum = Checksum::Partial;
