@@ -41,7 +41,8 @@ pub mod found {
 #[inline(never)]
 pub extern "C" fn vnet_look_for_mapping(new: *const NewFlow) -> u32 {
     let Some(new) = NewFlow::in_map(new) else { return found::NONE };
-    match MAPPINGS.get_ptr_mut(&new.mapping) {
+    let key = &new.mapping;
+    match MAPPINGS.get_ptr_mut(key) {
         None => found::NONE,
         Some(mapping) if is_taken(new, port_of(mapping)) => found::TAKEN,
         Some(_) => found::USABLE,

@@ -11,7 +11,10 @@ use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify},
 };
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout_at},
+};
 
 /// dnsmasq empties its file and writes it anew, and it is read when that has rested this long.
 const QUIET: Duration = Duration::from_millis(20);
@@ -25,6 +28,8 @@ pub struct LeaseWatch {
     directory: PathBuf,
     inotify: AsyncFd<Descriptor>,
     is_watching: bool,
+    /// When the last change was seen that nobody has been told of.
+    untold: Option<Instant>,
 }
 
 /// nix's type has only the safe of the two traits that tokio asks for.
@@ -50,7 +55,8 @@ impl LeaseWatch {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         // SAFETY: the descriptor is owned by the value and is the same as long as that lives.
         let inotify = unsafe { AsyncFd::register(Descriptor(inotify)) }?;
-        let mut watch = Self { directory: directory.to_owned(), inotify, is_watching: false };
+        let directory = directory.to_owned();
+        let mut watch = Self { directory, inotify, is_watching: false, untold: None };
         watch.try_again();
         Ok(watch)
     }
@@ -79,12 +85,20 @@ impl LeaseWatch {
         self.is_watching
     }
 
-    /// Waits until files have changed and rest. May be cancelled; nothing is lost but the rest.
+    /// Waits until files have changed and rest. May be cancelled, also again and again: nothing is lost.
     pub async fn changed(&mut self) -> io::Result<()> {
-        self.wait_and_drain().await?;
-        while let Ok(more) = timeout(QUIET, self.wait_and_drain()).await {
-            more?;
+        loop {
+            let more = match self.untold {
+                None => Ok(self.wait_and_drain().await),
+                Some(last) => timeout_at(last + QUIET, self.wait_and_drain()).await,
+            };
+            match more {
+                Ok(seen) => seen?,
+                Err(_) => break,
+            }
+            self.untold = Some(Instant::now());
         }
+        self.untold = None;
         Ok(())
     }
 
@@ -109,6 +123,8 @@ impl LeaseWatch {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -135,6 +151,25 @@ mod tests {
             fs::remove_dir_all(&directory).unwrap();
             timeout(DEADLINE, watch.changed()).await.unwrap().unwrap();
             assert!(!watch.is_watching);
+        });
+    }
+
+    #[test]
+    fn change_is_told_of_though_others_come_before_it_all_the_time() {
+        on_runtime(async || {
+            let directory =
+                std::env::temp_dir().join(format!("vnet-untold-{}", std::process::id()));
+            fs::create_dir_all(&directory).unwrap();
+            let mut watch = LeaseWatch::start(&directory).unwrap();
+            fs::write(directory.join("n.leases"), "0").unwrap();
+            let until = Instant::now() + DEADLINE;
+            let mut is_told = false;
+            while !is_told && Instant::now() < until {
+                is_told = timeout(QUIET / 10, watch.changed()).await.is_ok();
+            }
+            assert!(is_told);
+            assert!(timeout(QUIET * 2, watch.changed()).await.is_err());
+            fs::remove_dir_all(&directory).unwrap();
         });
     }
 }
